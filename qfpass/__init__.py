@@ -1,0 +1,14 @@
+"""qfpass: run any decoder's long context in a small, constant memory.
+
+`model = qfpass.compile(model, ratio=8)`; see `qfpass.compile`.
+"""
+
+from .compile import compile
+from .errors import QFPassError
+from .filters import QFilters
+from .filters.calibrate import calibrate
+from .report import report
+from .runtime.session import Session
+
+__version__ = "0.1.0"
+__all__ = ["QFPassError", "QFilters", "Session", "calibrate", "compile", "report"]

@@ -1,0 +1,110 @@
+"""qfpass.compile: capture, find, rewrite, lower, attach."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .choose_filters import choose_filters
+from .config import Config, Sizes
+from .filters import QFilters
+from .graph.attention import Attention, find_attentions
+from .graph.capture import call_keywords, capture
+from .graph.regions import outline
+from .graph.rewrite import Rule, Site, rewrite
+from .runtime.decoder import Decoder
+from .runtime.model import CompiledDecoder, attach
+from .runtime.uncompressed import kernel_for
+from .store.ring import RingRule
+from .store.slots import SlotRule
+from .verify import verify as verify_rewriting
+
+
+def compile(
+    model: nn.Module,
+    *,
+    ratio: float | None = None,
+    budget: int | None = None,
+    context_length: int | None = None,
+    recent: int | None = None,
+    sinks: int = 4,
+    score: str = "published",
+    chunk: int | None = None,
+    filters: QFilters | str | Path | None = None,
+    skip_layers: Sequence[int] = (),
+    backend: Any = "inductor",
+    verify: bool = True,
+    **compile_options: Any,
+) -> CompiledDecoder:
+    """A decoder like `model` whose attention keeps a fixed number of keys, however long the text.
+
+    Args:
+        model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
+            mode. It is left as it was; its parameters are shared.
+        ratio: slots = ceil(context_length / ratio); 1, the default, keeps every key.
+        budget: slots per key/value head, instead of `ratio`.
+        context_length: tokens a session may see; by default the model's own.
+        recent: newest tokens never evicted; by default a quarter of the slots.
+        sinks: first tokens never evicted.
+        score: which key goes first: "published" (Godey et al. 2025, arXiv 2503.02812) or "recency".
+        chunk: tokens of a prompt read at a time; by default 512, or the slots if fewer.
+        filters: Q-Filters, a folder or hub repository of them; by default found or made.
+        skip_layers: attentions, counted from 0, that keep every key.
+        backend: a torch.compile backend by name or callable; "eager" compiles nothing.
+        verify: compare the rewritten graph with `model` before returning.
+        compile_options: further arguments of torch.compile, such as `mode` or `options`.
+
+    Returns:
+        A model that is called, and generates, as `model` does; `.session()` makes sessions.
+
+    Raises:
+        QFPassError: see `qfpass.errors`.
+    """
+    config = Config(
+        ratio, budget, context_length, recent, sinks, score, chunk, filters, tuple(skip_layers),
+        backend, verify, compile_options,
+    )  # fmt: skip
+    captured = capture(model)
+    own_length = _own_context_length(model)
+    attentions = find_attentions(captured, context_length or own_length)
+    sizes = config.resolve(own_length, len(attentions))
+    if verify:
+        verify_rewriting(model, captured, attentions)
+    sites = [Site(a, _rule(a, config, sizes), kernel_for(captured, a)) for a in attentions]
+    chosen = None
+    if any(site.rule.needs_filters for site in sites):
+        chosen = choose_filters(model, captured, attentions, config)
+    outlined = outline(rewrite(captured, sites))
+    decoder = Decoder(outlined, sites, chosen, sizes, config, captured.device, captured.dtype)
+    return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
+
+
+def _rule(attention: Attention, config: Config, sizes: Sizes) -> Rule:
+    """How a layer keeps keys: a ring of its window, every key, or the best by score."""
+    window = attention.span.window
+    if window is not None and window < sizes.context_length:
+        return RingRule(window)
+    if attention.index in config.skip_layers or sizes.slots >= sizes.context_length:
+        return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency")
+    return SlotRule(sizes.slots, sizes.recent, sizes.sinks, config.score)
+
+
+def _own_context_length(model: nn.Module) -> int | None:
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    length = getattr(text, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 1 else None
+
+
+@torch.no_grad()
+def _gives_tensor(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model returns its logits bare."""
+    if hasattr(model, "config"):
+        return False
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    keywords = call_keywords(model)
+    if "position_ids" in keywords:
+        keywords["position_ids"] = torch.arange(2, device=device)[None]
+    return isinstance(model(ids, **keywords), torch.Tensor)

@@ -1,0 +1,140 @@
+"""The settings of one compile, validated once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .filters import QFilters
+from .store.scores import SCORES
+
+DEFAULT_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `qfpass.compile` was asked for.
+
+    Attributes:
+        ratio: how many times smaller than the full cache the store is; slots = ceil(context_length / ratio).
+            1 keeps every key.
+        budget: slots per key/value head, said directly instead of `ratio`.
+        context_length: tokens that a session may see; None takes the model's own.
+        recent: newest tokens that are never evicted; None takes a quarter of the slots.
+        sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
+        score: which key goes first, a name in `qfpass.store.scores.SCORES`.
+        chunk: tokens read at a time from a prompt; None takes 512 or the slots, whichever is fewer.
+        filters: Q-Filters, or a folder or hub repository of them; None finds or makes some that fit.
+        skip_layers: attention sites, counted from 0, that keep every key.
+        backend: "inductor", "eager" or any other torch.compile backend, by name or callable.
+        verify: prove the rewritten graph against the original before returning.
+        compile_options: further keyword arguments for torch.compile (`mode`, `options`).
+    """
+
+    ratio: float | None = None
+    budget: int | None = None
+    context_length: int | None = None
+    recent: int | None = None
+    sinks: int = 4
+    score: str = "published"
+    chunk: int | None = None
+    filters: QFilters | str | Path | None = None
+    skip_layers: tuple[int, ...] = ()
+    backend: Any = "inductor"
+    verify: bool = True
+    compile_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and self.budget is not None:
+            raise ConfigError("ratio and budget both size the store: give one of them.")
+        if self.ratio is not None:
+            _require_number("ratio", self.ratio)
+            if not (math.isfinite(self.ratio) and self.ratio >= 1):
+                raise ConfigError(f"ratio must be a number of at least 1, not {self.ratio!r}.")
+        _require_int("sinks", self.sinks, least=0)
+        for name, least in (("budget", 2), ("context_length", 2), ("recent", 1), ("chunk", 2)):
+            if getattr(self, name) is not None:
+                _require_int(name, getattr(self, name), least)
+        if self.score not in SCORES:
+            raise ConfigError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}.")
+        if self.filters is not None and not isinstance(self.filters, (QFilters, str, Path)):
+            raise ConfigError(
+                "filters must be a QFilters, a folder or a hub repository's name, "
+                f"not {type(self.filters).__name__}."
+            )
+        object.__setattr__(self, "skip_layers", _layer_numbers(self.skip_layers))
+        self._require_backend()
+
+    def _require_backend(self) -> None:
+        if not (isinstance(self.backend, str) or callable(self.backend)):
+            raise ConfigError(
+                "backend must be the name of a torch.compile backend or a callable, "
+                f"not {type(self.backend).__name__}."
+            )
+        taken = {"backend", "fullgraph", "dynamic"} & set(self.compile_options)
+        if taken:
+            raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
+
+    def resolve(self, model_context_length: int | None, sites: int) -> "Sizes":
+        """The sizes for a model: `model_context_length` in tokens (None: it has none), `sites` attentions."""
+        context_length = self.context_length or model_context_length
+        if context_length is None:
+            raise ConfigError(
+                "the model states no context length: pass context_length=, the tokens a session may see."
+            )
+        outside = [layer for layer in self.skip_layers if layer >= sites]
+        if outside:
+            raise ConfigError(f"skip_layers names {outside}, but the model has {sites} attentions, from 0.")
+        slots = self._slots(context_length)
+        recent = self.recent if self.recent is not None else max(1, slots // 4)
+        if slots < context_length and slots < self.sinks + recent + 1:
+            raise ConfigError(
+                f"a budget of {slots} slots is smaller than sinks ({self.sinks}) + recent ({recent}) + 1: "
+                "raise the budget (or lower the ratio), or lower sinks or recent."
+            )
+        return Sizes(context_length, slots, recent, self.sinks, self._chunk(slots))
+
+    def _slots(self, context_length: int) -> int:
+        if self.budget is not None:
+            return min(self.budget, context_length)
+        return math.ceil(context_length / (self.ratio or 1))
+
+    def _chunk(self, slots: int) -> int:
+        if self.chunk is None:
+            return max(2, min(DEFAULT_CHUNK, slots))
+        if self.chunk > slots:
+            raise ConfigError(f"chunk ({self.chunk}) must not exceed the slots ({slots}): lower chunk.")
+        return self.chunk
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A config's sizes for one model: tokens of context, slots a head, protected tokens, tokens a chunk."""
+
+    context_length: int
+    slots: int
+    recent: int
+    sinks: int
+    chunk: int
+
+
+def _require_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{name} must be a number, not {value!r}.")
+
+
+def _require_int(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def _layer_numbers(layers: object) -> tuple[int, ...]:
+    try:
+        numbers: tuple[Any, ...] = tuple(layers)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"skip_layers must list attention sites, not {layers!r}.") from None
+    for number in numbers:
+        _require_int("each of skip_layers", number, least=0)
+    return tuple(sorted(set(numbers)))

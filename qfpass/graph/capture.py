@@ -1,0 +1,170 @@
+"""Capture: any causal decoder to an ATen graph (input_ids, position_ids) -> logits, any length."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._functorch.compile_utils import fx_graph_cse
+from torch.export import Dim
+
+from ..errors import CaptureError
+
+# Odd and unlike each other and any usual size, so that no dimension is mistaken for another.
+EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 11
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A decoder's graph: placeholders `input_ids` and `position_ids` [B, S], output logits [B, S, V].
+
+    The graph module's parameters and buffers are the model's own, not copies.
+    """
+
+    module: fx.GraphModule
+    device: torch.device
+    dtype: torch.dtype
+
+
+class _Logits(nn.Module):
+    """The model as (input_ids, position_ids) -> logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.keywords = call_keywords(model)
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        keywords = {k: v for k, v in self.keywords.items() if k != "position_ids"}
+        if "position_ids" in self.keywords:
+            keywords["position_ids"] = position_ids
+        return logits_of(self.model(input_ids, **keywords))
+
+
+def call_keywords(model: nn.Module) -> dict[str, Any]:
+    """Keyword arguments that make one plain pass of `model` (positions are filled in by the caller)."""
+    accepted = inspect.signature(model.forward).parameters
+    wanted = {"position_ids": None, "use_cache": False, "return_dict": True}
+    return {name: value for name, value in wanted.items() if name in accepted}
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits [B, S, V] in what a decoder returned."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
+        raise CaptureError(
+            f"the model returned {type(output).__name__}, not logits [batch, tokens, vocabulary] or an "
+            "object with such .logits: wrap it in a module that does."
+        )
+    return logits
+
+
+def capture(model: nn.Module) -> Captured:
+    """Trace `model` with a dynamic batch and length.
+
+    Raises:
+        CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
+    """
+    _refuse_unsuitable(model)
+    device, dtype = _place(model)
+    ids = torch.zeros(EXAMPLE_BATCH, EXAMPLE_LENGTH, dtype=torch.long, device=device)
+    positions = torch.arange(EXAMPLE_LENGTH, device=device).expand(EXAMPLE_BATCH, -1).contiguous()
+    shape = {0: Dim("batch"), 1: Dim("length", min=1)}
+    with torch.no_grad(), _sdpa_attention(model):
+        try:
+            program = torch.export.export(
+                _Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
+            )
+        except CaptureError:
+            raise
+        except Exception as error:  # torch.export raises anything that the model's own code raises
+            reason = str(error).strip().split("\n")[0]
+            raise CaptureError(
+                f"torch.export can't trace {type(model).__name__}: {type(error).__name__}: {reason}"
+            ) from error
+        module = program.module()
+    return Captured(_clean(module), device, dtype)
+
+
+def _refuse_unsuitable(model: nn.Module) -> None:
+    name = type(model).__name__
+    if model.training:
+        raise CaptureError(f"{name} is in training mode: call model.eval() first.")
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise CaptureError(f"{name} is an encoder-decoder; qfpass compiles causal decoders only.")
+
+
+def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    floating = [p for p in model.parameters() if p.is_floating_point()]
+    if not floating:
+        raise CaptureError(f"{type(model).__name__} has no floating-point parameters.")
+    devices = {p.device for p in model.parameters()}
+    if len(devices) > 1:
+        raise CaptureError(
+            f"{type(model).__name__} is spread over {', '.join(sorted(map(str, devices)))}: "
+            "put it on one device."
+        )
+    return floating[0].device, floating[0].dtype
+
+
+@contextmanager
+def _sdpa_attention(model: nn.Module) -> Iterator[None]:
+    """Let a Hugging Face model use scaled_dot_product_attention while it is traced."""
+    config = getattr(model, "config", None)
+    before = getattr(config, "_attn_implementation", None)
+    if before in (None, "sdpa") or not hasattr(model, "set_attn_implementation"):
+        yield
+        return
+    try:
+        model.set_attn_implementation("sdpa")
+    except (ValueError, ImportError) as error:
+        raise CaptureError(
+            f"{type(model).__name__} can't use scaled_dot_product_attention: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _clean(module: fx.GraphModule) -> fx.GraphModule:
+    """Drop checks and operations that do nothing, merge equal ones, and flatten the signature."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if (
+            node.op == "call_module" and str(node.target) == "_guards_fn"
+        ) or node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif _does_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.set_codegen(fx.graph.CodeGen())
+    output = graph.output_node()
+    (logits,) = output.args[0]
+    output.args = (logits,)
+    graph.eliminate_dead_code()
+    merged = fx_graph_cse(graph)
+    merged.lint()
+    return fx.GraphModule(module, merged)
+
+
+def _does_nothing(node: fx.Node) -> bool:
+    """A cast to the same dtype and device, a slice of everything, an inference dropout, an alias."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
+        return False
+    if node.target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other):
+        return before.dtype == after.dtype and before.device == after.device
+    if node.target is aten.slice.Tensor:
+        start, end, step = (*node.args[2:], *(0, None, 1)[len(node.args[2:]) :])
+        return start in (0, None) and end in (None, torch.iinfo(torch.int64).max) and step == 1
+    if node.target is aten.dropout.default:
+        return node.args[2] is False
+    return node.target in (aten.alias.default, aten.detach_.default, aten.detach.default)

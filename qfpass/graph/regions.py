@@ -1,0 +1,276 @@
+"""Regions: the repeated layers of a decoder, found structurally, so that each kind is compiled once.
+
+The graph is cut where exactly one hidden value is alive, once before every attention and once after the
+last. Between two cuts lies a region; regions of the same structure share one module, which is called
+with each layer's weights. What follows the last cut is the head, which works token by token.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """body(input_ids, position_ids, visible, *stores) -> hidden [B, S, E]; head(hidden) -> logits.
+
+    `head` is None where the end of the graph can't run on chosen tokens alone; body then returns logits.
+    `kinds` counts the different regions, `regions` all of them.
+    """
+
+    body: fx.GraphModule
+    head: fx.GraphModule | None
+    kinds: int
+    regions: int
+
+
+class Region(nn.Module):
+    """A piece of the decoder that Inductor compiles once, however often it is called."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph_module = graph_module
+
+    @torch.compiler.nested_compile_region
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        return self.graph_module(*args)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    graph: fx.Graph
+    externals: list[fx.Node]
+    modules: dict[str, nn.Module]
+    structure: Hashable
+
+
+def outline(module: fx.GraphModule) -> Outlined:
+    """Cut a rewritten decoder into a body that calls shared regions, and a head."""
+    hidden, pure = _hidden_nodes(module.graph), _pure_nodes(module.graph)
+    nodes = list(module.graph.nodes)
+    cuts = _choose_cuts(module, nodes, hidden, pure)
+    if len(cuts) < 2:
+        return Outlined(module, None, kinds=1, regions=1)
+    pieces = [
+        _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure) for a, b in pairwise(cuts)
+    ]
+    head = _extract(module, nodes[cuts[-1] + 1 :], nodes[cuts[-1]], None, hidden, pure)
+    separable = all(n is nodes[cuts[-1]] or n.op == "get_attr" for n in head.externals)
+    body, kinds = _build_body(module, nodes, cuts, pieces, hidden)
+    if not separable:
+        return Outlined(module, None, kinds=1, regions=1)
+    return Outlined(body, _build_head(module, head), kinds, len(pieces))
+
+
+def _hidden_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that depend on the text itself, not only on its shape or positions."""
+    hidden: set[fx.Node] = set()
+    for node in graph.nodes:
+        is_text = node.op == "placeholder" and node.name == "input_ids"
+        reads_text = any(n in hidden for n in node.all_input_nodes)
+        if is_text or (reads_text and node.target is not aten.sym_size.int):
+            hidden.add(node)
+    return hidden
+
+
+def _pure_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes computed from weights, constants and sizes alone: every region makes its own."""
+    pure: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output", "call_module", "get_attr"):
+            continue
+        is_size = node.target is aten.sym_size.int
+        if is_size or all(n in pure or n.op == "get_attr" for n in node.all_input_nodes):
+            pure.add(node)
+    return pure
+
+
+def _choose_cuts(
+    module: fx.GraphModule, nodes: list[fx.Node], hidden: set[fx.Node], pure: set[fx.Node]
+) -> list[int]:
+    """Indices of nodes to cut after: the last single-value place before each attention, one at the end."""
+    sites = [i for i, n in enumerate(nodes) if n.op == "call_module"]
+    places = _single_value_places(nodes, hidden)
+    before = [max((p for p in places if p < site), default=None) for site in sites]
+    after = [p for p in places if p > sites[-1]]
+    if None in before or not after:
+        return []
+    starts = sorted({p for p in before if p is not None})
+    return [*starts, _last_cut(module, nodes, starts, after, hidden, pure)]
+
+
+def _single_value_places(nodes: list[fx.Node], hidden: set[fx.Node]) -> list[int]:
+    """Indices i where the only hidden value made up to i and used later is node i itself."""
+    order = {node: i for i, node in enumerate(nodes)}
+    reach = {n: max((order[u] for u in n.users), default=-1) for n in hidden}
+    places, alive = [], set()
+    for i, node in enumerate(nodes):
+        if node in hidden:
+            alive.add(node)
+        alive = {n for n in alive if reach[n] > i}
+        if alive == {node} and _is_hidden_state(node):
+            places.append(i)
+    return places
+
+
+def _is_hidden_state(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point()
+
+
+def _last_cut(
+    module: fx.GraphModule,
+    nodes: list[fx.Node],
+    starts: list[int],
+    after: list[int],
+    hidden: set[fx.Node],
+    pure: set[fx.Node],
+) -> int:
+    """The end of the last layer: where it has the structure of an earlier one, else the first place."""
+
+    def structure(a: int, b: int) -> Hashable:
+        return _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure).structure
+
+    known = {structure(a, b) for a, b in pairwise(starts)}
+    for place in after:
+        if structure(starts[-1], place) in known:
+            return place
+    return after[0]
+
+
+def _extract(
+    module: fx.GraphModule,
+    segment: list[fx.Node],
+    start: fx.Node,
+    end: fx.Node | None,
+    hidden: set[fx.Node],
+    pure: set[fx.Node],
+) -> _Piece:
+    """The hidden nodes of `segment` as a graph of their own, its inputs numbered in order of use."""
+    graph, copies, externals = fx.Graph(), {}, [start]
+    copies[start] = graph.placeholder("input_0")
+    modules: dict[str, nn.Module] = {}
+    trace: list[Any] = [_signature(start)]
+
+    def bring(node: fx.Node) -> fx.Node:
+        if node in copies:
+            return copies[node]
+        if node in pure:
+            return copy_in(node)
+        externals.append(node)
+        with graph.inserting_before(first_operation()):
+            copies[node] = graph.placeholder(f"input_{len(externals) - 1}")
+        trace.append(("external", _signature(node)))
+        return copies[node]
+
+    def first_operation() -> fx.Node:
+        return next((n for n in graph.nodes if n.op != "placeholder"), graph._root)
+
+    def copy_in(node: fx.Node) -> fx.Node:
+        if node.target is aten.sym_size.int:
+            made = graph.call_function(aten.sym_size.int, (copies[start], _dim_of(node, start)))
+        else:
+            args = fx.map_arg((node.args, node.kwargs), bring)
+            target: Any = node.target
+            if node.op == "call_module":
+                target = f"attention_{len(modules)}"
+                modules[target] = module.get_submodule(str(node.target))
+            made = graph.create_node(node.op, target, *args)
+        made.meta = dict(node.meta)
+        copies[node] = made
+        trace.append(_shape_of_call(made, modules, graph))
+        return made
+
+    for node in segment:
+        if node in hidden and node.op != "output":
+            copy_in(node)
+    last = segment[-1].args[0] if end is None else end
+    graph.output(copies[last])
+    return _Piece(graph, externals, modules, tuple(trace))
+
+
+def _dim_of(size: fx.Node, tensor: fx.Node) -> int:
+    """Which dimension of `tensor` [B, S, E] has the size that `size` reads from the ids."""
+    return int(size.args[1])
+
+
+def _signature(node: fx.Node) -> Hashable:
+    value = node.meta.get("val")
+    if node.op == "get_attr" and value is None:
+        return ("weight",)
+    if isinstance(value, torch.Tensor):
+        return (str(tuple(value.shape)), str(value.dtype), str(value.device))
+    return str(value)
+
+
+def _shape_of_call(node: fx.Node, modules: dict[str, nn.Module], graph: fx.Graph) -> Hashable:
+    target = modules[node.target].sharing_key if node.op == "call_module" else str(node.target)
+    return (node.op, target, str((node.args, node.kwargs)), _signature(node))
+
+
+def _build_body(
+    module: fx.GraphModule,
+    nodes: list[fx.Node],
+    cuts: list[int],
+    pieces: list[_Piece],
+    hidden: set[fx.Node],
+) -> tuple[fx.GraphModule, int]:
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for i, node in enumerate(nodes):
+        is_prologue = node.op != "output" and (node not in hidden or i <= cuts[0])
+        if is_prologue:
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    regions: dict[Hashable, str] = {}
+    current = copies[nodes[cuts[0]]]
+    submodules: dict[str, nn.Module] = {}
+    for cut, piece in zip(cuts[1:], pieces, strict=True):
+        if piece.structure not in regions:
+            name = regions[piece.structure] = f"region_{len(regions)}"
+            piece.graph.lint()
+            submodules[name] = Region(fx.GraphModule(piece.modules, piece.graph))
+        operands = [current, *(copies[n] for n in piece.externals[1:])]
+        current = graph.call_module(regions[piece.structure], tuple(operands))
+        current.meta = dict(nodes[cut].meta)
+        copies[nodes[cut]] = current
+    graph.output(current)
+    body = fx.GraphModule(_Root(module, submodules), graph)
+    body.graph.eliminate_dead_code()
+    body.recompile()
+    return body, len(regions)
+
+
+class _Root(nn.Module):
+    """A module tree that holds a decoder's parameters and the regions beside them."""
+
+    def __init__(self, module: nn.Module, submodules: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, child in module.named_children():
+            self.add_module(name, child)
+        for name, value in module.named_parameters(recurse=False):
+            self.register_parameter(name, value)
+        for name, value in module.named_buffers(recurse=False):
+            self.register_buffer(name, value)
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and not hasattr(self, name):
+                setattr(self, name, value)
+        for name, region in submodules.items():
+            self.add_module(name, region)
+
+
+def _build_head(module: fx.GraphModule, piece: _Piece) -> fx.GraphModule:
+    """The head with its weights inside: hidden [B, T, E] -> logits [B, T, V], for any chosen tokens."""
+    graph, copies = fx.Graph(), {}
+    inputs = [n for n in piece.graph.nodes if n.op == "placeholder"]
+    copies[inputs[0]] = graph.placeholder("hidden")
+    for old, external in zip(inputs[1:], piece.externals[1:], strict=True):
+        copies[old] = graph.get_attr(str(external.target))
+    output = graph.graph_copy(piece.graph, copies)
+    graph.output(output)
+    return fx.GraphModule(module, graph)

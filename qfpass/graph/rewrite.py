@@ -1,0 +1,105 @@
+"""Rewrite: each attention to work on its layer's store, which becomes an input of the graph."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..kernels import Kernel
+from ..store.ring import Ring, RingAttention, RingRule
+from ..store.slots import SlotAttention, SlotRule, Slots
+from .attention import Attention
+from .capture import Captured
+
+aten = torch.ops.aten
+Rule = SlotRule | RingRule
+
+
+@dataclass(frozen=True)
+class Site:
+    """An attention with how its keys are kept and the kernel that reads them."""
+
+    attention: Attention
+    rule: Rule
+    kernel: Kernel
+
+    @property
+    def is_ring(self) -> bool:
+        return isinstance(self.rule, RingRule)
+
+
+def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
+    """The decoder on stores: (input_ids, position_ids, visible, *per site: filters?, store) -> logits.
+
+    `visible` is any tensor whose length counts the tokens seen (with the new one if a single token is
+    read). Every site takes its filters [Hkv, D] if its rule needs some, then its store's tensors, which
+    are changed in place. Parameters stay the model's own; `captured` is left as it was.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(captured.module.graph, copies)
+    graph.output(output)
+    module = fx.GraphModule(captured.module, graph)
+    position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
+    last = position
+    last = _add_input(graph, last, "visible")
+    visible = last
+    for site in sites:
+        inputs = []
+        for name in _input_names(site):
+            last = _add_input(graph, last, f"{name}_{site.attention.index}")
+            inputs.append(last)
+        _replace(module, site, copies, position, visible, inputs)
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()
+    return module
+
+
+def _input_names(site: Site) -> tuple[str, ...]:
+    filters = ("filters",) if site.rule.needs_filters else ()
+    return filters + (Ring._fields if site.is_ring else Slots._fields)
+
+
+def _add_input(graph: fx.Graph, after: fx.Node, name: str) -> fx.Node:
+    with graph.inserting_after(after):
+        return graph.placeholder(name)
+
+
+def _replace(
+    module: fx.GraphModule,
+    site: Site,
+    copies: dict[fx.Node, fx.Node],
+    position: fx.Node,
+    visible: fx.Node,
+    inputs: list[fx.Node],
+) -> None:
+    attention = site.attention
+    layer = RingAttention if site.is_ring else SlotAttention
+    name = f"attention_{attention.index}"
+    module.add_submodule(name, layer(site.kernel, attention.scale, site.rule))
+    filters, store = (inputs[0], inputs[1:]) if site.rule.needs_filters else (None, inputs)
+    old, graph = copies[attention.node], module.graph
+    with graph.inserting_before(old):
+        operands = [copies[n] for n in (attention.query, attention.key, attention.value)]
+        if attention.heads_last:
+            operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
+        new = graph.call_module(name, (*operands, position, visible, filters, *store))
+        new.meta = copy.copy(old.meta)
+        result = new
+        if attention.heads_last:
+            result = graph.call_function(aten.transpose.int, (new, 1, 2))
+    _use_instead(old, result, is_tuple=attention.heads_last)
+
+
+def _use_instead(old: fx.Node, new: fx.Node, is_tuple: bool) -> None:
+    """Replace the attention's output, the first of a tuple for flash_attn, by `new`."""
+    if not is_tuple:
+        old.replace_all_uses_with(new)
+    for user in list(old.users):
+        if user.args[1] == 0:
+            user.replace_all_uses_with(new)
+        user.graph.erase_node(user)
+    old.graph.erase_node(old)

@@ -1,0 +1,90 @@
+"""A session: one text's stores and where it stands, as a Hugging Face cache."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import Cache
+
+from ..graph.rewrite import Site
+from ..store.ring import Ring
+from ..store.slots import Slots
+
+
+class Session(Cache):
+    """State of one text over a compiled decoder; made by `model.session()`.
+
+    Pass it as `past_key_values` to the model or to `generate`. Nothing of it is shared with other
+    sessions. Its bytes are allocated when the first tokens come (the batch size is known then) and
+    never change.
+    """
+
+    is_compileable = False  # generate must not compile around the compiled decoder
+
+    def __init__(
+        self, sites: Sequence[Site], dtype: torch.dtype, device: torch.device, owner: object
+    ) -> None:
+        super().__init__(layers=[])
+        self._sites, self._dtype, self._device = tuple(sites), dtype, device
+        self._owner = owner
+        self._stores: tuple[Slots | Ring, ...] = ()
+        self.tokens_seen = 0
+
+    def belongs_to(self, owner: object) -> bool:
+        """Whether `owner`, a compiled decoder, made this session."""
+        return self._owner is owner
+
+    @property
+    def batch(self) -> int | None:
+        """Rows that the session was allocated for; None before its first tokens."""
+        return self._stores[0].keys.shape[0] if self._stores else None
+
+    @property
+    def stores(self) -> tuple[Slots | Ring, ...]:
+        """One store a site, in graph order."""
+        return self._stores
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all stores: keys, values, scores and positions."""
+        return sum(t.nbytes for store in self._stores for t in store)
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Bytes held by keys and values alone."""
+        return sum(store.keys.nbytes + store.values.nbytes for store in self._stores)
+
+    def allocate(self, batch: int) -> None:
+        """Make empty stores for `batch` rows; a session that has seen tokens keeps its batch."""
+        if self.batch == batch:
+            return
+        self._stores = tuple(
+            site.rule.allocate(
+                batch,
+                site.attention.kv_heads,
+                site.attention.head_dim,
+                site.attention.value_dim,
+                self._dtype,
+                self._device,
+            )
+            for site in self._sites
+        )
+
+    def reset(self) -> None:
+        """Forget everything seen, keep the memory."""
+        for site, store in zip(self._sites, self._stores, strict=False):
+            site.rule.clear(store)  # type: ignore[arg-type]
+        self.tokens_seen = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, not slots filled: positions go on from here."""
+        return self.tokens_seen
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """The keys a mask over everything seen would cover, and its offset."""
+        return self.tokens_seen + query_length, 0
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        return f"Session(tokens_seen={self.tokens_seen}, nbytes={self.nbytes})"

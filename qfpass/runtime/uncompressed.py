@@ -1,0 +1,66 @@
+"""The rewritten graph at no compression, run eagerly: what the proof compares and self-written text uses."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..graph.attention import Attention
+from ..graph.capture import Captured
+from ..graph.rewrite import Rule, Site, rewrite
+from ..kernels import Kernel, choose
+from ..store.ring import RingRule
+from ..store.slots import SlotRule
+
+
+class Uncompressed:
+    """A decoder that keeps every key of up to `capacity` tokens, for `batch` rows."""
+
+    def __init__(
+        self, captured: Captured, attentions: Sequence[Attention], capacity: int, batch: int
+    ) -> None:
+        self._device, self._batch = captured.device, batch
+        self.sites = [Site(a, _keep_all(a, capacity), kernel_for(captured, a)) for a in attentions]
+        self.module = rewrite(captured, self.sites)
+        self._dtype = captured.dtype
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything read."""
+        self.tokens_seen = 0
+        self._stores = [
+            tensor
+            for site in self.sites
+            for tensor in site.rule.allocate(
+                self._batch,
+                site.attention.kv_heads,
+                site.attention.head_dim,
+                site.attention.value_dim,
+                self._dtype,
+                self._device,
+            )
+        ]
+
+    @torch.no_grad()
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read ids [B, S]; their logits [B, S, V]."""
+        return self.module(*self.inputs(ids))
+
+    def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The module's arguments for reading ids [B, S] next; counts them as seen."""
+        seen, length = self.tokens_seen, ids.shape[1]
+        self.tokens_seen = seen + length
+        position = torch.arange(seen, seen + length, device=self._device).expand(len(ids), -1)
+        visible = torch.empty(seen + 1 if length == 1 else seen, device=self._device)
+        return (ids, position, visible, *self._stores)
+
+
+def kernel_for(captured: Captured, attention: Attention) -> Kernel:
+    """The kernel that an attention of this model runs on."""
+    return choose(captured.device, captured.dtype, attention.head_dim, attention.value_dim)
+
+
+def _keep_all(attention: Attention, capacity: int) -> Rule:
+    window = attention.span.window
+    if window is not None:
+        return RingRule(window)
+    return SlotRule(capacity, recent=1, sinks=0, score="recency")

@@ -1,0 +1,1 @@
+"""Per-layer stores: bounded slots kept by score, exact rings for sliding layers."""

@@ -1,0 +1,125 @@
+"""An exact ring for a sliding layer: the last w tokens, the token at position p in slot p mod w.
+
+keys [B, Hkv, w, D], values [B, Hkv, w, Dv]; which position a slot holds follows from the tokens seen.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..kernels import Kernel
+
+
+class Ring(NamedTuple):
+    """The tensors of one sliding layer's store."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RingRule:
+    """How a sliding layer keeps keys: the newest `slots`, exactly its window."""
+
+    slots: int
+    needs_filters = False
+    score = "window"
+
+    def allocate(
+        self,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Ring:
+        """An empty ring for `batch` rows."""
+        heads = (batch, kv_heads, self.slots)
+        return Ring(
+            torch.zeros(*heads, head_dim, dtype=dtype, device=device),
+            torch.zeros(*heads, value_dim, dtype=dtype, device=device),
+        )
+
+    def clear(self, store: Ring) -> None:
+        """Nothing to do: what a ring shows follows from the tokens seen."""
+
+
+class RingAttention(nn.Module):
+    """Attention of one sliding layer over its ring; nothing that the window shows is ever lost."""
+
+    def __init__(self, kernel: Kernel, scale: float, rule: RingRule) -> None:
+        super().__init__()
+        self.kernel, self.scale, self.rule = kernel, scale, rule
+
+    @property
+    def sharing_key(self) -> tuple[object, ...]:
+        """Two layers with equal keys run the same code."""
+        return (type(self), self.kernel, self.scale, self.rule)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        position: torch.Tensor,
+        visible: torch.Tensor,
+        filters: torch.Tensor | None,
+        *store: torch.Tensor,
+    ) -> torch.Tensor:
+        """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
+
+        `visible` counts tokens as for `SlotAttention`; `store` is a `Ring`, changed in place.
+        """
+        ring = Ring(*store)
+        if query.shape[2] == 1:
+            write_token(ring, key, value, position)
+            count = visible.shape[0]
+            keys, values = ring.keys[:, :, :count], ring.values[:, :, :count]
+            return self.kernel.attend(query, keys, values, scale=self.scale)[0]
+        past_key, past_value = in_order(ring, position, visible.shape[0])
+        out, _ = self.kernel.attend(
+            query,
+            torch.cat([past_key, key], dim=2),
+            torch.cat([past_value, value], dim=2),
+            scale=self.scale,
+            window=self.rule.slots,
+        )
+        write_chunk(ring, key, value, position)
+        return out
+
+
+def write_token(ring: Ring, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> None:
+    """Overwrite the oldest token."""
+    row = torch.arange(key.shape[0], device=key.device)[:, None, None]
+    head = torch.arange(key.shape[1], device=key.device)[None, :, None]
+    slot = (position % ring.keys.shape[2])[:, None, :]
+    ring.keys[row, head, slot] = key
+    ring.values[row, head, slot] = value
+
+
+def in_order(ring: Ring, position: torch.Tensor, seen: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens held, oldest first: [B, Hkv, min(seen, w), D] keys and values.
+
+    Every row of the batch stands at the same position.
+    """
+    slots = ring.keys.shape[2]
+    held = torch.sym_min(seen, slots)
+    order = (position[0, 0] - held + torch.arange(held, device=position.device)) % slots
+    return ring.keys[:, :, order], ring.values[:, :, order]
+
+
+def write_chunk(ring: Ring, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> None:
+    """Bring every slot up to date with a chunk of any length, longer or shorter than the window."""
+    slots = ring.keys.shape[2]
+    first, newest = position[:, :1], position[:, -1:]
+    slot = torch.arange(slots, device=position.device)[None]
+    # The newest position that belongs in each slot; if it lies in the chunk, the slot changes.
+    due = newest - (newest - slot) % slots
+    token = (due - first).clamp(min=0)[:, None, :, None]
+    fresh = (due >= first)[:, None, :, None]
+    for held, new in ((ring.keys, key), (ring.values, value)):
+        wanted = token.expand(-1, new.shape[1], -1, new.shape[3])
+        held.copy_(torch.where(fresh, new.gather(2, wanted), held))

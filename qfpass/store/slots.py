@@ -1,0 +1,207 @@
+"""A bounded store: a fixed number of slots a kv head, the lowest score overwritten in place.
+
+keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positions [B, Hkv, C] int32,
+-1 where a slot is empty. Filled slots are always a prefix, so a slice shows them without a mask.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..kernels import Kernel, join
+from .scores import SCORES
+
+
+class Slots(NamedTuple):
+    """The tensors of one layer's bounded store."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    scores: torch.Tensor
+    positions: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SlotRule:
+    """How one layer keeps keys: slots a head, protected tokens, score by name."""
+
+    slots: int
+    recent: int
+    sinks: int
+    score: str
+
+    @property
+    def needs_filters(self) -> bool:
+        return SCORES[self.score].needs_filters
+
+    def allocate(
+        self,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Slots:
+        """An empty store for `batch` rows."""
+        heads = (batch, kv_heads, self.slots)
+        return Slots(
+            torch.zeros(*heads, head_dim, dtype=dtype, device=device),
+            torch.zeros(*heads, value_dim, dtype=dtype, device=device),
+            torch.full(heads, float("-inf"), device=device),
+            torch.full(heads, -1, dtype=torch.int32, device=device),
+        )
+
+    def clear(self, store: Slots) -> None:
+        """Empty the store in place; old keys are overwritten before anything can see them."""
+        store.scores.fill_(float("-inf"))
+        store.positions.fill_(-1)
+
+
+class SlotAttention(nn.Module):
+    """Attention of one layer over its bounded store; evicts as it reads.
+
+    A single token takes the slot with the lowest score and then sees exactly the store. A chunk sees the
+    store and itself, then the best of both are kept. Either way the store ends with the sinks, the
+    `recent` newest tokens and the highest scores among the rest of all tokens seen.
+    """
+
+    def __init__(self, kernel: Kernel, scale: float, rule: SlotRule) -> None:
+        super().__init__()
+        self.kernel, self.scale, self.rule = kernel, scale, rule
+
+    @property
+    def sharing_key(self) -> tuple[object, ...]:
+        """Two layers with equal keys run the same code."""
+        return (type(self), self.kernel, self.scale, self.rule.recent, self.rule.sinks, self.rule.score)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        position: torch.Tensor,
+        visible: torch.Tensor,
+        filters: torch.Tensor | None,
+        *store: torch.Tensor,
+    ) -> torch.Tensor:
+        """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
+
+        `visible` is any tensor whose length counts the tokens in the store's reach: with the new one for
+        S = 1, without the new ones for a chunk. `store` is a `Slots`, changed in place.
+        """
+        slots = Slots(*store)
+        score = SCORES[self.rule.score].function(key, value, position, filters)
+        if query.shape[2] == 1:
+            replace_lowest(slots, self.rule, key, value, score, position)
+            count = visible.shape[0]
+            keys, values = slots.keys[:, :, :count], slots.values[:, :, :count]
+            return self.kernel.attend(query, keys, values, scale=self.scale)[0]
+        out = attend_store_and_chunk(self.kernel, self.scale, slots, visible.shape[0], query, key, value)
+        keep_best(slots, self.rule, key, value, score, position)
+        return out
+
+
+def attend_store_and_chunk(
+    kernel: Kernel,
+    scale: float,
+    slots: Slots,
+    count: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+) -> torch.Tensor:
+    """A chunk's attention over the first `count` slots and, causally, over itself."""
+    # Kernels want a key, so an empty store shows one slot, which must weigh nothing.
+    count = torch.sym_max(count, 1)
+    past, past_lse = kernel.attend(query, slots.keys[:, :, :count], slots.values[:, :, :count], scale=scale)
+    empty = (slots.positions[:, :, :1] < 0).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    past_lse = past_lse.masked_fill(empty, float("-inf"))
+    own, own_lse = kernel.attend(query, key, value, scale=scale, causal=True)
+    return join(past, past_lse, own, own_lse)[0]
+
+
+def replace_lowest(
+    slots: Slots,
+    rule: SlotRule,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score: torch.Tensor,
+    position: torch.Tensor,
+) -> None:
+    """Write one token over the unprotected slot with the lowest score; empty slots, -inf, go first."""
+    newest = position[:, None, -1:]
+    slot = slots.scores.masked_fill(_protected(slots.positions, newest, rule), float("inf"))
+    _write(slots, slot.argmin(-1, keepdim=True), key, value, score, position)
+
+
+def keep_best(
+    slots: Slots,
+    rule: SlotRule,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score: torch.Tensor,
+    position: torch.Tensor,
+) -> None:
+    """Keep the best of store and chunk (S <= C), moving only what changes.
+
+    The chunk's tokens, best first, are paired with the slots, worst first; the pairs in which the token
+    is better are exactly those that a top-C over both would exchange.
+    """
+    newest = position[:, None, -1:]
+    chunk_position = position[:, None, :].expand_as(score)
+    chunk_rank = score.masked_fill(_protected(chunk_position, newest, rule), float("inf"))
+    slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, rule), float("inf"))
+    best, token = chunk_rank.sort(dim=-1, descending=True, stable=True)
+    # Stable, so that equal scores (all empty slots) are filled from the front.
+    worst, slot = slot_rank.sort(dim=-1, stable=True)
+    length = score.shape[-1]
+    worst, slot = worst[..., :length], slot[..., :length]
+    better = best > worst
+    _exchange(slots, slot, token, better, key, value, score, chunk_position)
+
+
+def _protected(positions: torch.Tensor, newest: torch.Tensor, rule: SlotRule) -> torch.Tensor:
+    held = positions >= 0
+    return held & ((positions > newest - rule.recent) | (positions < rule.sinks))
+
+
+def _write(
+    slots: Slots,
+    slot: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score: torch.Tensor,
+    position: torch.Tensor,
+) -> None:
+    row = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
+    head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
+    position = position[:, None, :].expand_as(slot).to(slots.positions.dtype)
+    # Indexed assignment is what Inductor does in place, without a copy of the store.
+    slots.keys[row, head, slot] = key
+    slots.values[row, head, slot] = value
+    slots.scores[row, head, slot] = score
+    slots.positions[row, head, slot] = position
+
+
+def _exchange(
+    slots: Slots,
+    slot: torch.Tensor,
+    token: torch.Tensor,
+    better: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score: torch.Tensor,
+    position: torch.Tensor,
+) -> None:
+    row = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
+    head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
+    fresh = (key[row, head, token], value[row, head, token], score[row, head, token])
+    place = position.gather(-1, token).to(slots.positions.dtype)
+    wide = better[..., None]
+    slots.keys[row, head, slot] = torch.where(wide, fresh[0], slots.keys[row, head, slot])
+    slots.values[row, head, slot] = torch.where(wide, fresh[1], slots.values[row, head, slot])
+    slots.scores[row, head, slot] = torch.where(better, fresh[2], slots.scores[row, head, slot])
+    slots.positions[row, head, slot] = torch.where(better, place, slots.positions[row, head, slot])

@@ -1,0 +1,119 @@
+"""Proof: before compile returns, the rewritten graph without compression must be the original model."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import fx, nn
+
+from .errors import VerificationError
+from .graph.attention import Attention
+from .graph.capture import Captured, call_keywords, logits_of
+from .runtime.uncompressed import Uncompressed
+
+PROOF_TOKENS = 20
+CHUNK_ENDS = (0, 7, 9, 15, PROOF_TOKENS)
+# Largest difference allowed, relative to the largest logit: rounding of a reordered sum, not more.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> None:
+    """Compare the rewritten graph with `model` on a short text: at once, in chunks, token by token.
+
+    Raises:
+        VerificationError: they differ beyond the dtype's tolerance; names the first attention that does.
+    """
+    ids = _text(captured)
+    expected = original_logits(model, ids)
+    program = Uncompressed(captured, attentions, capacity=PROOF_TOKENS, batch=1)
+    ways = {
+        "at once": (0, PROOF_TOKENS),
+        "in chunks": CHUNK_ENDS,
+        "token by token": tuple(range(PROOF_TOKENS + 1)),
+    }
+    tolerance = TOLERANCE.get(captured.dtype, 1e-1)
+    for way, ends in ways.items():
+        program.restart()
+        actual = torch.cat([program.read(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
+        difference = _relative_difference(actual, expected)
+        if not difference <= tolerance:
+            site = _first_different_site(captured, attentions, program, ids, ends, tolerance)
+            raise VerificationError(
+                f"read {way}, the rewritten graph differs from {type(model).__name__} by "
+                f"{difference:.1e} of its largest logit (allowed: {tolerance:.0e}); {site}. The model may "
+                "keep state that isn't attention, or place tokens without position_ids. "
+                "verify=False compiles it all the same."
+            )
+
+
+@torch.no_grad()
+def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The model's own logits [B, S, V] for ids [B, S], without a cache."""
+    keywords = call_keywords(model)
+    if "position_ids" in keywords:
+        keywords["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    return logits_of(model(ids, **keywords))
+
+
+def _text(captured: Captured) -> torch.Tensor:
+    """Ids that every vocabulary has: the embedding's size is unknown, so small numbers, unordered."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = _vocabulary(captured)
+    return torch.randint(vocabulary, (1, PROOF_TOKENS), generator=generator).to(captured.device)
+
+
+def _vocabulary(captured: Captured) -> int:
+    """Size of the logits' last dimension, at most the embedding's in every decoder known."""
+    (logits,) = captured.module.graph.output_node().all_input_nodes
+    return int(logits.meta["val"].shape[-1])
+
+
+def _relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference over the largest magnitude; NaN if either holds one."""
+    scale = expected.float().abs().max().clamp(min=1e-6)
+    return float((actual.float() - expected.float()).abs().max() / scale)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps the outputs of some of its nodes by name."""
+
+    def __init__(self, module: fx.GraphModule, names: set[str]) -> None:
+        super().__init__(module)
+        self.names, self.outputs = names, dict[str, torch.Tensor]()
+
+    def run_node(self, node: fx.Node) -> object:
+        result = super().run_node(node)
+        if node.name in self.names:
+            self.outputs[node.name] = result
+        return result
+
+
+@torch.no_grad()
+def _first_different_site(
+    captured: Captured,
+    attentions: Sequence[Attention],
+    program: Uncompressed,
+    ids: torch.Tensor,
+    ends: Sequence[int],
+    tolerance: float,
+) -> str:
+    """The first attention whose output differs, in words."""
+    names = {a.node.name for a in attentions}
+    original = _Recorder(captured.module, names)
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    original.run(ids, positions)
+    program.restart()
+    parts: dict[str, list[torch.Tensor]] = {}
+    for a, b in pairwise(ends):
+        rewritten = _Recorder(program.module, {f"attention_{x.index}" for x in attentions})
+        rewritten.run(*program.inputs(ids[:, a:b]))
+        for name, output in rewritten.outputs.items():
+            parts.setdefault(name, []).append(output)
+    for attention in attentions:
+        actual = torch.cat(parts[f"attention_{attention.index}"], dim=2)
+        expected = original.outputs[attention.node.name]
+        if attention.heads_last:
+            expected = expected[0].transpose(1, 2)
+        if not _relative_difference(actual, expected) <= tolerance:
+            return f"the first attention that differs is {attention.name} (site {attention.index})"
+    return "no attention differs, so the difference lies outside of them"

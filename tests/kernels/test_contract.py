@@ -1,0 +1,152 @@
+"""Every kernel against a softmax written here, in float32, one query at a time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qfpass.kernels import choose, cpu, flash, reference, sdpa_cuda
+
+Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+ON_CPU = [cpu.attend, reference.attend]
+# Largest error allowed: two roundings of the dtype, on values of about 1.
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+FORMS = ("plain", "causal", "window")
+
+heads = {"batch": st.integers(1, 3), "kv_heads": st.integers(1, 3), "group": st.integers(1, 4)}
+lengths = {"queries": st.integers(1, 20), "extra": st.integers(0, 30), "window": st.integers(1, 30)}
+common = {
+    **heads,
+    **lengths,
+    "head_dim": st.sampled_from([8, 16, 64]),
+    "dtype": st.sampled_from(list(TOLERANCE)),
+    "seed": st.integers(0, 1000),
+}
+
+
+def expected(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, first: list[int],
+    last: list[int],
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Query i over keys first[i] to last[i] inclusive, in float32."""
+    group = query.shape[1] // key.shape[1]
+    out = torch.zeros(*query.shape[:3], value.shape[3])
+    lse = torch.zeros(query.shape[:3])
+    for h in range(query.shape[1]):
+        for i, (a, b) in enumerate(zip(first, last, strict=True)):
+            keys = key[:, h // group, a : b + 1].float()
+            logits = torch.einsum("bd,bkd->bk", query[:, h, i].float(), keys) * scale
+            weights = logits.exp() / logits.exp().sum(-1, keepdim=True)
+            values = value[:, h // group, a : b + 1].float()
+            out[:, h, i] = torch.einsum("bk,bkd->bd", weights, values)
+            lse[:, h, i] = logits.exp().sum(-1).log()
+    return out, lse
+
+
+def check(
+    attend: Attend, form: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    window: int,
+) -> None:  # fmt: skip
+    """One call of a kernel against `expected`, values, dtypes and shapes."""
+    queries, keys, scale = query.shape[2], key.shape[2], 0.3
+    last = [keys - 1] * queries if form == "plain" else [i + keys - queries for i in range(queries)]
+    first = [max(0, b - window + 1) if form == "window" else 0 for b in last]
+    forms: dict[str, dict[str, int | bool]] = {
+        "plain": {}, "causal": {"causal": True}, "window": {"window": window},
+    }  # fmt: skip
+    out, lse = attend(query, key, value, scale=scale, **forms[form])
+    assert out.dtype == query.dtype
+    assert lse.dtype == torch.float32
+    wanted_out, wanted_lse = expected(
+        query.cpu(), key.cpu(), value.cpu(), scale, first, last
+    )
+    tolerance = TOLERANCE[query.dtype]
+    torch.testing.assert_close(out.float().cpu(), wanted_out, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(lse.cpu(), wanted_lse, atol=tolerance, rtol=tolerance)
+
+
+def random(
+    batch: int, kv_heads: int, group: int, queries: int, keys: int, head_dim: int, value_dim: int,
+    dtype: torch.dtype, seed: int, device: str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (
+        (batch, kv_heads * group, queries, head_dim),
+        (batch, kv_heads, keys, head_dim),
+        (batch, kv_heads, keys, value_dim),
+    )
+    query, key, value = (
+        (torch.randn(shape, generator=generator) * 0.7).to(device, dtype) for shape in shapes
+    )
+    return query, key, value
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attend", ON_CPU, ids=["cpu", "reference"])
+@given(**common)
+@settings(max_examples=10)
+def test_agrees_with_softmax(
+    attend: Attend, form: str, batch: int, kv_heads: int, group: int, queries: int, extra: int,
+    window: int, head_dim: int, dtype: torch.dtype, seed: int,
+) -> None:  # fmt: skip
+    keys = queries if form == "causal" else queries + extra
+    operands = random(
+        batch, kv_heads, group, queries, keys, head_dim, head_dim, dtype, seed
+    )
+    check(attend, form, *operands, window)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attend", ON_CPU, ids=["cpu", "reference"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_reads_any_strides(attend: Attend, form: str, dtype: torch.dtype) -> None:
+    query, key, value = random(2, 2, 3, 9, 9, 16, 16, dtype, seed=0)
+    strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (query, key, value)]
+    assert not any(t.is_contiguous() for t in strided)
+    check(attend, form, *strided, window=4)
+
+
+@pytest.mark.parametrize("form", ["plain", "window"])
+@pytest.mark.parametrize("attend", ON_CPU, ids=["cpu", "reference"])
+@pytest.mark.parametrize("queries", [1, 5])
+def test_reads_a_prefix_of_a_larger_store(attend: Attend, form: str, queries: int) -> None:
+    query, key, value = random(2, 2, 2, queries, 30, 16, 16, torch.float32, seed=1)
+    key[:, :, 13:], value[:, :, 13:] = float("nan"), float("nan")
+    check(attend, form, query, key[:, :, :13], value[:, :, :13], window=6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_reference_takes_values_of_another_dimension(form: str) -> None:
+    check(reference.attend, form, *random(2, 2, 2, 7, 7, 16, 5, torch.float32, seed=2), window=3)
+
+
+def test_choice_on_cpu() -> None:
+    cpu_device = torch.device("cpu")
+    assert choose(cpu_device, torch.float32, 64, 64).attend is cpu.attend
+    assert choose(cpu_device, torch.float32, 64, 32).attend is reference.attend
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("family", ["flash", "efficient", "flash-attn"])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 70), (33, 33), (33, 100)])
+def test_cuda_kernels(
+    form: str, dtype: torch.dtype, family: str, queries: int, keys: int
+) -> None:
+    if family != "efficient" and dtype == torch.float32:
+        pytest.skip("FlashAttention takes half precision only")
+    if family == "flash-attn" and not flash.is_installed():
+        pytest.skip("flash-attn is not installed")
+    attend = {
+        "flash": sdpa_cuda.attend_flash,
+        "efficient": sdpa_cuda.attend_efficient,
+        "flash-attn": flash.attend,
+    }[family]
+    keys = queries if form == "causal" else keys
+    operands = random(2, 2, 3, queries, keys, 64, 64, dtype, seed=3, device="cuda")
+    check(attend, form, *operands, window=20)
