@@ -25,7 +25,7 @@ class Config:
         recent: newest tokens that are never evicted; None takes a quarter of the slots.
         sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
         score: which key goes first, a name in `qfpass.store.scores.SCORES`.
-        chunk: tokens read at a time from a prompt; None takes 512 or the slots, whichever is fewer.
+        chunk: tokens read at a time from a prompt; None takes 512, or slots - 1 if fewer.
         filters: Q-Filters, or a folder or hub repository of them; None finds or makes some that fit.
         skip_layers: attention sites, counted from 0, that keep every key.
         backend: "inductor", "eager" or any other torch.compile backend, by name or callable.
@@ -103,9 +103,9 @@ class Config:
 
     def _chunk(self, slots: int) -> int:
         if self.chunk is None:
-            return max(2, min(DEFAULT_CHUNK, slots))
-        if self.chunk > slots:
-            raise ConfigError(f"chunk ({self.chunk}) must not exceed the slots ({slots}): lower chunk.")
+            return max(2, min(DEFAULT_CHUNK, slots - 1))
+        if self.chunk >= slots:
+            raise ConfigError(f"chunk ({self.chunk}) must be less than the slots ({slots}): lower chunk.")
         return self.chunk
 
 

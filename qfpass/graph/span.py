@@ -65,7 +65,7 @@ def _read_last_row(allowed: torch.Tensor, known: Span) -> Span:
     """The only span that the last query's keys allow; a window longer than the probe stays as known."""
     length = allowed.shape[-1]
     seen = int(allowed.reshape(-1, length, length)[0, -1].sum())
-    if seen < length:
+    if 0 < seen < length:
         return Span(window=seen)
     return known
 

@@ -60,9 +60,7 @@ def check(
     out, lse = attend(query, key, value, scale=scale, **forms[form])
     assert out.dtype == query.dtype
     assert lse.dtype == torch.float32
-    wanted_out, wanted_lse = expected(
-        query.cpu(), key.cpu(), value.cpu(), scale, first, last
-    )
+    wanted_out, wanted_lse = expected(query.cpu(), key.cpu(), value.cpu(), scale, first, last)
     tolerance = TOLERANCE[query.dtype]
     torch.testing.assert_close(out.float().cpu(), wanted_out, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(lse.cpu(), wanted_lse, atol=tolerance, rtol=tolerance)
@@ -93,9 +91,7 @@ def test_agrees_with_softmax(
     window: int, head_dim: int, dtype: torch.dtype, seed: int,
 ) -> None:  # fmt: skip
     keys = queries if form == "causal" else queries + extra
-    operands = random(
-        batch, kv_heads, group, queries, keys, head_dim, head_dim, dtype, seed
-    )
+    operands = random(batch, kv_heads, group, queries, keys, head_dim, head_dim, dtype, seed)
     check(attend, form, *operands, window)
 
 
@@ -135,9 +131,7 @@ def test_choice_on_cpu() -> None:
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("family", ["flash", "efficient", "flash-attn"])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 70), (33, 33), (33, 100)])
-def test_cuda_kernels(
-    form: str, dtype: torch.dtype, family: str, queries: int, keys: int
-) -> None:
+def test_cuda_kernels(form: str, dtype: torch.dtype, family: str, queries: int, keys: int) -> None:
     if family != "efficient" and dtype == torch.float32:
         pytest.skip("FlashAttention takes half precision only")
     if family == "flash-attn" and not flash.is_installed():

@@ -9,9 +9,7 @@ from qfpass.kernels import join, reference
 NOTHING = float("-inf")
 
 
-def sides(
-    first: int, second: int, seed: int
-) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+def sides(first: int, second: int, seed: int) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
     """A query [2, 4, 5, 8] and two sets of keys and values."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(2, 4, 5, 8, generator=generator)

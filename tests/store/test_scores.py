@@ -1,0 +1,55 @@
+"""Scores: what they compute, and that a key's score depends on nothing but the key."""
+
+import pytest
+import torch
+
+from qfpass.store.scores import SCORES, Score, published, recency
+
+
+def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    key = torch.randn(2, 3, 5, 4, generator=generator)
+    value = torch.randn(2, 3, 5, 6, generator=generator)
+    position = torch.arange(10, 15).expand(2, -1)
+    return key, value, position, torch.randn(3, 4, generator=generator)
+
+
+def test_published_is_the_projection_on_the_heads_filter() -> None:
+    key, value, position, filters = operands()
+    score = published(key, value, position, filters)
+    wanted = torch.stack([key[:, h] @ filters[h] for h in range(3)], dim=1)
+    torch.testing.assert_close(score, wanted)
+
+
+def test_published_adds_up_in_float32() -> None:
+    key, value, position, filters = operands()
+    half = key.bfloat16()
+    score = published(half, value, position, filters)
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score, published(half.float(), value, position, filters))
+
+
+def test_recency_is_the_position_for_every_head() -> None:
+    key, value, position, _ = operands()
+    score = recency(key, value, position, None)
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score, position[:, None].expand(2, 3, 5).float())
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_a_cut_does_not_change_scores(score: Score) -> None:
+    key, value, position, filters = operands()
+    whole = score.function(key, value, position, filters)
+    parts = [
+        score.function(key[:, :, cut], value[:, :, cut], position[:, cut], filters)
+        for cut in (slice(0, 1), slice(1, 4), slice(4, 5))
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=-1), whole)
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_only_scores_that_need_filters_read_them(score: Score) -> None:
+    key, value, position, filters = operands()
+    first = score.function(key, value, position, filters)
+    second = score.function(key, value, position, -filters)
+    assert torch.equal(first, second) is not score.needs_filters
