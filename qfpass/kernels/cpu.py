@@ -1,8 +1,8 @@
-"""PyTorch's CPU FlashAttention kernel, which reads grouped heads as they are and returns the lse."""
+"""PyTorch's CPU FlashAttention kernel: grouped heads read as they are, log-sum-exp returned."""
 
 import torch
 
-from .reference import visible_keys
+from .operands import check_lengths, dense_rows, window_bias
 
 
 def attend(
@@ -14,12 +14,11 @@ def attend(
     causal: bool = False,
     window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels` for the contract; needs D == Dv."""
-    mask = None
-    if window is not None:
-        seen = visible_keys(query.shape[2], key.shape[2], window, query.device)
-        mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
-        mask = mask.masked_fill(~seen, float("-inf"))[None, None]
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
+    """See `qfpass.kernels` for the contract; needs D == Dv. A window builds a [Sq, Sk] mask."""
+    check_lengths(query, key, causal, window)
+    query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
+    mask = None if window is None else window_bias(query, key.shape[2], window)[None, None]
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
         query, key, value, 0.0, causal and window is None, attn_mask=mask, scale=scale
     )
+    return out, lse.float()

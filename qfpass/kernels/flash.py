@@ -1,12 +1,14 @@
-"""flash-attn (github.com/Dao-AILab/flash-attention), where it is installed: CUDA, half precision."""
+"""flash-attn (github.com/Dao-AILab/flash-attention) where installed: CUDA, half precision."""
 
 import importlib.util
 
 import torch
 
+from .operands import check_lengths
+
 
 def is_installed() -> bool:
-    """Whether flash-attn can be imported."""
+    """Whether flash-attn can be found; it is imported only when it is used."""
     return importlib.util.find_spec("flash_attn") is not None
 
 
@@ -19,9 +21,13 @@ def attend(
     causal: bool = False,
     window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels`; grouped heads and lower-right alignment are flash-attn's own."""
+    """See `qfpass.kernels`; float16 and bfloat16, D == Dv <= 256, Ampere or newer.
+
+    Grouped heads, windows and the alignment at the lower right are flash-attn's own.
+    """
     from flash_attn import flash_attn_func
 
+    check_lengths(query, key, causal, window)
     out, lse, _ = flash_attn_func(
         query.transpose(1, 2),
         key.transpose(1, 2),

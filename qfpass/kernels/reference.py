@@ -2,6 +2,8 @@
 
 import torch
 
+from .operands import check_lengths, visible_keys
+
 
 def attend(
     query: torch.Tensor,
@@ -12,25 +14,18 @@ def attend(
     causal: bool = False,
     window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels` for the contract."""
+    """See `qfpass.kernels` for the contract; Dv may differ from D."""
+    check_lengths(query, key, causal, window)
+    # b: batch, h: kv head, g: head of its group, q: query, k: key, d: dimension.
     grouped = query.float().unflatten(1, (key.shape[1], -1))
-    logits = grouped @ key.float().transpose(-1, -2)[:, :, None] * scale
+    logits = torch.einsum("bhgqd,bhkd->bhgqk", grouped, key.float()) * scale
     if causal or window is not None:
         seen = visible_keys(query.shape[2], key.shape[2], window, query.device)
         logits = logits.masked_fill(~seen, float("-inf"))
-    lse = logits.logsumexp(-1)
-    out = logits.softmax(-1) @ value.float()[:, :, None]
+    # Spelled out, since logsumexp asks whether there is any key, which an unbacked size can't tell.
+    peak = logits.amax(-1, keepdim=True)
+    weights = (logits - peak).exp()
+    total = weights.sum(-1, keepdim=True)
+    out = torch.einsum("bhgqk,bhkd->bhgqd", weights / total, value.float())
+    lse = (peak + total.log()).squeeze(-1)
     return out.flatten(1, 2).to(query.dtype), lse.flatten(1, 2)
-
-
-def visible_keys(
-    queries: int,
-    keys: int,
-    window: int | None,
-    device: torch.device,
-) -> torch.Tensor:
-    """[queries, keys] bool: causal, aligned at the lower right, within `window` if one is given."""
-    place = torch.arange(queries, device=device) + (keys - queries)
-    distance = place[:, None] - torch.arange(keys, device=device)[None, :]
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)

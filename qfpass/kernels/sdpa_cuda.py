@@ -1,8 +1,9 @@
 """PyTorch's own CUDA kernels: flash for half precision, memory-efficient for float32 and windows."""
 
 import torch
+from torch.nn import functional as F
 
-from .reference import visible_keys
+from .operands import check_lengths, dense_rows, window_bias
 
 
 def attend_flash(
@@ -14,15 +15,17 @@ def attend_flash(
     causal: bool = False,
     window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels`; float16 and bfloat16, D == Dv. A window needs a mask, which flash has not."""
+    """See `qfpass.kernels`; float16 and bfloat16, D == Dv <= 256, Ampere or newer.
+
+    Flash reads grouped heads as they are but takes no mask: a window runs `attend_efficient`.
+    """
     if window is not None:
         return attend_efficient(query, key, value, scale=scale, window=window)
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    check_lengths(query, key, causal, window)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention.default(
-        query, key, value, 0.0, causal, False, scale=scale
+        _aligned(query), _aligned(key), _aligned(value), 0.0, causal, False, scale=scale
     )
-    return out, lse
+    return out.narrow(3, 0, value.shape[3]), lse
 
 
 def attend_efficient(
@@ -34,24 +37,26 @@ def attend_efficient(
     causal: bool = False,
     window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels`; any floating dtype."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    """See `qfpass.kernels`; float32, float16 and bfloat16. A window builds a [Sq, Sk] mask."""
+    check_lengths(query, key, causal, window)
+    batch, kv_heads, keys = key.shape[:3]
+    group, queries, value_dim = query.shape[1] // kv_heads, query.shape[2], value.shape[3]
+    # Each kv head becomes a row of the batch, whose heads share one key by a stride of 0.
+    query = _aligned(query).unflatten(1, (kv_heads, group)).flatten(0, 1)
+    key = _aligned(key).flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+    value = _aligned(value).flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
     bias = None
     if window is not None:
-        bias = _aligned_bias(query, key.shape[2], window)
+        bias = window_bias(query, keys, window).expand(batch * kv_heads, group, queries, keys)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention.default(
         query, key, value, bias, True, 0.0, causal and window is None, scale=scale
     )
+    out = out.narrow(3, 0, value_dim).unflatten(0, (batch, kv_heads)).flatten(1, 2)
     # The kernel pads the lse's length to a multiple of 32.
-    return out, lse[:, :, : query.shape[2]]
+    return out, lse.narrow(2, 0, queries).unflatten(0, (batch, kv_heads)).flatten(1, 2)
 
 
-def _aligned_bias(query: torch.Tensor, keys: int, window: int) -> torch.Tensor:
-    """0 and -inf [B, Hq, Sq, Sk], its rows 16 elements aligned, as the kernel wants."""
-    batch, heads, queries = query.shape[:3]
-    padded = (keys + 15) // 16 * 16
-    seen = visible_keys(queries, keys, window, query.device)
-    bias = torch.zeros(queries, padded, dtype=query.dtype, device=query.device)
-    bias[:, :keys].masked_fill_(~seen, float("-inf"))
-    return bias[:, :keys].expand(batch, heads, queries, keys)
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows dense and, by zeros, a multiple of 8 wide: what both kernels read. Most heads are."""
+    missing = -tensor.shape[3] % 8
+    return F.pad(tensor, (0, missing)) if missing else dense_rows(tensor)

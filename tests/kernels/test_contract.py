@@ -1,13 +1,15 @@
 """Every kernel against a softmax written here, in float32, one query at a time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpass.kernels import choose, cpu, flash, reference, sdpa_cuda
+from qfpass.errors import InputError
+from qfpass.kernels import cpu, flash, reference, sdpa_cuda
 
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -21,7 +23,7 @@ lengths = {"queries": st.integers(1, 20), "extra": st.integers(0, 30), "window":
 common = {
     **heads,
     **lengths,
-    "head_dim": st.sampled_from([8, 16, 64]),
+    "head_dim": st.sampled_from([5, 16, 33, 64]),
     "dtype": st.sampled_from(list(TOLERANCE)),
     "seed": st.integers(0, 1000),
 }
@@ -100,9 +102,13 @@ def test_agrees_with_softmax(
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 def test_reads_any_strides(attend: Attend, form: str, dtype: torch.dtype) -> None:
     query, key, value = random(2, 2, 3, 9, 9, 16, 16, dtype, seed=0)
-    strided = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (query, key, value)]
-    assert not any(t.is_contiguous() for t in strided)
-    check(attend, form, *strided, window=4)
+    heads_last, dims_first = (
+        [t.transpose(i, j).contiguous().transpose(i, j) for t in (query, key, value)]
+        for i, j in ((1, 2), (2, 3))
+    )
+    for query, key, value in (heads_last, dims_first):
+        assert not query.is_contiguous()
+        check(attend, form, query, key, value, window=4)
 
 
 @pytest.mark.parametrize("form", ["plain", "window"])
@@ -119,10 +125,38 @@ def test_reference_takes_values_of_another_dimension(form: str) -> None:
     check(reference.attend, form, *random(2, 2, 2, 7, 7, 16, 5, torch.float32, seed=2), window=3)
 
 
-def test_choice_on_cpu() -> None:
-    cpu_device = torch.device("cpu")
-    assert choose(cpu_device, torch.float32, 64, 64).attend is cpu.attend
-    assert choose(cpu_device, torch.float32, 64, 32).attend is reference.attend
+@pytest.mark.parametrize(
+    ("queries", "keys", "form"),
+    [
+        (3, 1500, {}),
+        (800, 800, {"causal": True}),
+        (3, 1500, {"window": 5}),
+        (800, 1500, {"window": 5}),
+        (300, 1100, {"window": 513}),
+    ],
+)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_cpu_kernel_across_its_blocks(
+    queries: int, keys: int, form: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Lengths beyond one block of the kernel, some of whose blocks a window hides altogether."""
+    operands = random(1, 2, 2, queries, keys, 16, 16, dtype, seed=4)
+    out, lse = cpu.attend(*operands, scale=0.3, **form)
+    wanted_out, wanted_lse = reference.attend(*operands, scale=0.3, **form)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(out, wanted_out, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(lse, wanted_lse, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("attend", ON_CPU, ids=["cpu", "reference"])
+def test_refuses_lengths_that_a_form_is_not_defined_for(attend: Attend) -> None:
+    operands = random(1, 1, 1, 3, 2, 8, 8, torch.float32, seed=5)
+    with pytest.raises(InputError, match=r"3 queries but 2 keys.*join"):
+        attend(*operands, scale=1.0, causal=True)
+    with pytest.raises(InputError, match=r"3 queries but 2 keys.*own"):
+        attend(*operands, scale=1.0, window=4)
+    with pytest.raises(InputError, match="window=0"):
+        attend(*operands, scale=1.0, window=0)
 
 
 @pytest.mark.cuda
@@ -130,8 +164,12 @@ def test_choice_on_cpu() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("family", ["flash", "efficient", "flash-attn"])
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 70), (33, 33), (33, 100)])
-def test_cuda_kernels(form: str, dtype: torch.dtype, family: str, queries: int, keys: int) -> None:
+@pytest.mark.parametrize(
+    ("queries", "keys", "head_dim"), [(1, 1, 64), (1, 70, 80), (33, 33, 10), (33, 100, 64)]
+)
+def test_cuda_kernels(
+    form: str, dtype: torch.dtype, family: str, queries: int, keys: int, head_dim: int
+) -> None:
     if family != "efficient" and dtype == torch.float32:
         pytest.skip("FlashAttention takes half precision only")
     if family == "flash-attn" and not flash.is_installed():
@@ -142,5 +180,5 @@ def test_cuda_kernels(form: str, dtype: torch.dtype, family: str, queries: int, 
         "flash-attn": flash.attend,
     }[family]
     keys = queries if form == "causal" else keys
-    operands = random(2, 2, 3, queries, keys, 64, 64, dtype, seed=3, device="cuda")
+    operands = random(2, 2, 3, queries, keys, head_dim, head_dim, dtype, seed=3, device="cuda")
     check(attend, form, *operands, window=20)

@@ -62,3 +62,13 @@ def test_dtype_is_the_first_sides() -> None:
     out, joined = join(half, lse, half, lse)
     assert out.dtype == torch.bfloat16
     assert joined.dtype == torch.float32
+
+
+def test_empty_sides_compile_to_the_same() -> None:
+    """Inductor writes its own logaddexp, which has to keep -inf and -inf from becoming NaN."""
+    generator = torch.Generator().manual_seed(0)
+    outs = [torch.randn(1, 2, 4, 8, generator=generator) for _ in range(2)]
+    lse_a = torch.tensor([0.5, NOTHING, 0.5, NOTHING]).expand(1, 2, 4)
+    lse_b = torch.tensor([1.5, 1.5, NOTHING, NOTHING]).expand(1, 2, 4)
+    operands = (outs[0], lse_a, outs[1], lse_b)
+    torch.testing.assert_close(torch.compile(join, fullgraph=True)(*operands), join(*operands))
