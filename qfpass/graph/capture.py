@@ -74,7 +74,8 @@ def capture(model: nn.Module) -> Captured:
     device, dtype = _place(model)
     ids = torch.zeros(EXAMPLE_BATCH, EXAMPLE_LENGTH, dtype=torch.long, device=device)
     positions = torch.arange(EXAMPLE_LENGTH, device=device).expand(EXAMPLE_BATCH, -1).contiguous()
-    shape = {0: Dim("batch"), 1: Dim("length", min=1)}
+    # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
+    shape = {0: Dim.AUTO, 1: Dim.AUTO}
     with torch.no_grad(), _sdpa_attention(model):
         try:
             program = torch.export.export(
@@ -87,6 +88,7 @@ def capture(model: nn.Module) -> Captured:
             raise CaptureError(
                 f"torch.export can't trace {type(model).__name__}: {type(error).__name__}: {reason}"
             ) from error
+        _refuse_fixed_sizes(program, type(model).__name__)
         module = program.module()
     return Captured(_clean(module), device, dtype)
 
@@ -97,6 +99,20 @@ def _refuse_unsuitable(model: nn.Module) -> None:
         raise CaptureError(f"{name} is in training mode: call model.eval() first.")
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise CaptureError(f"{name} is an encoder-decoder; qfpass compiles causal decoders only.")
+
+
+def _refuse_fixed_sizes(program: torch.export.ExportedProgram, name: str) -> None:
+    ids = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "input_ids")
+    fixed = [
+        what
+        for what, size in zip(("batch", "length"), ids.meta["val"].shape, strict=True)
+        if isinstance(size, int) or size.node.maybe_as_int() is not None
+    ]
+    if fixed:
+        raise CaptureError(
+            f"{name} works for one {' and one '.join(fixed)} only: its forward turns that size into a "
+            "constant (by a Python branch, a loop over tokens, or a view of a fixed size)."
+        )
 
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:

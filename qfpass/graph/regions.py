@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .cuts import choose_cuts, hidden_nodes, pure_nodes
+
 aten = torch.ops.aten
 
 
@@ -52,14 +54,17 @@ class _Piece:
 
 def outline(module: fx.GraphModule) -> Outlined:
     """Cut a rewritten decoder into a body that calls shared regions, and a head."""
-    hidden, pure = _hidden_nodes(module.graph), _pure_nodes(module.graph)
+    _part_biases(module)
+    hidden, pure = hidden_nodes(module.graph), pure_nodes(module.graph)
     nodes = list(module.graph.nodes)
-    cuts = _choose_cuts(module, nodes, hidden, pure)
+
+    def piece(a: int, b: int) -> _Piece:
+        return _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure)
+
+    cuts = choose_cuts(nodes, hidden, lambda a, b: piece(a, b).structure)
     if len(cuts) < 2:
         return Outlined(module, None, kinds=1, regions=1)
-    pieces = [
-        _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure) for a, b in pairwise(cuts)
-    ]
+    pieces = [piece(a, b) for a, b in pairwise(cuts)]
     head = _extract(module, nodes[cuts[-1] + 1 :], nodes[cuts[-1]], None, hidden, pure)
     separable = all(n is nodes[cuts[-1]] or n.op == "get_attr" for n in head.externals)
     body, kinds = _build_body(module, nodes, cuts, pieces, hidden)
@@ -68,80 +73,21 @@ def outline(module: fx.GraphModule) -> Outlined:
     return Outlined(body, _build_head(module, head), kinds, len(pieces))
 
 
-def _hidden_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that depend on the text itself, not only on its shape or positions."""
-    hidden: set[fx.Node] = set()
-    for node in graph.nodes:
-        is_text = node.op == "placeholder" and node.name == "input_ids"
-        reads_text = any(n in hidden for n in node.all_input_nodes)
-        if is_text or (reads_text and node.target is not aten.sym_size.int):
-            hidden.add(node)
-    return hidden
+def _part_biases(module: fx.GraphModule) -> None:
+    """Add the bias of each linear in a node of its own.
 
-
-def _pure_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes computed from weights, constants and sizes alone: every region makes its own."""
-    pure: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op in ("placeholder", "output", "call_module", "get_attr"):
-            continue
-        is_size = node.target is aten.sym_size.int
-        if is_size or all(n in pure or n.op == "get_attr" for n in node.all_input_nodes):
-            pure.add(node)
-    return pure
-
-
-def _choose_cuts(
-    module: fx.GraphModule, nodes: list[fx.Node], hidden: set[fx.Node], pure: set[fx.Node]
-) -> list[int]:
-    """Indices of nodes to cut after: the last single-value place before each attention, one at the end."""
-    sites = [i for i, n in enumerate(nodes) if n.op == "call_module"]
-    places = _single_value_places(nodes, hidden)
-    before = [max((p for p in places if p < site), default=None) for site in sites]
-    after = [p for p in places if p > sites[-1]]
-    if None in before or not after:
-        return []
-    starts = sorted({p for p in before if p is not None})
-    return [*starts, _last_cut(module, nodes, starts, after, hidden, pure)]
-
-
-def _single_value_places(nodes: list[fx.Node], hidden: set[fx.Node]) -> list[int]:
-    """Indices i where the only hidden value made up to i and used later is node i itself."""
-    order = {node: i for i, node in enumerate(nodes)}
-    reach = {n: max((order[u] for u in n.users), default=-1) for n in hidden}
-    places, alive = [], set()
-    for i, node in enumerate(nodes):
-        if node in hidden:
-            alive.add(node)
-        alive = {n for n in alive if reach[n] > i}
-        if alive == {node} and _is_hidden_state(node):
-            places.append(i)
-    return places
-
-
-def _is_hidden_state(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point()
-
-
-def _last_cut(
-    module: fx.GraphModule,
-    nodes: list[fx.Node],
-    starts: list[int],
-    after: list[int],
-    hidden: set[fx.Node],
-    pure: set[fx.Node],
-) -> int:
-    """The end of the last layer: where it has the structure of an earlier one, else the first place."""
-
-    def structure(a: int, b: int) -> Hashable:
-        return _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure).structure
-
-    known = {structure(a, b) for a, b in pairwise(starts)}
-    for place in after:
-        if structure(starts[-1], place) in known:
-            return place
-    return after[0]
+    Inside a nested region, PyTorch's linear with a bias asks for its input's length as a number, which
+    would fix it for good; without one it doesn't.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.linear.default and len(node.args) == 3 and node.args[2] is not None:
+            with graph.inserting_after(node):
+                biased = graph.call_function(aten.add.Tensor, (node, node.args[2]))
+            biased.meta = dict(node.meta)
+            node.replace_all_uses_with(biased, delete_user_cb=lambda user, b=biased: user is not b)
+            node.args = node.args[:2]
+    module.recompile()
 
 
 def _extract(

@@ -1,6 +1,7 @@
 """Attach: the compiled decoder in the place of the model that went in, called and generated from alike."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,8 +51,6 @@ class CompiledDecoder(nn.Module):
         for name, value in unsupported.items():
             if value is not None and value is not False:
                 raise InputError(f"{name}= {_UNSUPPORTED}")
-        if self.training:
-            raise InputError("the compiled model is in training mode: call .eval() first.")
         decoder = self.qfpass_decoder
         session = past_key_values if past_key_values is not None else decoder.session()
         check_session(decoder, session)
@@ -61,6 +60,24 @@ class CompiledDecoder(nn.Module):
             return logits
         kept = None if use_cache is False else session
         return CausalLMOutputWithPast(logits=logits, past_key_values=kept)  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> "CompiledDecoder":
+        """Refused: the layers are the original's own, and an evicting graph has no gradient."""
+        if mode:
+            raise QFPassError("a compiled decoder can't be trained: train the original, then compile again.")
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "CompiledDecoder":
+        """What `.to()`, `.cuda()` and `.half()` call: refused if it would change the shared parameters."""
+        decoder = self.qfpass_decoder
+        before = torch.empty(0, dtype=decoder.dtype, device=decoder.device)
+        after = fn(before)
+        if (after.device, after.dtype) != (before.device, before.dtype):
+            raise QFPassError(
+                f"a compiled decoder stays on {before.device} in {before.dtype}: its parameters are the "
+                "original's. Move or cast the original, then compile again."
+            )
+        return self
 
     def _gives_object(self, return_dict: bool | None) -> bool:
         return True
@@ -74,7 +91,7 @@ class CompiledPlainModel(CompiledDecoder):
         self.original = model
         self.qfpass_decoder = decoder
         self._gives_tensor = gives_tensor
-        self.eval()
+        self.training = False
 
     def _gives_object(self, return_dict: bool | None) -> bool:
         return not self._gives_tensor

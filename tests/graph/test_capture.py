@@ -87,6 +87,22 @@ def test_a_model_that_cannot_be_exported_is_refused() -> None:
     assert error.value.__cause__ is not None
 
 
+class OneLength(nn.Module):
+    """Loops over its tokens in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(50, 8)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.tokens(input_ids[:, i]) for i in range(input_ids.shape[1])], dim=1)
+
+
+def test_a_model_of_one_length_is_refused() -> None:
+    with pytest.raises(CaptureError, match="OneLength works for one length only"):
+        capture(OneLength().eval())
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_the_models_own_attention_is_given_back(implementation: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM

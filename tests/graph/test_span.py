@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from decoders import causal, decoder, masked, within
+from torch import nn
 
 from qfpass.errors import UnsupportedOpError
 from qfpass.graph.attention import find_attentions
@@ -66,15 +67,95 @@ def test_layers_of_two_kinds_are_told_apart() -> None:
     [
         (lambda p: torch.where(distance(p) >= 0, -0.1 * distance(p), float("-inf")), "bias"),
         (lambda p: torch.zeros(p.shape[1], p.shape[1])[None, None], "neither causal"),
+        (lambda p: distance(p) < 0, "hides every key"),
         (lambda p: (distance(p) >= 0) & (distance(p) % 2 == 0), "neither causal"),
         (lambda p: (distance(p) >= 0) | (p < 3)[:, None, None, :], "neither causal"),
     ],
-    ids=["bias", "sees everything", "every other key", "prefix"],
+    ids=["bias", "sees everything", "sees nothing", "every other key", "prefix"],
 )
 def test_other_masks_are_refused_by_site(mask_of: MaskOf, reason: str) -> None:
     with pytest.raises(UnsupportedOpError, match=reason) as error:
         spans(decoder(masked(mask_of), layers=1))
     assert "layers.0" in str(error.value)
+
+
+class Tables(nn.Module):
+    """Masks from what a module holds: a window as a scalar buffer, and a table [1, 1, 40, 40]."""
+
+    window: torch.Tensor
+    table: torch.Tensor
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.tensor(window))
+        gap = torch.arange(40)[:, None] - torch.arange(40)
+        self.register_buffer("table", ((gap >= 0) & (gap < window))[None, None])
+
+    def from_scalar(self, positions: torch.Tensor) -> torch.Tensor:
+        gap = distance(positions)
+        return (gap >= 0) & (gap < self.window)
+
+    def from_table(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.table[:, :, : positions.shape[1], : positions.shape[1]]
+
+
+class Holder(nn.Module):
+    """A decoder beside the module that makes its masks."""
+
+    def __init__(self, tables: Tables, mask_of: MaskOf) -> None:
+        super().__init__()
+        self.tables, self.decoder = tables, decoder(masked(mask_of), layers=1)
+        self.eval()
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        return self.decoder(input_ids, position_ids)
+
+
+@pytest.mark.parametrize(("window", "span"), [(9, Span(9)), (30, Span(30)), (3000, Span(3000))])
+def test_a_window_in_a_scalar_buffer(window: int, span: Span) -> None:
+    tables = Tables(window)
+    assert spans(Holder(tables, tables.from_scalar), context_length=4000) == [span]
+
+
+@pytest.mark.parametrize(("window", "span"), [(9, Span(9)), (30, Span(30)), (100, Span())])
+def test_a_table_of_the_mask(window: int, span: Span) -> None:
+    tables = Tables(window)
+    assert spans(Holder(tables, tables.from_table), context_length=40) == [span]
+
+
+def test_a_window_that_no_number_spells_out() -> None:
+    assert spans(
+        decoder(masked(lambda p: (distance(p) >= 0) & (distance(p) * 0.25 < 50)), layers=1), 900
+    ) == [Span(200)]
+
+
+class ReadsText(nn.Module):
+    """A decoder that hides a token of its own choice."""
+
+    def __init__(self, hidden_token: int) -> None:
+        super().__init__()
+        self.hidden_token, self.decoder = hidden_token, decoder(causal, layers=1)
+        self.eval()
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        shown = (distance(position_ids) >= 0) & (input_ids != self.hidden_token)[:, None, None, :]
+        self.decoder.layers[0].attend = masked(lambda _: shown)
+        return self.decoder(input_ids, position_ids)
+
+
+@pytest.mark.parametrize("hidden_token", [0, 1, 37])
+def test_a_mask_that_reads_the_text_is_refused(hidden_token: int) -> None:
+    with pytest.raises(UnsupportedOpError, match=r"layers\.0.*depends on the tokens"):
+        spans(ReadsText(hidden_token))
+
+
+def test_a_mask_of_its_own_for_each_head_is_refused() -> None:
+    def mask_of(positions: torch.Tensor) -> torch.Tensor:
+        gap = distance(positions).expand(-1, 6, -1, -1)
+        return (gap >= 0) & (gap < torch.tensor([8, 8, 8, 8, 8, 9])[:, None, None])
+
+    with pytest.raises(UnsupportedOpError, match="other heads"):
+        spans(decoder(masked(mask_of), layers=1))
 
 
 def test_no_mask_and_not_causal_is_refused() -> None:

@@ -162,10 +162,22 @@ def test_a_session_of_another_model_is_refused(model: nn.Module, other: nn.Modul
 
 
 def test_training_mode_is_refused() -> None:
-    model = compiled(decoder())
-    model.train()
-    with pytest.raises(InputError, match=r"training mode: call \.eval\(\)"):
-        model(text(6))
+    original = decoder()
+    model = compiled(original)
+    with pytest.raises(qfpass.QFPassError, match="can't be trained"):
+        model.train()
+    assert not any(m.training for m in (*original.modules(), *model.modules()))
+    assert model.eval() is model
+
+
+def test_moving_or_casting_is_refused() -> None:
+    original = llama()
+    model = compiled(original)
+    for change in (lambda: model.half(), lambda: model.to(torch.bfloat16), lambda: model.to("meta")):
+        with pytest.raises(qfpass.QFPassError, match=r"stays on cpu in torch\.float32"):
+            change()
+    assert {p.dtype for p in original.parameters()} == {torch.float32}
+    assert model.to("cpu") is model
 
 
 def test_filters_of_another_shape_print_both_sides() -> None:
