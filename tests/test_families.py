@@ -80,7 +80,7 @@ def both(family: str) -> tuple[Any, Any]:
 @given(
     data=st.data(), sizes=sizes(), length=st.integers(2, 40), chunk=st.integers(2, 24), unfilled=st.booleans()
 )
-@settings(max_examples=2, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
 def test_any_architecture_gives_the_originals_logits(
     family: str, data: st.DataObject, sizes: dict[str, int], length: int, chunk: int, unfilled: bool
 ) -> None:
@@ -97,7 +97,7 @@ def test_any_architecture_gives_the_originals_logits(
 
 @each_kind
 @given(data=st.data(), sizes=sizes(), length=st.integers(16, 40), chunk=st.integers(2, 24))
-@settings(max_examples=1, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.too_slow])
 def test_bfloat16_is_as_near_to_float32_as_the_original(
     family: str, data: st.DataObject, sizes: dict[str, int], length: int, chunk: int
 ) -> None:

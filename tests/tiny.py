@@ -96,11 +96,11 @@ def _gpt2(
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    "llama": _family(LlamaConfig, hidden_size=24),
+    "llama": _family(LlamaConfig),
     "mistral": _family(MistralConfig, hidden_size=24),
     "qwen2": _family(Qwen2Config),
     "qwen3": _family(Qwen3Config, hidden_size=24),
-    "gemma3": _family(Gemma3TextConfig, hidden_size=24),
+    "gemma3": _family(Gemma3TextConfig),
     "phi3": _family(Phi3Config),
     "olmo2": _family(Olmo2Config),
     "gpt2": _gpt2,
