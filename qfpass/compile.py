@@ -42,7 +42,7 @@ def compile(
 
     Args:
         model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
-            mode. It is left as it was; its parameters are shared.
+            mode. It is left as it was; its parameters are shared. Of a compiled one, the original is taken.
         ratio: slots = ceil(context_length / ratio); 1, the default, keeps every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
@@ -66,6 +66,7 @@ def compile(
         ratio, budget, context_length, recent, sinks, score, chunk, filters, tuple(skip_layers),
         backend, verify, compile_options,
     )  # fmt: skip
+    model = getattr(model, "qfpass_original", model)
     captured = capture(model)
     own_length = _own_context_length(model)
     attentions = find_attentions(captured, context_length or own_length)

@@ -41,8 +41,7 @@ def calibrate(
     Raises:
         InputError: no data, or ids that aren't integers.
     """
-    original = getattr(model, "original", model)
-    captured = capture(original)
+    captured = capture(getattr(model, "qfpass_original", model))
     attentions = find_attentions(captured, None)
     return calibrate_captured(
         captured,

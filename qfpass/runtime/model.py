@@ -21,6 +21,7 @@ class CompiledDecoder(nn.Module):
     """A compiled decoder that is called like the model it was made from."""
 
     qfpass_decoder: Decoder
+    qfpass_original: nn.Module
 
     def session(self) -> Session:
         """A new, empty session: pass it as `past_key_values` to go on where it stands."""
@@ -88,7 +89,7 @@ class CompiledPlainModel(CompiledDecoder):
 
     def __init__(self, model: nn.Module, decoder: Decoder, gives_tensor: bool) -> None:
         super().__init__()
-        self.original = model
+        self.qfpass_original = model
         self.qfpass_decoder = decoder
         self._gives_tensor = gives_tensor
         self.training = False
@@ -119,6 +120,7 @@ def attach(model: nn.Module, decoder: Decoder, gives_tensor: bool) -> CompiledDe
         compiled.__dict__[name] = dict(model.__dict__[name])
     compiled.__class__ = type(f"Compiled{original.__name__}", bases, {"__module__": __name__})
     compiled.__dict__["qfpass_decoder"] = decoder
+    compiled.__dict__["qfpass_original"] = model
     return compiled  # type: ignore[return-value]
 
 

@@ -235,6 +235,16 @@ def test_the_model_is_left_as_it_was(implementation: str) -> None:
     assert {p.data_ptr() for p in model.parameters()} == shared
 
 
+@pytest.mark.parametrize("original", [llama(), decoder()], ids=["llama", "plain"])
+def test_a_compiled_model_stands_for_its_original(original: nn.Module) -> None:
+    model = compiled(original, budget=CONTEXT)
+    again = compiled(model)
+    assert qfpass.report(again).sites[0].slots == 16
+    assert again.qfpass_original is original
+    wanted, actual = (qfpass.calibrate(m, [text(30)[0]], progress=False) for m in (original, model))
+    torch.testing.assert_close(actual.filters, wanted.filters)
+
+
 def test_the_model_is_left_as_it_was_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     original = llama("eager")
     before = Snapshot(original)
