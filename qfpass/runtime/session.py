@@ -1,12 +1,13 @@
 """A session: one text's stores and where it stands, as a Hugging Face cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import Cache
 
+from ..errors import SessionError
 from ..graph.rewrite import Site
-from ..store.ring import Ring
+from ..store.ring import Ring, held_positions
 from ..store.slots import Slots
 
 
@@ -19,6 +20,7 @@ class Session(Cache):
     """
 
     is_compileable = False  # generate must not compile around the compiled decoder
+    is_croppable = False  # what was evicted for a token can't come back when the token is taken back
 
     def __init__(
         self, sites: Sequence[Site], dtype: torch.dtype, device: torch.device, owner: object
@@ -74,6 +76,62 @@ class Session(Cache):
         for site, store in zip(self._sites, self._stores, strict=False):
             site.rule.clear(store)  # type: ignore[arg-type]
         self.tokens_seen = 0
+
+    def fork(self) -> "Session":
+        """A session that stands where this one does and shares nothing that changes."""
+        twin = Session(self._sites, self._dtype, self._device, self._owner)
+        twin._stores = self._map(torch.clone)
+        twin.tokens_seen = self.tokens_seen
+        return twin
+
+    def positions(self, layer: int) -> torch.Tensor:
+        """Positions of the keys that attention `layer` (from 0) holds, [B, Hkv, slots] int32, -1: empty."""
+        if not self._stores or not 0 <= layer < len(self._stores):
+            raise SessionError(
+                f"no positions of attention {layer}: the session has {len(self._stores)} stores so far "
+                "(they are made when the first tokens come)."
+            )
+        store = self._stores[layer]
+        return store.positions if isinstance(store, Slots) else held_positions(store, self.tokens_seen)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Row i becomes what row `beam_idx[i]` was, as beam search asks."""
+        for store in self._stores:
+            for tensor in store:
+                tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times in a row."""
+        self._stores = self._map(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
+        self._stores = self._map(lambda tensor: tensor[indices])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused but for 0: evicted keys can't be brought back."""
+        if tokens_to_remove:
+            raise SessionError(
+                "a session can't take tokens back, since the keys evicted for them are gone: generate "
+                "without assisted or prompt-lookup decoding, or fork() the session before."
+            )
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Slots | Ring, ...]:
+        return tuple(type(store)(*map(change, store)) for store in self._stores)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows that the session was allocated for; -1 before its first tokens."""
+        return self.batch or -1
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the stores are allocated."""
+        return bool(self._stores)
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """-1: how many tokens may be seen is the decoder's affair, not the stores'."""
+        return -1
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, not slots filled: positions go on from here."""

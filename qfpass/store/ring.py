@@ -91,6 +91,14 @@ class RingAttention(nn.Module):
         return out
 
 
+def held_positions(ring: Ring, seen: int) -> torch.Tensor:
+    """Which position each slot holds after `seen` tokens, [B, Hkv, w] int32, -1 where none."""
+    batch, heads, slots = ring.keys.shape[:3]
+    slot = torch.arange(slots, dtype=torch.int32, device=ring.keys.device)
+    newest = seen - 1 - (seen - 1 - slot) % slots
+    return newest.clamp(min=-1).expand(batch, heads, slots)
+
+
 def write_token(ring: Ring, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> None:
     """Overwrite the oldest token."""
     row = torch.arange(key.shape[0], device=key.device)[:, None, None]

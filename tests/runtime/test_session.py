@@ -1,0 +1,103 @@
+"""A session as a cache: forked, reordered, asked for positions, and what it refuses."""
+
+import pytest
+import torch
+from tiny import FAMILIES, MAX_POSITIONS
+from torch import nn
+
+import qfpass
+from qfpass.errors import SessionError
+
+WINDOW = 7
+
+
+def text(length: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    """Random ids [batch, length], none of them the padding token, 0."""
+    return torch.randint(1, 61, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    return FAMILIES["gemma3"](window=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def bounded(original: nn.Module) -> nn.Module:
+    return qfpass.compile(original, budget=24, chunk=10, recent=4, score="recency", backend="eager")
+
+
+@pytest.mark.parametrize("length", [5, 40], ids=["unfilled", "evicting"])
+def test_a_fork_goes_its_own_way(bounded: nn.Module, length: int) -> None:
+    session = bounded.session()
+    bounded(text(length), past_key_values=session)
+    fork, kept = session.fork(), [t.clone() for store in session.stores for t in store]
+    questions = [text(13, seed=seed) for seed in (1, 2)]
+    alone = []
+    for question in questions:
+        fresh = bounded.session()
+        bounded(text(length), past_key_values=fresh)
+        alone.append(bounded(question, past_key_values=fresh).logits)
+    assert torch.equal(bounded(questions[0], past_key_values=fork).logits, alone[0])
+    assert all(map(torch.equal, kept, [t for store in session.stores for t in store]))
+    assert (fork.tokens_seen, session.tokens_seen) == (length + 13, length)
+    assert torch.equal(bounded(questions[1], past_key_values=session).logits, alone[1])
+
+
+@pytest.mark.parametrize("length", [3, 12, 60])
+def test_positions_are_the_tokens_that_a_layer_holds(bounded: nn.Module, length: int) -> None:
+    session = bounded.session()
+    for ids in text(length, batch=2).split(9, dim=1):
+        bounded(ids, past_key_values=session)
+    window, full = (session.positions(layer) for layer in (0, 1))
+    newest = set(range(max(0, length - WINDOW), length))
+    kept = set(range(length)) if length <= 24 else {0, 1, 2, 3, *range(length - 20, length)}
+    for held, wanted in ((window, newest), (full, kept)):
+        assert (held.shape[:2], held.dtype) == ((2, 2), torch.int32)
+        for row in held.flatten(0, 1).tolist():
+            assert {p for p in row if p >= 0} == wanted
+            assert len([p for p in row if p >= 0]) == len(wanted)
+
+
+def test_positions_of_a_layer_that_is_not_there(bounded: nn.Module) -> None:
+    with pytest.raises(SessionError, match="attention 0: the session has 0 stores"):
+        bounded.session().positions(0)
+
+
+@pytest.mark.parametrize("length", [4, 30])
+def test_beam_search_writes_what_the_original_writes(original: nn.Module, length: int) -> None:
+    compiled = qfpass.compile(original, ratio=1, backend="eager", chunk=16)
+    settings = {"max_new_tokens": 12, "do_sample": False, "num_beams": 3, "num_return_sequences": 2}
+    ids = text(length, batch=2)
+    assert compiled.generate(ids, **settings).tolist() == original.generate(ids, **settings).tolist()
+
+
+def test_rows_are_reordered_repeated_and_selected(bounded: nn.Module) -> None:
+    ids, more = text(40, batch=3), text(5, batch=3, seed=1)
+
+    def read(order: list[int], change: str, argument: object) -> None:
+        session = bounded.session()
+        bounded(ids, past_key_values=session)
+        getattr(session, change)(argument)
+        assert session.batch_size == len(order)
+        wanted = bounded.session()
+        bounded(ids[order], past_key_values=wanted)
+        actual = bounded(more[order], past_key_values=session).logits
+        torch.testing.assert_close(actual, bounded(more[order], past_key_values=wanted).logits)
+
+    read([2, 2, 0], "reorder_cache", torch.tensor([2, 2, 0]))
+    read([0, 0, 1, 1, 2, 2], "batch_repeat_interleave", 2)
+    read([2, 1], "batch_select_indices", torch.tensor([2, 1]))
+
+
+def test_taking_tokens_back_is_refused(bounded: nn.Module) -> None:
+    session = bounded.session()
+    bounded(text(30), past_key_values=session)
+    session.crop(0)
+    with pytest.raises(SessionError, match="can't take tokens back"):
+        session.crop(-2)
+    with pytest.raises(SessionError, match="can't take tokens back"):
+        bounded.generate(
+            text(1).expand(1, 30), max_new_tokens=30, prompt_lookup_num_tokens=3, do_sample=False
+        )
+    assert session.tokens_seen == 30
+    assert bounded.qfpass_decoder.sizes.context_length == MAX_POSITIONS
