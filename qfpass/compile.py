@@ -10,6 +10,7 @@ from torch import nn
 from .choose_filters import choose_filters
 from .config import Config, Sizes
 from .filters import QFilters
+from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.capture import call_keywords, capture
 from .graph.regions import outline
@@ -78,7 +79,10 @@ def compile(
     if any(site.rule.needs_filters for site in sites):
         chosen = choose_filters(model, captured, attentions, config)
     outlined = outline(rewrite(captured, sites))
-    decoder = Decoder(outlined, sites, chosen, sizes, config, captured.device, captured.dtype)
+    decoder = Decoder(
+        outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
+        model_fingerprint(captured, attentions),
+    )  # fmt: skip
     return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
 
 

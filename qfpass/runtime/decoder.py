@@ -4,6 +4,7 @@ Three graphs serve every mix of prompts and steps: one token (`step`), a chunk o
 (`chunk`, which gives hidden states) and the logits of chosen tokens (`head`).
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ class Decoder:
         config: Config,
         device: torch.device,
         dtype: torch.dtype,
+        fingerprint: str,
     ) -> None:
+        self.fingerprint = fingerprint
         self.sites, self.sizes, self.config = tuple(sites), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined
@@ -44,6 +47,19 @@ class Decoder:
     def session(self) -> Session:
         """A new, empty session."""
         return Session(self.sites, self.dtype, self.device, owner=self)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a saved session must have in common with this decoder to go on here."""
+        filters = hashlib.sha256()
+        for tensor in self.filters.filters if self.filters else ():
+            filters.update(tensor.cpu().numpy().tobytes())
+        return {
+            "weights": self.fingerprint,
+            "dtype": str(self.dtype),
+            "stores": "; ".join(str(site.rule) for site in self.sites),
+            "filters": filters.hexdigest() if self.filters else "none",
+        }
 
     @property
     def graphs_compiled(self) -> int:

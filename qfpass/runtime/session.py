@@ -1,6 +1,8 @@
 """A session: one text's stores and where it stands, as a Hugging Face cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import Cache
@@ -9,6 +11,15 @@ from ..errors import SessionError
 from ..graph.rewrite import Site
 from ..store.ring import Ring, held_positions
 from ..store.slots import Slots
+from . import saved
+
+
+class Owner(Protocol):
+    """The compiled decoder that a session belongs to."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What a saved session must fit: names of things and what they are."""
 
 
 class Session(Cache):
@@ -22,9 +33,7 @@ class Session(Cache):
     is_compileable = False  # generate must not compile around the compiled decoder
     is_croppable = False  # what was evicted for a token can't come back when the token is taken back
 
-    def __init__(
-        self, sites: Sequence[Site], dtype: torch.dtype, device: torch.device, owner: object
-    ) -> None:
+    def __init__(self, sites: Sequence[Site], dtype: torch.dtype, device: torch.device, owner: Owner) -> None:
         super().__init__(layers=[])
         self._sites, self._dtype, self._device = tuple(sites), dtype, device
         self._owner = owner
@@ -93,6 +102,20 @@ class Session(Cache):
             )
         store = self._stores[layer]
         return store.positions if isinstance(store, Slots) else held_positions(store, self.tokens_seen)
+
+    def save(self, path: str | Path) -> None:
+        """Write the session to a safetensors file, which `load` reads in another process."""
+        saved.write(path, self._stores if self.tokens_seen else (), self.tokens_seen, self._owner.identity)
+
+    def load(self, path: str | Path) -> "Session":
+        """Stand where a saved session stood; what this one held is forgotten. Returns itself.
+
+        Raises:
+            SessionError: no session there, or one of another model, budget, score or dtype; nothing changed.
+        """
+        kinds = [Ring if site.is_ring else Slots for site in self._sites]
+        self._stores, self.tokens_seen = saved.read(path, kinds, self._owner.identity, self._device)
+        return self
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was, as beam search asks."""

@@ -1,5 +1,8 @@
 """A session as a cache: forked, reordered, asked for positions, and what it refuses."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from tiny import FAMILIES, MAX_POSITIONS
@@ -101,3 +104,59 @@ def test_taking_tokens_back_is_refused(bounded: nn.Module) -> None:
         )
     assert session.tokens_seen == 30
     assert bounded.qfpass_decoder.sizes.context_length == MAX_POSITIONS
+
+
+def test_a_saved_session_goes_on_in_another_compile(original: nn.Module, tmp_path: Path) -> None:
+    settings = {"budget": 24, "chunk": 10, "recent": 4, "score": "recency", "backend": "eager"}
+    first, second = (qfpass.compile(original, **settings) for _ in range(2))
+    session = first.session()
+    first(text(40, batch=2), past_key_values=session)
+    session.save(tmp_path / "session")
+    loaded = second.session()
+    assert loaded.load(tmp_path / "session") is loaded
+    assert (loaded.tokens_seen, loaded.nbytes) == (40, session.nbytes)
+    more = text(9, batch=2, seed=1)
+    wanted, actual = (m(more, past_key_values=s).logits for m, s in ((first, session), (second, loaded)))
+    assert torch.equal(actual, wanted)
+
+
+def test_an_empty_session_is_saved_too(bounded: nn.Module, tmp_path: Path) -> None:
+    bounded.session().save(tmp_path / "empty")
+    session = bounded.session()
+    bounded(text(9), past_key_values=session)
+    assert session.load(tmp_path / "empty").tokens_seen == 0
+    ids = text(30)
+    assert torch.equal(bounded(ids, past_key_values=session).logits, bounded(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": {"seed": 1}}, "in its weights"),
+        ({"budget": 25}, "in its stores"),
+        ({"recent": 5}, "in its stores"),
+        ({"model": {"dtype": torch.bfloat16}}, "in its dtype"),
+    ],
+    ids=["weights", "budget", "recent", "dtype"],
+)
+def test_a_session_of_something_else_is_refused(
+    bounded: nn.Module, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    session = bounded.session()
+    bounded(text(30), past_key_values=session)
+    session.save(tmp_path / "session")
+    settings = {"budget": 24, "chunk": 10, "recent": 4, "score": "recency", "backend": "eager"}
+    sizes = {"window": WINDOW} | change.pop("model", {})
+    other = qfpass.compile(FAMILIES["gemma3"](**sizes), verify=False, **(settings | change)).session()
+    with pytest.raises(SessionError, match=named):
+        other.load(tmp_path / "session")
+    assert (other.tokens_seen, other.nbytes) == (0, 0)
+
+
+def test_what_is_no_session_is_refused(bounded: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("once upon a time")
+    for path in (tmp_path / "text", tmp_path / "nowhere", tmp_path):
+        with pytest.raises(SessionError, match="can't be read as a session"):
+            bounded.session().load(path)
+    with pytest.raises(SessionError, match="can't be written"):
+        bounded.session().save(tmp_path / "nowhere" / "session")

@@ -1,0 +1,66 @@
+"""Sessions in files: safetensors with the stores' tensors and a header of what they belong to."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import SessionError
+from ..store.ring import Ring
+from ..store.slots import Slots
+
+FORMAT = "qfpass session 1"
+Stores = tuple[Slots | Ring, ...]
+
+
+def write(path: str | Path, stores: Stores, tokens_seen: int, belongs_to: Mapping[str, str]) -> None:
+    """Write the stores of a session that has seen `tokens_seen` tokens.
+
+    Raises:
+        SessionError: the file can't be written.
+    """
+    tensors = {f"{i}.{n}": t for i, s in enumerate(stores) for n, t in s._asdict().items()}
+    header = {"format": FORMAT, "tokens_seen": str(tokens_seen), "belongs_to": json.dumps(dict(belongs_to))}
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+    except (OSError, SafetensorError) as error:
+        raise SessionError(f"the session can't be written to {path}: {error}") from error
+
+
+def read(
+    path: str | Path,
+    kinds: Sequence[type[Slots] | type[Ring]],
+    belongs_to: Mapping[str, str],
+    device: torch.device,
+) -> tuple[Stores, int]:
+    """The stores, one of each of `kinds`, and the tokens seen.
+
+    Raises:
+        SessionError: no such file, no session in it, or one that belongs to something else.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise SessionError(f"{path} holds no session that this version of qfpass wrote.")
+            _require_same(path, json.loads(header["belongs_to"]), belongs_to)
+            seen = int(header["tokens_seen"])
+            stores = tuple(
+                kind(*(file.get_tensor(f"{i}.{name}") for name in kind._fields))
+                for i, kind in enumerate(kinds if seen else ())
+            )
+            return stores, seen
+    except (OSError, SafetensorError) as error:
+        raise SessionError(f"{path} can't be read as a session: {error}") from error
+
+
+def _require_same(path: str | Path, theirs: Mapping[str, str], mine: Mapping[str, str]) -> None:
+    for name in {**mine, **theirs}:
+        if theirs.get(name) != mine.get(name):
+            raise SessionError(
+                f"the session in {path} differs from this model in its {name}:\n"
+                f"  session: {theirs.get(name)}\n  model:   {mine.get(name)}"
+            )
