@@ -60,7 +60,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     assert cache_folder() == cache
     monkeypatch.setenv("QFPASS_CACHE", "~/elsewhere")
     assert cache_folder() == Path.home() / "elsewhere"
-    for unset in (lambda: monkeypatch.setenv("QFPASS_CACHE", ""), monkeypatch.undo):
+    for unset in (lambda: monkeypatch.setenv("QFPASS_CACHE", ""), lambda: monkeypatch.delenv("QFPASS_CACHE")):
         unset()
         assert cache_folder().is_absolute() and "qfpass" in cache_folder().parts
 
