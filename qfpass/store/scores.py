@@ -49,7 +49,37 @@ def recency(
     return positions[:, None, :].expand(-1, keys.shape[1], -1).float()
 
 
+def knorm(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    positions: torch.Tensor,
+    filters: torch.Tensor | None,
+) -> torch.Tensor:
+    """Minus the norm of the key: small keys draw most attention (Devoto et al. 2024, arXiv 2406.11430)."""
+    return -torch.linalg.vector_norm(keys.float(), dim=-1)
+
+
+def random(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    positions: torch.Tensor,
+    filters: torch.Tensor | None,
+) -> torch.Tensor:
+    """A hash of position and head: every key is as likely to go, and the same ones however a text is cut.
+
+    A baseline. Layers share their choice, since a score doesn't know its layer.
+    """
+    head = torch.arange(keys.shape[1], device=keys.device)[None, :, None]
+    # Two rounds of multiply and shift on 32 bits; no product reaches 2^63.
+    bits = (positions[:, None, :] * 2654435761 + head * 2246822519 + 374761393) & 0xFFFFFFFF
+    for _ in range(2):
+        bits = ((bits ^ (bits >> 16)) * 73244475) & 0xFFFFFFFF
+    return ((bits ^ (bits >> 16)) >> 8).float()  # 24 bits: what a float32 holds exactly
+
+
 SCORES = {
     "published": Score(published, needs_filters=True),
     "recency": Score(recency, needs_filters=False),
+    "knorm": Score(knorm, needs_filters=False),
+    "random": Score(random, needs_filters=False),
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qfpass.store.scores import SCORES, Score, published, recency
+from qfpass.store.scores import SCORES, Score, knorm, published, random, recency
 
 
 def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -34,6 +34,26 @@ def test_recency_is_the_position_for_every_head() -> None:
     score = recency(key, value, position, None)
     assert score.dtype == torch.float32
     torch.testing.assert_close(score, position[:, None].expand(2, 3, 5).float())
+
+
+def test_knorm_keeps_small_keys() -> None:
+    key, value, position, _ = operands()
+    torch.testing.assert_close(knorm(key, value, position, None), -(key**2).sum(-1).sqrt())
+
+
+def test_random_is_uniform_and_differs_by_head() -> None:
+    positions = torch.arange(20_000)[None]
+    nothing = torch.zeros(1, 4, positions.shape[1], 1)
+    share = random(nothing, nothing, positions, None)[0] / 2**24
+    assert bool((share >= 0).all()) and bool((share < 1).all())
+    assert (share.mean(-1) - 0.5).abs().max() < 0.01
+    tenths = torch.stack([torch.histc(head, 10, 0, 1) for head in share])
+    assert (tenths / 2000 - 1).abs().max() < 0.15
+    # Neighbouring positions and heads choose independently of each other.
+    pairs = (share[:, 1:], share[:, :-1]), (share[1:], share[:-1])
+    for a, b in pairs:
+        correlation = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+        assert correlation.abs() < 0.02
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)

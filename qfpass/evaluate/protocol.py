@@ -1,0 +1,107 @@
+"""The two protocols: a fixed budget, and a budget of n / ratio for a prompt of n tokens."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+import qfpass
+
+from ..errors import ConfigError
+from ..runtime.model import CompiledDecoder
+from ..store.scores import SCORES
+from .baselines import BASELINES, Baseline
+from .reader import Model, Reader, open_reader
+
+GRAIN = 8  # slots; budgets of n / ratio are rounded up to a multiple, so that like prompts share a compile
+
+
+@dataclass(frozen=True)
+class Method:
+    """A score at a budget: one row of a report.
+
+    Attributes:
+        score: a name in `qfpass.store.scores.SCORES` or in `qfpass.evaluate.baselines.BASELINES`.
+        budget: slots per key/value head, whatever the prompt: the first protocol.
+        ratio: instead, a prompt of n tokens gets ceil(n / ratio) slots, up to the next multiple of 8:
+            the second protocol.
+        recent: newest tokens never evicted; None takes a quarter of the slots.
+        sinks: first tokens never evicted.
+
+    Raises:
+        ConfigError: an unknown score, or not exactly one of budget and ratio.
+    """
+
+    score: str
+    budget: int | None = None
+    ratio: float | None = None
+    recent: int | None = None
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        known = (*SCORES, *BASELINES)
+        if self.score not in known:
+            raise ConfigError(f"score must be one of {', '.join(known)}, not {self.score!r}.")
+        if (self.budget is None) == (self.ratio is None):
+            raise ConfigError(f"{self.score}: give a budget or a ratio, exactly one of them.")
+        if self.ratio is not None and not (math.isfinite(self.ratio) and self.ratio > 1):
+            raise ConfigError(f"ratio must be more than 1, not {self.ratio!r}; 1 is the uncompressed row.")
+
+    def __str__(self) -> str:
+        size = f"{self.budget} slots" if self.budget is not None else f"{self.ratio:g}x"
+        return f"{self.score} {size}"
+
+    def slots(self, tokens: int) -> int:
+        """Slots a head for a prompt of `tokens` tokens."""
+        if self.budget is not None:
+            return self.budget
+        assert self.ratio is not None
+        return math.ceil(math.ceil(tokens / self.ratio) / GRAIN) * GRAIN
+
+
+@dataclass
+class Bounded:
+    """A model under a method: gives each prompt a reader with the budget that the method says.
+
+    A compiled store's slots are fixed, so every distinct budget is compiled once, for the "eager" backend.
+
+    Attributes:
+        model: the original model.
+        method: how keys are kept.
+        compile_options: further arguments of `qfpass.compile`, such as `filters` or `skip_layers`.
+    """
+
+    model: nn.Module
+    method: Method
+    compile_options: dict[str, Any] = field(default_factory=dict)
+    _compiled: dict[int, CompiledDecoder] = field(default_factory=dict, init=False, repr=False)
+    _baseline: Baseline | None = field(default=None, init=False, repr=False)
+
+    def reader(self, tokens: int) -> Reader:
+        """A reader for a prompt of `tokens` tokens."""
+        method, slots = self.method, self.method.slots(tokens)
+        if method.score in BASELINES:
+            self._baseline = self._baseline or Baseline(self.model, method.score)
+            return self._baseline.reader(slots, method.recent, method.sinks)
+        if slots not in self._compiled:
+            self._compiled[slots] = compile_budget(self.model, slots, method, self.compile_options)
+        return open_reader(self._compiled[slots], tokens)
+
+
+def compile_budget(model: nn.Module, slots: int, method: Method, options: dict[str, Any]) -> CompiledDecoder:
+    """`model` with `slots` slots a head, run eagerly and unproven: for evaluation only."""
+    settings: dict[str, Any] = {"backend": "eager", "verify": False} | options
+    return qfpass.compile(
+        model, budget=slots, score=method.score, recent=method.recent, sinks=method.sinks, **settings
+    )
+
+
+def with_methods(
+    model: nn.Module, methods: list[Method], compile_options: dict[str, Any] | None = None
+) -> dict[str, Model]:
+    """What to compare, by name: the uncompressed model first, then the model under each method."""
+    rows: dict[str, Model] = {"uncompressed": model}
+    for method in methods:
+        rows[str(method)] = Bounded(model, method, dict(compile_options or {}))
+    return rows

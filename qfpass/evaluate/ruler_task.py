@@ -1,0 +1,60 @@
+"""What a RULER task is: samples made from a seed at any size, as text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+from ..errors import InputError
+
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One sample as text; the outputs are what the answer must hold."""
+
+    context: str
+    question: str
+    answer_prefix: str
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What tasks draw on: the words of the essays, and tokens of a whole prompt."""
+
+    essay_words: tuple[str, ...]
+    length: int
+    count: Callable[[str], int] = field(repr=False)  # tokens of a text
+
+
+# A task makes a sample of some size (sentences, words) from its own seed.
+Maker = Callable[[str, int, Material], Parts]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How samples are made, the tokens that an answer may have, the smallest size and the largest.
+
+    A task that `reads_essays` makes no prompt once they end; other haystacks repeat.
+    """
+
+    make: Maker
+    new_tokens: int
+    smallest: int
+    largest: Callable[[Material], int] = lambda material: material.length
+    reads_essays: bool = False
+
+
+@cache
+def word_lists() -> dict[str, tuple[str, ...]]:
+    """Sorted nouns, adjectives and verbs of `wonderwords`."""
+    try:
+        from wonderwords import RandomWord
+    except ImportError:
+        raise InputError(
+            "RULER's keys and word lists come from the package wonderwords: pip install 'qfpass[evaluate]'."
+        ) from None
+    source = RandomWord()
+    kinds = ("nouns", "adjectives", "verbs")
+    return {kind: tuple(sorted(set(source.filter(include_categories=[kind])))) for kind in kinds}
