@@ -70,7 +70,9 @@ def perplexity(
         return evaluate.perplexity(each, rows, first=first, batch=batch, progress=progress)
 
     models = evaluate.with_methods(original, chosen, _compile_options(filters))
-    _finish(evaluate.compare("perplexity", model, models, run, settings | {"first": first}), out, plot)
+    _finish(
+        evaluate.compare("perplexity", _short(model), models, run, settings | {"first": first}), out, plot
+    )
 
 
 @commands.command()
@@ -97,7 +99,7 @@ def needle(
         )  # fmt: skip
 
     models = evaluate.with_methods(original, chosen, _compile_options(filters))
-    _finish(evaluate.compare("needle", model, models, run, settings), out, plot)
+    _finish(evaluate.compare("needle", _short(model), models, run, settings), out, plot)
 
 
 @commands.command()
@@ -123,7 +125,7 @@ def ruler(
         )  # fmt: skip
 
     models = evaluate.with_methods(original, chosen, _compile_options(filters))
-    _finish(evaluate.compare("ruler", model, models, run, settings), out, plot)
+    _finish(evaluate.compare("ruler", _short(model), models, run, settings), out, plot)
 
 
 @commands.command()
@@ -150,7 +152,7 @@ def generation(
         )
 
     models = evaluate.with_methods(original, chosen, _compile_options(filters))
-    _finish(evaluate.compare("generation", model, models, run, settings), out, plot)
+    _finish(evaluate.compare("generation", _short(model), models, run, settings), out, plot)
 
 
 @app.command()
@@ -209,8 +211,13 @@ def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
     return kept | {"data": arguments["data"].name, "torch_threads": torch.get_num_threads()}
 
 
+def _short(model: str) -> str:
+    """A model's name in titles: a folder's last part."""
+    return Path(model).name if Path(model).is_dir() else model
+
+
 def _finish(evaluation: evaluate.Evaluation, out: Path, plot: bool) -> None:
-    Console().print(evaluation)
+    print(evaluation)
     try:
         written = [evaluation.save(out), *([evaluate.plot(evaluation, out)] if plot else [])]
     except OSError as error:

@@ -50,9 +50,10 @@ class GenerationResult:
         return mean_and_error([c.equal for c in self.continuations])
 
     @property
-    def perplexity(self) -> float:
-        """Perplexity of all texts together under the uncompressed model (they are equally long)."""
-        return math.exp(mean_and_error([math.log(c.perplexity) for c in self.continuations])[0])
+    def perplexity(self) -> tuple[float, float | None]:
+        """Of all texts (equally long) under the uncompressed model, and its standard error."""
+        mean, error = mean_and_error([math.log(c.perplexity) for c in self.continuations])
+        return math.exp(mean), None if error is None else math.exp(mean) * error
 
     @property
     def samples(self) -> int:
@@ -64,7 +65,7 @@ class GenerationResult:
         return {
             "equal tokens": self.equal,
             "common prefix": self.common_prefix,
-            "perplexity": (self.perplexity, None),
+            "perplexity": self.perplexity,
         }
 
 

@@ -25,7 +25,10 @@ def plot(evaluation: Evaluation, folder: str | Path) -> Path:
     if evaluation.kind == "needle":
         _heat_maps(figure, evaluation.rows)
     else:
-        _bars(figure, evaluation.rows)
+        names = list(evaluation.rows[0].measures)
+        # RULER's tasks share a scale; other measures have one each.
+        groups = [names] if evaluation.kind == "ruler" else [[name] for name in names]
+        _bars(figure, evaluation.rows, groups)
     figure.suptitle(f"{evaluation.kind}: {evaluation.model}")
     figure.savefig(path, dpi=120)
     return path
@@ -48,15 +51,16 @@ def _heat_maps(figure: Any, rows: tuple[Row, ...]) -> None:
     figure.colorbar(image, ax=list(panels), label="share found")
 
 
-def _bars(figure: Any, rows: tuple[Row, ...]) -> None:
-    """One panel a measure of its own scale: the first alone, then the others if there are many."""
-    names = list(rows[0].measures)
-    panel = figure.subplots()
+def _bars(figure: Any, rows: tuple[Row, ...], groups: list[list[str]]) -> None:
+    """A panel a group of measures of one scale: bars side by side, a colour a row."""
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
     width = 0.8 / len(rows)
-    for i, row in enumerate(rows):
-        means = [row.measures[name][0] for name in names]
-        errors = [row.measures[name][1] or 0.0 for name in names]
-        places = [place + i * width for place in range(len(names))]
-        panel.bar(places, means, width, yerr=errors, capsize=2, label=row.name)
-    panel.set_xticks([place + 0.4 - width / 2 for place in range(len(names))], names, rotation=30, ha="right")
-    panel.legend(fontsize=8)
+    for panel, names in zip(panels, groups, strict=True):
+        for i, row in enumerate(rows):
+            means = [row.measures[name][0] for name in names]
+            errors = [row.measures[name][1] or 0.0 for name in names]
+            places = [place + i * width for place in range(len(names))]
+            panel.bar(places, means, width, yerr=errors, capsize=2, label=row.name)
+        middles = [place + 0.4 - width / 2 for place in range(len(names))]
+        panel.set_xticks(middles, names, rotation=30, ha="right")
+    panels[0].legend(fontsize=8)

@@ -17,6 +17,7 @@ from .footprint import Footprint
 from .reader import Model
 
 FIRST = "uncompressed"
+WIDE = 500  # columns, so that no figure is cut short
 MANY = 5  # measures beyond which a table is turned, to fit a terminal
 PACKAGES = ("qfpass", "torch", "transformers", "wonderwords")
 
@@ -100,10 +101,10 @@ class Evaluation:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=160)
+        console = Console(width=WIDE)
         with console.capture() as captured:
             console.print(self)
-        return captured.get()
+        return captured.get().rstrip()
 
 
 def compare(

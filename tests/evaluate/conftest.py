@@ -30,11 +30,8 @@ def sentences(count: int, seed: int = 0) -> str:
 
 
 @pytest.fixture(autouse=True)
-def cheap(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Graphs run untraced (other tests trace them) and on one thread, unless real weights are at work."""
-    if request.node.get_closest_marker("weights"):
-        yield
-        return
+def cheap() -> Iterator[None]:
+    """Graphs run untraced (other tests trace them) and on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.compiler.set_stance("force_eager"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-import qfpass
 from qfpass import evaluate
 from qfpass.errors import InputError
 from qfpass.evaluate.footprint import Footprint
@@ -84,7 +84,7 @@ def test_a_table_of_many_measures_has_a_method_a_column() -> None:
     assert sum("task" in line for line in lines) == 8
 
 
-@pytest.mark.parametrize("kind", ["perplexity", "needle"])
+@pytest.mark.parametrize("kind", ["perplexity", "needle", "ruler"])
 def test_plots_are_pngs(tmp_path: Path, kind: str) -> None:
     grid = {"lengths": [10, 20], "depths": [0.0, 1.0], "partial": [[0.0, 1.0], [0.5, 0.25]]}
     rows: Any = [
@@ -97,7 +97,6 @@ def test_plots_are_pngs(tmp_path: Path, kind: str) -> None:
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match="matplotlib"):
         evaluate.plot(evaluation(row("uncompressed")), tmp_path)
-    assert qfpass.__version__
