@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
-from decoders import Decoder, causal, decoder, places, text
+from decoders import HEAD_DIM, Decoder, causal, decoder, places, text
 from torch import nn
 
 import qfpass
@@ -49,6 +49,27 @@ class CountsForItself(Decoder):
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         return super().forward(input_ids, torch.arange(input_ids.shape[1])[None])
+
+
+class Views(Decoder):
+    """Merges the heads by a view, which needs the memory layout of PyTorch's own attention output."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.tokens(input_ids) + self.places(position_ids)
+        for layer in self.layers:
+            normed = layer.norm(hidden)
+            query, key, value = (
+                part(normed).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)
+                for part in (layer.query, layer.key, layer.value)
+            )
+            seen = causal(query, key, value, position_ids).transpose(1, 2)
+            hidden = hidden + layer.out(seen.view(*input_ids.shape, -1))
+        return self.head(hidden)
+
+
+def test_a_view_of_the_output_is_no_obstacle() -> None:
+    model = Views().eval()
+    verify(model, *captured_of(model))
 
 
 def test_a_good_decoder_passes() -> None:

@@ -156,6 +156,9 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
             node.op == "call_module" and str(node.target) == "_guards_fn"
         ) or node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
+        elif node.target is aten.view.default:
+            # A kernel's output may lie in memory in another order than the original's, which a view refuses.
+            node.target = aten.reshape.default
         elif _does_nothing(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
