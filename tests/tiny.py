@@ -1,4 +1,4 @@
-"""Tiny decoders with seeded random weights: nine Hugging Face families and two written by hand."""
+"""Tiny decoders with seeded random weights: ten Hugging Face families and two written by hand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -27,7 +28,7 @@ INITIALIZER_RANGE = 0.2
 
 def _from_config(config: PretrainedConfig, seed: int, dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     # Special tokens are of no meaning here, and an end of text would cut generation short.
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
@@ -95,6 +96,30 @@ def _gpt2(
     return _from_config(config, seed, dtype)
 
 
+def _gptj(
+    layers: int = 2,
+    heads: int = 4,
+    head_dim: int = 8,
+    vocab: int = 61,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **_: Any,
+) -> nn.Module:
+    """GPT-J, whose attention is a softmax between two matmuls; no grouped heads and no window."""
+    config = GPTJConfig(
+        n_layer=layers,
+        n_head=heads,
+        n_embd=heads * head_dim,
+        rotary_dim=4,
+        vocab_size=vocab,
+        n_positions=MAX_POSITIONS,
+        initializer_range=INITIALIZER_RANGE,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return _from_config(config, seed, dtype)
+
+
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "llama": _family(LlamaConfig),
     "mistral": _family(MistralConfig, hidden_size=24),
@@ -104,6 +129,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "phi3": _family(Phi3Config),
     "olmo2": _family(Olmo2Config),
     "gpt2": _gpt2,
+    "gptj": _gptj,
     "gpt_neox": _family(GPTNeoXConfig),  # it has no grouped heads: kv_heads is ignored
 }
 

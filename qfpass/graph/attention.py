@@ -1,13 +1,16 @@
 """Find: every attention in a captured graph, read by data flow, with what rewriting needs to know."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from ..errors import NoAttentionError, UnsupportedOpError
+from .calls import OPERATORS, Call, operator_name, site_name
 from .capture import Captured
+from .mask import text_dependent
+from .softmax import SOFTMAX, read_softmax
 from .span import Span, learn_span
 
 aten = torch.ops.aten
@@ -36,21 +39,6 @@ class Attention:
     heads_last: bool = False
 
 
-@dataclass(frozen=True)
-class _Call:
-    """An attention operator's arguments in one form, whatever the operator."""
-
-    query: fx.Node
-    key: fx.Node
-    value: fx.Node
-    scale: float | None
-    causal: bool
-    window: int | None
-    mask: fx.Node | None
-    dropout: float
-    heads_last: bool
-
-
 def find_attentions(captured: Captured, context_length: int | None) -> list[Attention]:
     """All attentions in graph order.
 
@@ -60,81 +48,41 @@ def find_attentions(captured: Captured, context_length: int | None) -> list[Atte
     """
     spans: dict[fx.Node, Span] = {}
     found: list[Attention] = []
-    for node in captured.module.graph.nodes:
-        reader = _READERS.get(_operator_name(node))
-        if reader is not None:
-            site = _site_name(node)
-            call = reader(node)
-            span = _span(captured, call, site, context_length, spans)
-            found.append(_record(len(found), site, node, call, span))
+    for call in _calls(captured.module):
+        site = site_name(call.node)
+        span = _span(captured, call, site, context_length, spans)
+        found.append(_record(len(found), site, call, span))
     if not found:
         raise NoAttentionError(
-            "no attention was found in the captured graph: the model must call "
-            "scaled_dot_product_attention or flash_attn (attention written as softmax between two "
-            "matmuls is not recognised)."
+            "no attention was found in the captured graph: no scaled_dot_product_attention, no flash_attn, "
+            "and no softmax between two matmuls."
         )
     return found
 
 
-def _operator_name(node: fx.Node) -> str:
-    target = node.target
-    return target._schema.name if isinstance(target, torch._ops.OpOverload) else ""
-
-
-def _read_sdpa(node: fx.Node) -> _Call:
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    return _Call(
-        given["query"],
-        given["key"],
-        given["value"],
-        given.get("scale"),
-        bool(given.get("is_causal", False)),
-        None,
-        given.get("attn_mask"),
-        float(given.get("dropout_p", 0.0)),
-        heads_last=False,
-    )
-
-
-def _read_flash_attn(node: fx.Node) -> _Call:
-    """flash_attn's forward operator; its window_size_left counts the keys before the query's own."""
-    names = [argument.name for argument in node.target._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    site = _site_name(node)
-    if given.get("alibi_slopes") is not None or given.get("softcap", 0.0):
-        raise UnsupportedOpError(f"{site}: flash_attn with alibi_slopes or softcap isn't supported.")
-    left = given.get("window_size_left", -1)
-    causal = bool(given.get("causal", False)) or given.get("window_size_right", -1) == 0
-    return _Call(
-        given["q"],
-        given["k"],
-        given["v"],
-        given.get("softmax_scale"),
-        causal,
-        None if left is None or left < 0 else left + 1,
-        None,
-        float(given.get("dropout_p", 0.0)),
-        heads_last=True,
-    )
-
-
-_READERS: dict[str, Callable[[fx.Node], _Call]] = {
-    "aten::scaled_dot_product_attention": _read_sdpa,
-    "flash_attn::_flash_attn_forward": _read_flash_attn,
-}
+def _calls(module: fx.GraphModule) -> Iterator[Call]:
+    """Every attention's call, in graph order."""
+    text = text_dependent(module.graph)
+    for node in list(module.graph.nodes):
+        name = operator_name(node)
+        if name in OPERATORS:
+            yield OPERATORS[name](node)
+        elif name in SOFTMAX:
+            call = read_softmax(module, node, text)
+            if call is not None:
+                yield call
 
 
 def _span(
     captured: Captured,
-    call: _Call,
+    call: Call,
     site: str,
     context_length: int | None,
     known: dict[fx.Node, Span],
 ) -> Span:
     if call.dropout:
         raise UnsupportedOpError(f"{site}: attention dropout ({call.dropout}) is on: call model.eval().")
-    if call.mask is None:
+    if not call.masks:
         if not call.causal:
             raise UnsupportedOpError(
                 f"{site}: bidirectional attention (no mask, not causal); qfpass compiles causal decoders."
@@ -142,12 +90,14 @@ def _span(
         return Span(call.window)
     if call.causal:
         raise UnsupportedOpError(f"{site}: both a mask and is_causal, which contradict each other.")
-    if call.mask not in known:
-        known[call.mask] = learn_span(captured.module, call.mask, site, context_length)
-    return known[call.mask]
+    for mask in call.masks:
+        if mask not in known:
+            known[mask] = learn_span(captured.module, mask, site, context_length)
+    windows = [w for mask in call.masks if (w := known[mask].window) is not None]
+    return Span(min(windows, default=None))
 
 
-def _record(index: int, site: str, node: fx.Node, call: _Call, span: Span) -> Attention:
+def _record(index: int, site: str, call: Call, span: Span) -> Attention:
     heads = 2 if call.heads_last else 1
     query_shape = call.query.meta["val"].shape
     query_heads, head_dim = int(query_shape[heads]), int(query_shape[3])
@@ -171,7 +121,7 @@ def _record(index: int, site: str, node: fx.Node, call: _Call, span: Span) -> At
     scale = float(call.scale) if call.scale is not None else head_dim**-0.5
     value_dim = int(value.meta["val"].shape[3])
     return Attention(
-        index, site, node, call.query, key, value, scale,
+        index, site, call.node, call.query, key, value, scale,
         query_heads, kv_heads, head_dim, value_dim, span, call.heads_last,
     )  # fmt: skip
 
@@ -203,13 +153,3 @@ def _strip_repeat(node: fx.Node) -> fx.Node:
 def _below(node: fx.Node, target: object) -> fx.Node:
     """The input of `node` if it calls `target`, else the node itself."""
     return node.args[0] if node.target is target else node
-
-
-def _site_name(node: fx.Node) -> str:
-    """The module path that the attention was called from, else the node's own name."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values() if path]
-    if not paths:
-        return node.name
-    path = paths[-1].replace("L['self'].", "").removeprefix("model.")
-    return path or node.name

@@ -30,14 +30,15 @@ class Mask:
     def __init__(self, module: fx.GraphModule, mask: fx.Node, site: str) -> None:
         self.site, self.device = site, mask.meta["val"].device
         needed = _backward(mask)
-        if _reads_text(mask, needed):
+        if mask in text_dependent(mask.graph):
             raise UnsupportedOpError(
                 f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
                 "which keys it will show isn't known when one is evicted."
             )
         graph, self.numbers = _copied(mask, needed)
         self._program = fx.GraphModule(module, graph)
-        tables = [t for n in needed if n.op == "get_attr" and (t := _attribute(module, n)) is not None]
+        held = [attribute(module, n) for n in needed if n.op == "get_attr"]
+        tables = [t for t in held if isinstance(t, torch.Tensor) and bool(t.isfinite().any())]
         self.numbers |= {abs(int(x)) for t in tables if t.dim() < 2 for x in t.flatten()[:64].tolist()}
         self.table_length = min((max(t.shape) for t in tables if t.dim() >= 2), default=None)
 
@@ -86,15 +87,15 @@ def _backward(target: fx.Node) -> set[fx.Node]:
     return needed
 
 
-def _reads_text(target: fx.Node, needed: set[fx.Node]) -> bool:
-    """Whether a value, and not only the shape, of input_ids reaches `target`."""
+def text_dependent(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that a value of input_ids reaches, and not only their shape."""
     reading: set[fx.Node] = set()
-    for node in target.graph.nodes:
+    for node in graph.nodes:
         is_text = node.op == "placeholder" and node.name == "input_ids"
         passes_on = any(n in reading for n in node.all_input_nodes) and node.target not in _SHAPE_ONLY
-        if node in needed and (is_text or passes_on):
+        if is_text or passes_on:
             reading.add(node)
-    return target in reading
+    return reading
 
 
 def _copied(target: fx.Node, needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:
@@ -117,9 +118,9 @@ def _integers(args: object) -> set[int]:
     return set()
 
 
-def _attribute(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
-    """The tensor of a get_attr node, if it can hold a table or a window: numbers, not fake ones."""
+def attribute(module: fx.GraphModule, node: fx.Node) -> object:
+    """What a get_attr node reads from the module."""
     value: object = module
     for name in str(node.target).split("."):
         value = getattr(value, name)
-    return value if isinstance(value, torch.Tensor) and bool(value.isfinite().any()) else None
+    return value

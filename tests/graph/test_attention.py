@@ -1,18 +1,15 @@
 """Finding attention in graphs of small decoders, and rewriting what was found."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
-from decoders import HEAD_DIM, KV_HEADS, QUERY_HEADS, Decoder, causal, decoder, places, text
+from decoders import HEAD_DIM, KV_HEADS, QUERY_HEADS, causal, decoder
+from rewriting import check_rewritten, found
 
 from qfpass.errors import NoAttentionError, UnsupportedOpError
-from qfpass.graph.attention import Attention, find_attentions
-from qfpass.graph.capture import Captured, capture
 from qfpass.kernels import reference
-from qfpass.runtime.uncompressed import Uncompressed
 
 GROUP = QUERY_HEADS // KV_HEADS
 T = torch.Tensor
@@ -41,23 +38,6 @@ def expanded_outside(query: T, key: T, value: T, positions: T) -> T:
     """Copies that vary fastest are a group's; these vary slowest, though expanded and reshaped alike."""
     wide = (t[:, None].expand(-1, GROUP, -1, -1, -1).flatten(1, 2) for t in (key, value))
     return F.scaled_dot_product_attention(query, *wide, is_causal=True)
-
-
-def found(model: Decoder) -> tuple[Captured, list[Attention]]:
-    captured = capture(model)
-    return captured, find_attentions(captured, 64)
-
-
-@torch.no_grad()
-def check_rewritten(model: Decoder, captured: Captured, attentions: list[Attention], batch: int = 2) -> None:
-    """The rewritten decoder, keeping every key, equals the model however the text is cut."""
-    ids = text(13, batch)
-    wanted = model(ids, places(ids))
-    program = Uncompressed(captured, attentions, capacity=13, batch=batch)
-    for ends in ((0, 13), (0, 5, 6, 10, 13), tuple(range(14))):
-        program.restart()
-        actual = torch.cat([program.read(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
-        torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attend", [causal, by_expand, by_repeat_interleave])
@@ -135,12 +115,9 @@ def test_keys_of_another_length_are_refused() -> None:
         found(decoder(attend, layers=1))
 
 
-def test_attention_written_as_softmax_is_not_found() -> None:
+def test_no_attention_is_an_error() -> None:
     def attend(query: T, key: T, value: T, positions: T) -> T:
-        key, value = (t.repeat_interleave(GROUP, dim=1) for t in (key, value))
-        hidden = positions[:, None, :, None] < positions[:, None, None, :]
-        logits = (query @ key.transpose(-1, -2)).masked_fill(hidden, float("-inf"))
-        return logits.softmax(-1) @ value
+        return query * value.repeat_interleave(GROUP, dim=1)
 
     with pytest.raises(NoAttentionError, match="scaled_dot_product_attention"):
         found(decoder(attend))
