@@ -231,3 +231,18 @@ class WindowDecoder(PlainDecoder):
         distance = positions[:, None, :, None] - positions[:, None, None, :]
         seen = (distance >= 0) & (distance < self.window)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
+
+
+class MixedDecoder(WindowDecoder):
+    """A `WindowDecoder` whose odd layers see the whole text."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """See `PlainDecoder`."""
+        hidden = self.tokens(input_ids)
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, PlainLayer)
+            attend = super().attend if index % 2 == 0 else super(WindowDecoder, self).attend
+            hidden = layer.after_attention(
+                hidden, attend(*layer.heads_of(hidden, position_ids), position_ids)
+            )
+        return self.head(self.norm(hidden))
