@@ -73,51 +73,31 @@ def _family(config_class: type[PretrainedConfig], **fixed: Any) -> Callable[...,
     return build
 
 
-def _gpt2(
-    layers: int = 2,
-    heads: int = 4,
-    head_dim: int = 8,
-    vocab: int = 61,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    **_: Any,
-) -> nn.Module:
-    """GPT-2 has no grouped heads and no window: those are ignored."""
-    config = GPT2Config(
-        n_layer=layers,
-        n_head=heads,
-        n_embd=heads * head_dim,
-        vocab_size=vocab,
-        n_positions=MAX_POSITIONS,
-        initializer_range=INITIALIZER_RANGE,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return _from_config(config, seed, dtype)
+def _gpt(config_class: type[PretrainedConfig], **fixed: Any) -> Callable[..., nn.Module]:
+    """A builder for families with GPT-2's names; no grouped heads, no window: those are ignored."""
 
+    def build(
+        layers: int = 2,
+        heads: int = 4,
+        head_dim: int = 8,
+        vocab: int = 61,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        **_: Any,
+    ) -> nn.Module:
+        sizes: dict[str, Any] = {
+            "n_layer": layers,
+            "n_head": heads,
+            "n_embd": heads * head_dim,
+            "vocab_size": vocab,
+            "n_positions": MAX_POSITIONS,
+            "initializer_range": INITIALIZER_RANGE,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+        return _from_config(config_class(**(sizes | fixed)), seed, dtype)
 
-def _gptj(
-    layers: int = 2,
-    heads: int = 4,
-    head_dim: int = 8,
-    vocab: int = 61,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    **_: Any,
-) -> nn.Module:
-    """GPT-J, whose attention is a softmax between two matmuls; no grouped heads and no window."""
-    config = GPTJConfig(
-        n_layer=layers,
-        n_head=heads,
-        n_embd=heads * head_dim,
-        rotary_dim=4,
-        vocab_size=vocab,
-        n_positions=MAX_POSITIONS,
-        initializer_range=INITIALIZER_RANGE,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return _from_config(config, seed, dtype)
+    return build
 
 
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
@@ -128,8 +108,8 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "gemma3": _family(Gemma3TextConfig),
     "phi3": _family(Phi3Config),
     "olmo2": _family(Olmo2Config),
-    "gpt2": _gpt2,
-    "gptj": _gptj,
+    "gpt2": _gpt(GPT2Config),
+    "gptj": _gpt(GPTJConfig, rotary_dim=4),  # a softmax between two matmuls
     "gpt_neox": _family(GPTNeoXConfig),  # it has no grouped heads: kv_heads is ignored
 }
 

@@ -1,4 +1,4 @@
-"""RULER's needle tasks: magic numbers or uuids of some keys, hidden in essays, noise or other needles."""
+"""RULER's needle tasks: numbers or uuids of some keys, hidden in essays, noise or other needles."""
 
 import re
 import uuid
@@ -29,14 +29,13 @@ def niah(
         else:
             text = _in_lines(random, needles, size, haystack, keys, values)
         kind = values if many else values[:-1]
-        article, are = ("Some", "are") if many else ("A", "is")
+        are = "are" if many else "is"
         query = asked[0] if num_queries == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
         return Parts(
-            f"{article} special magic {kind} {are} hidden within the following text. Make sure to memorize "
-            f"it. I will quiz you about the {kind} afterwards.\n{text}\n",
-            f"What {'are all' if many else 'is'} the special magic {kind} for {query} mentioned in the "
-            "provided text?",
-            f"The special magic {kind} for {query} mentioned in the provided text {are}",
+            f"The text below tells you to remember certain {values}. Read it closely: a question about the "
+            f"{kind} comes at the end.\n{text}\n",
+            f"Which {kind} does the text tell you to remember for {query}?",
+            f"The {kind} to remember for {query} {are}",
             tuple(value for name in asked for value in held[name]),
         )
 
@@ -62,7 +61,7 @@ def _distinct(random: Random, kind: str, count: int) -> list[str]:
 
 
 def _needle(kind: str, key: str, value: str) -> str:
-    return f"One of the special magic {kind} for {key} is: {value}."
+    return f"Among the {kind} to remember, this one is for {key}: {value}."
 
 
 def _in_essay(random: Random, needles: Sequence[str], words: Sequence[str], size: int) -> str:

@@ -18,8 +18,7 @@ QA_TASKS = {
     "qa_2": ("hotpotqa/hotpot_qa", "distractor"),
 }
 INSTRUCTION = (
-    "Answer the question based on the given documents. Only give me the answer and do not output any other "
-    "words."
+    "The documents hold the answer to a question. Reply with that answer alone, in as few words as it takes."
 )
 
 
@@ -103,7 +102,7 @@ def _task(questions: list[Question], documents: list[str]) -> Task:
         shown = [*asked.documents, *[*near, *others][:size]]
         random.shuffle(shown)
         text = "\n\n".join(f"Document {i}:\n{document}" for i, document in enumerate(shown, 1))
-        context = f"{INSTRUCTION}\n\nThe following are given documents.\n\n{text}\n\n"
+        context = f"{INSTRUCTION}\n\n{text}\n\n"
         return Parts(context, f"{INSTRUCTION}\n\nQuestion: {asked.query}", "Answer:", asked.outputs)
 
     return Task(make, new_tokens=32, smallest=0, largest=lambda material: len(documents))

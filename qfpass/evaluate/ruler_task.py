@@ -6,7 +6,9 @@ from functools import cache
 
 from ..errors import InputError
 
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+NOISE = (
+    "Clouds drift over the hill. Water runs in the ditch. The path goes on. Someone walks by, then returns."
+)
 
 
 @dataclass(frozen=True)

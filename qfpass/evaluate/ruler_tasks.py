@@ -1,10 +1,10 @@
 """RULER's eleven synthetic tasks, made here with the published parameters.
 
-Hsieh et al. 2024, arXiv 2404.06654. Task parameters, wording of the prompts and counts are those of
-github.com/NVIDIA/RULER (Copyright NVIDIA, Apache-2.0); words come from `wonderwords`, as there. What
-differs: haystacks grow by the smallest step that there is, so prompts come closer to the length asked for,
-essays are cut into sentences at their punctuation (RULER uses nltk), and the example of `vt` takes at most a
-quarter of the length.
+Hsieh et al. 2024, arXiv 2404.06654. Parameters, counts and metric are those of github.com/NVIDIA/RULER; words
+come from `wonderwords`, as there. The prompts are worded anew, so figures compare the rows of one report, not
+with published ones. What else differs: haystacks grow by the smallest step that there is, so prompts come
+closer to the length asked for, essays are cut into sentences at their punctuation (RULER uses nltk), and the
+example of `vt` takes at most a quarter of the length.
 """
 
 from .ruler_niah import niah

@@ -40,12 +40,9 @@ def _vt(
         places = sorted(random.sample(range(len(lines)), len(steps)))
         for offset, (place, step) in enumerate(zip(places, steps, strict=True)):
             lines.insert(place + offset, step)
-    context = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
-    question = f"Question: Find all variables that are assigned the value {asked} in the text above."
-    prefix = (
-        "Answer: According to the chain(s) of variable assignment in the text above, "
-        f"{hops + 1} variables are assigned the value {asked}, they are:"
-    )
+    context = "Here and there the text below sets a variable. Keep track of which variable holds what.\n\n"
+    question = f"Question: Which variables hold the value {asked}, directly or by way of another?"
+    prefix = f"Answer: Following the text, {hops + 1} variables hold the value {asked}, namely:"
     return context + "\n".join(lines), question, prefix, tuple(every[: hops + 1])
 
 

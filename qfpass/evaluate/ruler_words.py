@@ -20,8 +20,8 @@ def common_words(common: int = 10) -> Task:
         full = material.length >= FULL_SIZE
         example, solved = _cwe(random, *((40, 10, 3) if full else (20, 3, 1)), common)
         shown, words = _cwe(random, size, *((30, 3) if full else (6, 1)), common)
-        question = "Question: What are the 10 most common words in the above list?"
-        prefix = "Answer: The top 10 words that appear most often in the list are:"
+        question = "Question: Which 10 words does the list repeat most?"
+        prefix = "Answer: The 10 words repeated most are:"
         return Parts(
             f"{example}\n{question} {prefix} {_numbered(solved)}\n{shown}\n", question, prefix, tuple(words)
         )
@@ -43,11 +43,10 @@ def frequent_words(letters: int = 6) -> Task:
         text = [w for k, w in enumerate(vocabulary, 1) for _ in range(int(size * k**-ZIPF / zeta))]
         random.shuffle(text)
         return Parts(
-            "Read the following coded text and track the frequency of each coded word. Find the three most "
-            f"frequently appeared coded words. {' '.join(text)}\n",
-            "Question: Do not provide any explanation. Please ignore the dots '....'. What are the three "
-            "most frequently appeared words in the above coded text?",
-            "Answer: According to the coded text above, the three most frequently appeared words are:",
+            "This text is in code. Count its words as you read, and note which three lead the count: "
+            f"{' '.join(text)}\n",
+            "Question: Leaving the dots aside, which three words of the code occur most? Only name them.",
+            "Answer: The three words of the code that occur most are:",
             tuple(vocabulary[1:4]),
         )
 
@@ -60,8 +59,8 @@ def _cwe(random: Random, size: int, often: int, seldom: int, common: int) -> tup
     text = top * often + rest * seldom
     random.shuffle(text)
     intro = (
-        "Below is a numbered list of words. In these words, some appear more often than others. Memorize the "
-        "ones that appear most often.\n"
+        "A numbered list of words follows. A few of them are repeated more than the rest; keep in mind which "
+        "ones they are.\n"
     )
     return intro + _numbered(text), top
 

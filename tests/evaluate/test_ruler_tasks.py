@@ -49,7 +49,7 @@ def test_answers_are_in_the_context(made: dict[str, list[RulerSample]], task: st
             assert output not in sample.parts.question + sample.parts.answer_prefix
 
 
-NEEDLE = re.compile(r"One of the special magic (\w+) for (\S+) is: (\S+)\.(?=\s)")
+NEEDLE = re.compile(r"Among the (\w+) to remember, this one is for (\S+): (\S+)\.(?=\s)")
 SHAPES = {  # value kind, needles hidden (None: any number), keys asked for, outputs
     "niah_single_1": ("numbers", 1, 1, 1),
     "niah_single_2": ("numbers", 1, 1, 1),
@@ -79,14 +79,14 @@ def test_needles_are_those_asked_for(
         assert all(name == kind and re.fullmatch(shape, value) for name, _, value in hidden)
         assert all(key in parts.answer_prefix for key in asked)
         one = keys * outputs == 1
-        assert parts.context.startswith("A special" if one else "Some special")
+        assert parts.question.startswith(f"Which {kind[:-1] if one else kind} does")
         assert parts.answer_prefix.endswith("is" if one else "are")
         if task == "niah_multikey_3":
             assert all(re.fullmatch(UUID, key) for _, key, _ in hidden)
 
 
 def test_haystacks(made: dict[str, list[RulerSample]], essays: str) -> None:
-    assert "The grass is green." in made["niah_single_1"][0].parts.context
+    assert "Clouds drift over the hill." in made["niah_single_1"][0].parts.context
     essay = made["niah_single_2"][0].parts.context
     bare = NEEDLE.sub("", essay.split("\n", 1)[1])
     assert " ".join(bare.split())[:400] == essays[:400]
@@ -94,9 +94,9 @@ def test_haystacks(made: dict[str, list[RulerSample]], essays: str) -> None:
 
 def test_variables_follow_one_chain_of_four_hops(made: dict[str, list[RulerSample]]) -> None:
     for sample in made["vt"]:
-        value = re.search(r"assigned the value (\d{5}) ", sample.parts.question)
+        value = re.search(r"hold the value (\d{5}),", sample.parts.question)
         assert value is not None
-        example, text = sample.parts.context.split("\n\nMemorize")
+        example, text = sample.parts.context.split("\n\nHere and there")
         steps = re.findall(r"VAR (\w+) = (?:VAR )?(\w+)", text)
         chain = [value.group(1)]
         assert len(steps) == 5
@@ -106,7 +106,7 @@ def test_variables_follow_one_chain_of_four_hops(made: dict[str, list[RulerSampl
         assert tuple(chain[1:]) == sample.parts.outputs
         assert all(re.fullmatch("[A-Z]{5}", name) for name in sample.parts.outputs)
         solved = re.findall(r"VAR (\w+) =", example)
-        assert example.endswith("they are: " + " ".join(solved))
+        assert example.endswith("namely: " + " ".join(solved))
 
 
 @pytest.mark.parametrize(("length", "often", "seldom"), [(LENGTH, 6, 1), (5500, 30, 3)])
@@ -114,17 +114,17 @@ def test_common_words_are_the_most_common(
     tokenizer: Any, essays: str, length: int, often: int, seldom: int
 ) -> None:
     (sample,) = make_samples(Asker(tokenizer), essays, length=length, tasks=["cwe"], samples=1, seed=0)
-    text = sample.parts.context.rsplit("Memorize the ones that appear most often.\n", 1)[1]
+    text = sample.parts.context.rsplit("keep in mind which ones they are.\n", 1)[1]
     counts = Counter(re.split(r"\s*\d+\. ", text.strip())[1:])
     top = {word for word, _ in counts.most_common(10)}
     assert top == set(sample.parts.outputs)
     assert Counter(counts.values()) == {often: 10, seldom: len(counts) - 10}
-    assert sample.parts.context.count("What are the 10 most common words") == 1
+    assert sample.parts.context.count("Which 10 words does the list repeat most") == 1
 
 
 def test_frequent_words_follow_zipf(made: dict[str, list[RulerSample]]) -> None:
     for sample in made["fwe"]:
-        counts = Counter(sample.parts.context.split("coded words. ")[1].split()).most_common()
+        counts = Counter(sample.parts.context.split("lead the count: ")[1].split()).most_common()
         assert counts[0][0] == "..."
         assert tuple(word for word, _ in counts[1:4]) == sample.parts.outputs
         assert counts[3][1] > counts[4][1]

@@ -1,42 +1,18 @@
 """What a call may be given, and that a refused one changes nothing."""
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
+from bounded import CONTEXT, compiled, llama
 from decoders import HEAD_DIM, decoder, text
 from torch import nn
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache
 
 import qfpass
-from qfpass.errors import (
-    ConfigError,
-    FilterMismatchError,
-    InputError,
-    NoAttentionError,
-    SessionError,
-)
+from qfpass.errors import FilterMismatchError, InputError, SessionError
 from qfpass.filters import QFilters
-
-CONTEXT = 48
-
-
-def compiled(model: nn.Module, **settings: Any) -> nn.Module:
-    """Bounded to 16 slots, without filters and without Inductor."""
-    chosen = {"budget": 16, "chunk": 8, "score": "recency", "context_length": CONTEXT}
-    return qfpass.compile(model, backend="eager", **(chosen | settings))
-
-
-def llama(implementation: str = "sdpa") -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=53, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=CONTEXT,
-        attn_implementation=implementation,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -161,25 +137,6 @@ def test_a_session_of_another_model_is_refused(model: nn.Module, other: nn.Modul
     assert session.tokens_seen == 0
 
 
-def test_training_mode_is_refused() -> None:
-    original = decoder()
-    model = compiled(original)
-    with pytest.raises(qfpass.QFPassError, match="can't be trained"):
-        model.train()
-    assert not any(m.training for m in (*original.modules(), *model.modules()))
-    assert model.eval() is model
-
-
-def test_moving_or_casting_is_refused() -> None:
-    original = llama()
-    model = compiled(original)
-    for change in (lambda: model.half(), lambda: model.to(torch.bfloat16), lambda: model.to("meta")):
-        with pytest.raises(qfpass.QFPassError, match=r"stays on cpu in torch\.float32"):
-            change()
-    assert {p.dtype for p in original.parameters()} == {torch.float32}
-    assert model.to("cpu") is model
-
-
 def test_filters_of_another_shape_print_both_sides() -> None:
     filters = QFilters(tuple(torch.ones(5, HEAD_DIM) for _ in range(3)), source={"from": "elsewhere"})
     with pytest.raises(FilterMismatchError) as error:
@@ -188,79 +145,3 @@ def test_filters_of_another_shape_print_both_sides() -> None:
     assert "model:   2 layers: 2 of 6 query heads, 2 key/value heads, head dimension 8" in message
     assert "filters: 3 layers: 3 of 5 key/value heads, head dimension 8" in message
     assert "elsewhere" in message
-
-
-class Snapshot:
-    """All of a model that compile must leave alone."""
-
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        self.model, self.kind = model, type(model)
-        self.modes = [m.training for m in model.modules()]
-        self.kinds = [type(m) for m in model.modules()]
-        self.attributes = set(vars(model))
-        self.implementation = model.config._attn_implementation
-        self.state = {n: (t.data_ptr(), t.clone()) for n, t in model.state_dict().items()}
-        self.logits = self._run()
-
-    @torch.no_grad()
-    def _run(self) -> torch.Tensor:
-        return self.model(text(9)).logits
-
-    def check(self) -> None:
-        """Compare with the model as it is now."""
-        model = self.model
-        assert type(model) is self.kind
-        assert [m.training for m in model.modules()] == self.modes
-        assert [type(m) for m in model.modules()] == self.kinds
-        assert set(vars(model)) == self.attributes
-        assert model.config._attn_implementation == self.implementation
-        assert model.state_dict().keys() == self.state.keys()
-        for name, tensor in model.state_dict().items():
-            pointer, value = self.state[name]
-            assert tensor.data_ptr() == pointer
-            assert torch.equal(tensor, value)
-        assert torch.equal(self._run(), self.logits)
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_the_model_is_left_as_it_was(implementation: str) -> None:
-    original = llama(implementation)
-    before = Snapshot(original)
-    model = compiled(original)
-    before.check()
-    model(text(20))
-    model.generate(text(5), max_new_tokens=3, do_sample=False)
-    before.check()
-    shared = {p.data_ptr() for p in original.parameters()}
-    assert {p.data_ptr() for p in model.parameters()} == shared
-
-
-@pytest.mark.parametrize("original", [llama(), decoder()], ids=["llama", "plain"])
-def test_a_compiled_model_stands_for_its_original(original: nn.Module) -> None:
-    model = compiled(original, budget=CONTEXT)
-    again = compiled(model)
-    assert qfpass.report(again).sites[0].slots == 16
-    assert again.qfpass_original is original
-    wanted, actual = (qfpass.calibrate(m, [text(30)[0]], progress=False) for m in (original, model))
-    torch.testing.assert_close(actual.filters, wanted.filters)
-
-
-def test_the_model_is_left_as_it_was_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = llama("eager")
-    before = Snapshot(original)
-    for settings in ({"budget": 4}, {"skip_layers": (7,)}, {"context_length": 1}):
-        with pytest.raises(ConfigError):
-            compiled(original, **settings)
-        before.check()
-    filters = QFilters((torch.ones(2, 8),))
-    with pytest.raises(FilterMismatchError):
-        compiled(original, score="published", filters=filters)
-    before.check()
-
-    def nothing(*args: object) -> None:
-        raise NoAttentionError("none")
-
-    monkeypatch.setattr(import_module("qfpass.compile"), "find_attentions", nothing)
-    with pytest.raises(NoAttentionError):
-        compiled(original)
-    before.check()
