@@ -9,7 +9,7 @@ from torch import fx
 from ..errors import NoAttentionError, UnsupportedOpError
 from .calls import OPERATORS, Call, operator_name, site_name
 from .capture import Captured
-from .mask import text_dependent
+from .dependence import SHAPE_ONLY, text_dependent
 from .softmax import SOFTMAX, read_softmax
 from .span import Span, learn_span
 
@@ -62,7 +62,7 @@ def find_attentions(captured: Captured, context_length: int | None) -> list[Atte
 
 def _calls(module: fx.GraphModule) -> Iterator[Call]:
     """Every attention's call, in graph order."""
-    text = text_dependent(module.graph)
+    text = text_dependent(module.graph, SHAPE_ONLY)
     for node in list(module.graph.nodes):
         name = operator_name(node)
         if name in OPERATORS:

@@ -10,17 +10,6 @@ aten = torch.ops.aten
 Structure = Callable[[int, int], Hashable]
 
 
-def hidden_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that depend on the text itself, not only on its shape or positions."""
-    hidden: set[fx.Node] = set()
-    for node in graph.nodes:
-        is_text = node.op == "placeholder" and node.name == "input_ids"
-        reads_text = any(n in hidden for n in node.all_input_nodes)
-        if is_text or (reads_text and node.target is not aten.sym_size.int):
-            hidden.add(node)
-    return hidden
-
-
 def pure_nodes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes computed from weights, constants and sizes alone: every region makes its own."""
     pure: set[fx.Node] = set()

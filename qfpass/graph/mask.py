@@ -4,16 +4,9 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from .dependence import SHAPE_ONLY, text_dependent
 
 BLOCKED_BELOW = -1e4  # additive masks use the dtype's lowest number or -inf; float16's is -65504
-
-aten = torch.ops.aten
-# Operations that take nothing but a tensor's shape, dtype and device from it.
-_SHAPE_ONLY = {
-    aten.sym_size.int, aten.empty_like.default, aten.zeros_like.default, aten.ones_like.default,
-    aten.full_like.default, aten.new_empty.default, aten.new_zeros.default, aten.new_ones.default,
-    aten.new_full.default,
-}  # fmt: skip
 
 
 class Mask:
@@ -30,7 +23,7 @@ class Mask:
     def __init__(self, module: fx.GraphModule, mask: fx.Node, site: str) -> None:
         self.site, self.device = site, mask.meta["val"].device
         needed = _backward(mask)
-        if mask in text_dependent(mask.graph):
+        if mask in text_dependent(mask.graph, SHAPE_ONLY):
             raise UnsupportedOpError(
                 f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
                 "which keys it will show isn't known when one is evicted."
@@ -85,17 +78,6 @@ def _backward(target: fx.Node) -> set[fx.Node]:
             needed.add(node)
             pending.extend(node.all_input_nodes)
     return needed
-
-
-def text_dependent(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that a value of input_ids reaches, and not only their shape."""
-    reading: set[fx.Node] = set()
-    for node in graph.nodes:
-        is_text = node.op == "placeholder" and node.name == "input_ids"
-        passes_on = any(n in reading for n in node.all_input_nodes) and node.target not in _SHAPE_ONLY
-        if is_text or passes_on:
-            reading.add(node)
-    return reading
 
 
 def _copied(target: fx.Node, needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .cuts import choose_cuts, hidden_nodes, pure_nodes
+from .cuts import choose_cuts, pure_nodes
+from .dependence import SIZES, text_dependent
 
 aten = torch.ops.aten
 
@@ -55,7 +56,7 @@ class _Piece:
 def outline(module: fx.GraphModule) -> Outlined:
     """Cut a rewritten decoder into a body that calls shared regions, and a head."""
     _part_biases(module)
-    hidden, pure = hidden_nodes(module.graph), pure_nodes(module.graph)
+    hidden, pure = text_dependent(module.graph, SIZES), pure_nodes(module.graph)
     nodes = list(module.graph.nodes)
 
     def piece(a: int, b: int) -> _Piece:
@@ -119,8 +120,8 @@ def _extract(
         return next((n for n in graph.nodes if n.op != "placeholder"), graph._root)
 
     def copy_in(node: fx.Node) -> fx.Node:
-        if node.target is aten.sym_size.int:
-            made = graph.call_function(aten.sym_size.int, (copies[start], _dim_of(node, start)))
+        if node.target is aten.sym_size.int:  # of the ids [B, S], and so of the hidden state [B, S, E]
+            made = graph.call_function(aten.sym_size.int, (copies[start], node.args[1]))
         else:
             args = fx.map_arg((node.args, node.kwargs), bring)
             target: Any = node.target
@@ -139,11 +140,6 @@ def _extract(
     last = segment[-1].args[0] if end is None else end
     graph.output(copies[last])
     return _Piece(graph, externals, modules, tuple(trace))
-
-
-def _dim_of(size: fx.Node, tensor: fx.Node) -> int:
-    """Which dimension of `tensor` [B, S, E] has the size that `size` reads from the ids."""
-    return int(size.args[1])
 
 
 def _signature(node: fx.Node) -> Hashable:

@@ -1,0 +1,26 @@
+"""Which values of a decoder's graph depend on the text."""
+
+from collections.abc import Collection
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+SIZES = frozenset({aten.sym_size.int})
+# Operations that take nothing but a tensor's shape, dtype and device from it.
+SHAPE_ONLY = SIZES | {
+    aten.empty_like.default, aten.zeros_like.default, aten.ones_like.default, aten.full_like.default,
+    aten.new_empty.default, aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
+}  # fmt: skip
+
+
+def text_dependent(graph: fx.Graph, passing_nothing_on: Collection[object]) -> set[fx.Node]:
+    """Nodes that a value of input_ids reaches, other than through operations `passing_nothing_on`."""
+    reached: set[fx.Node] = set()
+    for node in graph.nodes:
+        is_text = node.op == "placeholder" and node.name == "input_ids"
+        passes_on = node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes)
+        if is_text or passes_on:
+            reached.add(node)
+    return reached
