@@ -17,7 +17,7 @@ from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
 from .runtime.decoder import Decoder
 from .runtime.model import CompiledDecoder, attach
-from .runtime.uncompressed import kernel_for
+from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SlotRule
 from .verify import verify as verify_rewriting
@@ -74,7 +74,7 @@ def compile(
     sizes = config.resolve(own_length, len(attentions))
     if verify:
         verify_rewriting(model, captured, attentions)
-    sites = [Site(a, _rule(a, config, sizes), kernel_for(captured, a)) for a in attentions]
+    sites = [Site(a, _rule(a, config, sizes), reading_of(captured, a)) for a in attentions]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
         chosen = choose_filters(model, captured, attentions, config)
@@ -87,10 +87,10 @@ def compile(
 
 
 def _rule(attention: Attention, config: Config, sizes: Sizes) -> Rule:
-    """How a layer keeps keys: a ring of its window, every key, or the best by score."""
-    window = attention.span.window
-    if window is not None and window < sizes.context_length:
-        return RingRule(window)
+    """How a layer keeps keys: a ring of its window or chunk, every key, or the best by score."""
+    span = attention.span
+    if span.reach is not None and span.reach < sizes.context_length:
+        return RingRule(span.reach, chunked=span.chunk is not None)
     if attention.index in config.skip_layers or sizes.slots >= sizes.context_length:
         return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency")
     return SlotRule(sizes.slots, sizes.recent, sizes.sinks, config.score)

@@ -97,6 +97,6 @@ def _site_report(decoder: Decoder, site: Site) -> SiteReport:
         site.rule.slots,
         site.rule.slots * token_bytes,
         decoder.sizes.context_length * token_bytes,
-        site.kernel.name,
+        site.reading.kernel.name,
         site.rule.score,
     )

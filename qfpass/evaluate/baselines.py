@@ -106,11 +106,17 @@ class Baseline:
         self.model, self.score = model, BASELINES[score]
         captured = capture(model)
         self.attentions = find_attentions(captured, None)
-        sliding = [a.name for a in self.attentions if a.span.window is not None]
+        sliding = [a.name for a in self.attentions if a.span.reach is not None]
+        changed = [a.name for a in self.attentions if a.softcap or a.slopes or a.sink is not None]
+        if changed:
+            raise InputError(
+                f"{score} estimates plain logits, but those of {type(model).__name__} are capped, biased or "
+                f"beside a sink ({changed[0]}): leave it out."
+            )
         if sliding or len(self.attentions) != model.config.get_text_config().num_hidden_layers:
             raise InputError(
                 f"{score} needs one attention a layer, each over the whole text, but {type(model).__name__} "
-                f"has {len(self.attentions)}, of which {len(sliding)} see a window: leave it out."
+                f"has {len(self.attentions)}, of which {len(sliding)} see a window or chunk: leave it out."
             )
         self.read_heads = _with_taps(captured, self.attentions)
 

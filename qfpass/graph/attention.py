@@ -11,7 +11,7 @@ from .calls import OPERATORS, Call, operator_name, site_name
 from .capture import Captured
 from .dependence import SHAPE_ONLY, text_dependent
 from .softmax import SOFTMAX, read_softmax
-from .span import Span, learn_span
+from .span import Meaning, Span, learn_meaning
 
 aten = torch.ops.aten
 
@@ -21,7 +21,9 @@ class Attention:
     """One attention: where it is, what it reads and how it is shaped.
 
     `query` [B, Hq, S, D], `key` [B, Hkv, S, D] and `value` [B, Hkv, S, Dv] are the nodes that hold the
-    final tensors (positions applied, heads not repeated), or [B, S, H, D] if `heads_last`.
+    final tensors (positions applied, heads not repeated), or [B, S, H, D] if `heads_last`. `softcap` caps
+    the scaled logits by tanh, `slopes` (one a query head) is a bias by distance, `sink` a node that holds
+    one more logit a query head.
     """
 
     index: int
@@ -36,6 +38,9 @@ class Attention:
     head_dim: int
     value_dim: int
     span: Span
+    softcap: float | None = None
+    slopes: tuple[float, ...] | None = None
+    sink: fx.Node | None = None
     heads_last: bool = False
 
 
@@ -46,12 +51,12 @@ def find_attentions(captured: Captured, context_length: int | None) -> list[Atte
         NoAttentionError: there is none.
         UnsupportedOpError: one can't be understood; names it.
     """
-    spans: dict[fx.Node, Span] = {}
+    known: dict[tuple[tuple[fx.Node, ...], bool], Meaning] = {}
     found: list[Attention] = []
     for call in _calls(captured.module):
         site = site_name(call.node)
-        span = _span(captured, call, site, context_length, spans)
-        found.append(_record(len(found), site, call, span))
+        meaning = _meaning(captured, call, site, context_length, known)
+        found.append(_record(len(found), site, call, meaning))
     if not found:
         raise NoAttentionError(
             "no attention was found in the captured graph: no scaled_dot_product_attention, no flash_attn, "
@@ -73,13 +78,13 @@ def _calls(module: fx.GraphModule) -> Iterator[Call]:
                 yield call
 
 
-def _span(
+def _meaning(
     captured: Captured,
     call: Call,
     site: str,
     context_length: int | None,
-    known: dict[fx.Node, Span],
-) -> Span:
+    known: dict[tuple[tuple[fx.Node, ...], bool], Meaning],
+) -> Meaning:
     if call.dropout:
         raise UnsupportedOpError(f"{site}: attention dropout ({call.dropout}) is on: call model.eval().")
     if not call.masks:
@@ -87,17 +92,18 @@ def _span(
             raise UnsupportedOpError(
                 f"{site}: bidirectional attention (no mask, not causal); qfpass compiles causal decoders."
             )
-        return Span(call.window)
+        return Meaning(Span(call.window))
     if call.causal:
         raise UnsupportedOpError(f"{site}: both a mask and is_causal, which contradict each other.")
-    for mask in call.masks:
-        if mask not in known:
-            known[mask] = learn_span(captured.module, mask, site, context_length)
-    windows = [w for mask in call.masks if (w := known[mask].window) is not None]
-    return Span(min(windows, default=None))
+    beside_sink = call.sink is not None
+    if (call.masks, beside_sink) not in known:
+        known[call.masks, beside_sink] = learn_meaning(
+            captured.module, call.masks, site, context_length, beside_sink
+        )
+    return known[call.masks, beside_sink]
 
 
-def _record(index: int, site: str, call: Call, span: Span) -> Attention:
+def _record(index: int, site: str, call: Call, meaning: Meaning) -> Attention:
     heads = 2 if call.heads_last else 1
     query_shape = call.query.meta["val"].shape
     query_heads, head_dim = int(query_shape[heads]), int(query_shape[3])
@@ -122,8 +128,17 @@ def _record(index: int, site: str, call: Call, span: Span) -> Attention:
     value_dim = int(value.meta["val"].shape[3])
     return Attention(
         index, site, call.node, call.query, key, value, scale,
-        query_heads, kv_heads, head_dim, value_dim, span, call.heads_last,
+        query_heads, kv_heads, head_dim, value_dim, meaning.span, call.softcap,
+        _slope_each(meaning.slopes, query_heads, site), call.sink, call.heads_last,
     )  # fmt: skip
+
+
+def _slope_each(slopes: tuple[float, ...] | None, query_heads: int, site: str) -> tuple[float, ...] | None:
+    if slopes is None or len(slopes) == query_heads:
+        return slopes
+    if len(slopes) == 1:
+        return slopes * query_heads
+    raise UnsupportedOpError(f"{site}: a bias for {len(slopes)} heads, but {query_heads} query heads.")
 
 
 def _heads(node: fx.Node, dim: int) -> int:
@@ -131,7 +146,14 @@ def _heads(node: fx.Node, dim: int) -> int:
 
 
 def _strip_repeat(node: fx.Node) -> fx.Node:
-    """The kv heads below a repeat_kv: unsqueeze, expand, reshape, or repeat_interleave, along heads."""
+    """The kv heads below a repeat_kv: unsqueeze, expand, reshape, or repeat_interleave, along heads.
+
+    Or one head below an expand.
+    """
+    if node.target is aten.expand.default and node.args[0].meta["val"].dim() == 4:
+        before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
+        others = all(str(before[i]) == str(after[i]) for i in (0, 2, 3))
+        return node.args[0] if before[1] == 1 and others else node
     if node.target is aten.repeat_interleave.self_int and node.args[2:3] == (1,):
         return node.args[0]
     merged = _below(node, aten.clone.default)

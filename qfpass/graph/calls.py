@@ -14,7 +14,8 @@ class Call:
     """One attention's output, operands and form.
 
     `node` gives the output, the first of a tuple if `heads_last`; `masks` are nodes, each of which must
-    let a key be seen; `scale` None is the operator's own.
+    let a key be seen, or adds a bias; `scale` None is the operator's own; `softcap` caps logits by tanh;
+    `sink` holds one more logit a query head, whose value is nothing.
     """
 
     node: fx.Node
@@ -22,6 +23,8 @@ class Call:
     key: fx.Node
     value: fx.Node
     scale: float | None
+    softcap: float | None = None
+    sink: fx.Node | None = None
     causal: bool = False
     window: int | None = None
     masks: tuple[fx.Node, ...] = ()
@@ -55,8 +58,8 @@ def _read_flash_attn(node: fx.Node) -> Call:
     names = [argument.name for argument in node.target._schema.arguments]
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     site = site_name(node)
-    if given.get("alibi_slopes") is not None or given.get("softcap", 0.0):
-        raise UnsupportedOpError(f"{site}: flash_attn with alibi_slopes or softcap isn't supported.")
+    if given.get("alibi_slopes") is not None:
+        raise UnsupportedOpError(f"{site}: flash_attn with alibi_slopes isn't supported.")
     left = given.get("window_size_left", -1)
     causal = bool(given.get("causal", False)) or given.get("window_size_right", -1) == 0
     return Call(
@@ -65,6 +68,7 @@ def _read_flash_attn(node: fx.Node) -> Call:
         given["k"],
         given["v"],
         given.get("softmax_scale"),
+        softcap=given.get("softcap") or None,
         causal=causal,
         window=None if left is None or left < 0 else left + 1,
         dropout=float(given.get("dropout_p", 0.0)),

@@ -12,6 +12,7 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
 
 from ..errors import CaptureError
+from .products import spell_products
 
 # Odd and unlike each other and any usual size, so that no dimension is mistaken for another.
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 11
@@ -148,7 +149,7 @@ def _sdpa_attention(model: nn.Module) -> Iterator[None]:
 
 
 def _clean(module: fx.GraphModule) -> fx.GraphModule:
-    """Drop checks and operations that do nothing, merge equal ones, and flatten the signature."""
+    """Drop checks and what does nothing, spell products one way, merge equal nodes, flatten the signature."""
     graph = module.graph
     for node in list(graph.nodes):
         if (
@@ -165,7 +166,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     output = graph.output_node()
     (logits,) = output.args[0]
     output.args = (logits,)
-    graph.eliminate_dead_code()
+    spell_products(graph)
     merged = fx_graph_cse(graph)
     merged.lint()
     return fx.GraphModule(module, merged)

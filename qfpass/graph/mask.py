@@ -1,5 +1,7 @@
 """A mask as something to ask: its subgraph cut out of the decoder, run on positions of our choice."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import fx
 
@@ -10,25 +12,26 @@ BLOCKED_BELOW = -1e4  # additive masks use the dtype's lowest number or -inf; fl
 
 
 class Mask:
-    """The mask of the attention named `site`, a node of `module`'s graph.
+    """The masks of the attention named `site`, nodes of `module`'s graph, taken together.
 
     Attributes:
-        numbers: the whole numbers that it is made with, a window's length among them if it has one.
+        numbers: the whole numbers that they are made with, a window's length among them if there is one.
         table_length: the longest text that a table stored in the model covers; None without a table.
 
     Raises:
-        UnsupportedOpError: it depends on the text.
+        UnsupportedOpError: one depends on the text.
     """
 
-    def __init__(self, module: fx.GraphModule, mask: fx.Node, site: str) -> None:
-        self.site, self.device = site, mask.meta["val"].device
-        needed = _backward(mask)
-        if mask in text_dependent(mask.graph, SHAPE_ONLY):
+    def __init__(self, module: fx.GraphModule, masks: Sequence[fx.Node], site: str) -> None:
+        self.site, self.device = site, masks[0].meta["val"].device
+        text = text_dependent(masks[0].graph, SHAPE_ONLY)
+        if any(mask in text for mask in masks):
             raise UnsupportedOpError(
                 f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
                 "which keys it will show isn't known when one is evicted."
             )
-        graph, self.numbers = _copied(mask, needed)
+        needed = _backward(masks)
+        graph, self.numbers = _copied(masks, needed)
         self._program = fx.GraphModule(module, graph)
         held = [attribute(module, n) for n in needed if n.op == "get_attr"]
         tables = [t for t in held if isinstance(t, torch.Tensor) and bool(t.isfinite().any())]
@@ -36,42 +39,42 @@ class Mask:
         self.table_length = min((max(t.shape) for t in tables if t.dim() >= 2), default=None)
 
     @torch.no_grad()
-    def allowed(self, length: int, offset: int) -> torch.Tensor:
-        """Which keys it shows to tokens at positions from `offset`, [length, length] bool.
+    def evaluate(self, length: int, offset: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What it does to tokens at positions from `offset`: keys shown, and the bias that it adds.
+
+        Returns:
+            [length, length] bool, and [1 or Hq, 1 or length, length], or None where there is no bias.
 
         Raises:
-            UnsupportedOpError: it adds a bias, treats heads differently or can't be run.
+            UnsupportedOpError: it hides other keys from other heads or can't be run.
         """
         ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
         positions = torch.arange(offset, offset + length, device=self.device)[None]
         try:
-            mask = self._program(ids, positions)
+            masks = self._program(ids, positions)
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UnsupportedOpError(
                 f"{self.site}: its mask can't be evaluated for {length} tokens from position {offset}: "
                 f"{reason}"
             ) from error
-        shown = self._shown(mask).reshape(-1, *mask.shape[-2:])
-        if not bool((shown == shown[0]).all()):
-            raise UnsupportedOpError(f"{self.site}: its mask shows other keys to other heads.")
-        return shown[0].expand(length, length)
-
-    def _shown(self, mask: torch.Tensor) -> torch.Tensor:
-        if mask.dtype == torch.bool:
-            return mask
-        shown, blocked = mask == 0, mask <= BLOCKED_BELOW
-        if not bool((shown | blocked).all()):
-            raise UnsupportedOpError(
-                f"{self.site}: its mask adds a bias to the attention (values other than 0 and -inf), "
-                "which the pass can't recompute from stored positions."
-            )
-        return shown
+        shown = torch.ones(length, length, dtype=torch.bool, device=self.device)
+        bias: torch.Tensor | None = None
+        for mask in masks:
+            mask = mask.reshape(-1, *mask.shape[-2:])
+            seen = mask if mask.dtype == torch.bool else mask > BLOCKED_BELOW
+            if not bool((seen == seen[0]).all()):
+                raise UnsupportedOpError(f"{self.site}: its mask shows other keys to other heads.")
+            shown = shown & seen[0]
+            if mask.dtype != torch.bool and bool(((mask != 0) & seen).any()):
+                added = mask.masked_fill(~seen, 0.0).float()
+                bias = added if bias is None else bias + added
+        return shown, bias
 
 
-def _backward(target: fx.Node) -> set[fx.Node]:
-    """All that `target` is made from, and itself."""
-    needed, pending = set[fx.Node](), [target]
+def _backward(targets: Sequence[fx.Node]) -> set[fx.Node]:
+    """All that `targets` are made from, and themselves."""
+    needed, pending = set[fx.Node](), list(targets)
     while pending:
         node = pending.pop()
         if node not in needed:
@@ -80,15 +83,15 @@ def _backward(target: fx.Node) -> set[fx.Node]:
     return needed
 
 
-def _copied(target: fx.Node, needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:
-    """What makes `target`, as (input_ids, position_ids) -> target, and the whole numbers in it."""
+def _copied(targets: Sequence[fx.Node], needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:
+    """What makes `targets`, as (input_ids, position_ids) -> targets, and the whole numbers in it."""
     graph, numbers = fx.Graph(), set[int]()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in target.graph.nodes:
+    for node in targets[0].graph.nodes:
         if node.op == "placeholder" or node in needed:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
             numbers |= _integers((node.args, tuple(node.kwargs.values())))
-    graph.output(copies[target])
+    graph.output(tuple(copies[target] for target in targets))
     return graph, numbers
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..kernels import Kernel
+from ..store.reading import Reading
 from ..store.ring import Ring, RingAttention, RingRule
 from ..store.slots import SlotAttention, SlotRule, Slots
 from .attention import Attention
@@ -19,11 +19,11 @@ Rule = SlotRule | RingRule
 
 @dataclass(frozen=True)
 class Site:
-    """An attention with how its keys are kept and the kernel that reads them."""
+    """An attention with how its keys are kept and how they are read."""
 
     attention: Attention
     rule: Rule
-    kernel: Kernel
+    reading: Reading
 
     @property
     def is_ring(self) -> bool:
@@ -79,19 +79,30 @@ def _replace(
     attention = site.attention
     layer = RingAttention if site.is_ring else SlotAttention
     name = f"attention_{attention.index}"
-    module.add_submodule(name, layer(site.kernel, attention.scale, site.rule))
+    module.add_submodule(name, layer(site.reading, site.rule))
     filters, store = (inputs[0], inputs[1:]) if site.rule.needs_filters else (None, inputs)
     old, graph = copies[attention.node], module.graph
     with graph.inserting_before(old):
         operands = [copies[n] for n in (attention.query, attention.key, attention.value)]
         if attention.heads_last:
             operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
-        new = graph.call_module(name, (*operands, position, visible, filters, *store))
+        sink = None if attention.sink is None else _flat(graph, copies[attention.sink])
+        new = graph.call_module(name, (*operands, position, visible, filters, sink, *store))
         new.meta = copy.copy(old.meta)
         result = new
         if attention.heads_last:
             result = graph.call_function(aten.transpose.int, (new, 1, 2))
     _use_instead(old, result, is_tuple=attention.heads_last)
+
+
+def _flat(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A learned number a head, [Hq], in whatever shape it is kept."""
+    value = node.meta["val"]
+    if value.dim() == 1:
+        return node
+    flat = graph.call_function(aten.reshape.default, (node, [-1]))
+    flat.meta["val"] = value.reshape(-1)
+    return flat
 
 
 def _use_instead(old: fx.Node, new: fx.Node, is_tuple: bool) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from .operands import check_lengths, dense_rows, window_bias
+from .operands import check_form, dense_rows, window_bias
 
 
 def attend(
@@ -13,12 +13,16 @@ def attend(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels` for the contract; needs D == Dv. A window builds a [Sq, Sk] mask."""
-    check_lengths(query, key, causal, window)
+    check_form(query, key, causal, window, bias)
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
-    mask = None if window is None else window_bias(query, key.shape[2], window)[None, None]
+    if window is not None:
+        bias = window_bias(query, key.shape[2], window)[None, None]
+    elif bias is not None:
+        bias = bias.float().expand(query.shape[0], query.shape[1], -1, -1)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
-        query, key, value, 0.0, causal and window is None, attn_mask=mask, scale=scale
+        query, key, value, 0.0, causal and window is None, attn_mask=bias, scale=scale
     )
     return out, lse.float()

@@ -4,7 +4,8 @@ import importlib.util
 
 import torch
 
-from .operands import check_lengths
+from . import reference, sdpa_cuda
+from .operands import check_form
 
 
 def is_installed() -> bool:
@@ -20,14 +21,21 @@ def attend(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels`; float16 and bfloat16, D == Dv <= 256, Ampere or newer.
 
-    Grouped heads, windows and the alignment at the lower right are flash-attn's own.
+    Grouped heads, windows, soft caps and the alignment at the lower right are flash-attn's own. It
+    takes no bias: one runs PyTorch's memory-efficient kernel, or under a soft cap the reference.
     """
+    if bias is not None:
+        if softcap is not None:
+            return reference.attend(query, key, value, scale=scale, bias=bias, softcap=softcap)
+        return sdpa_cuda.attend_efficient(query, key, value, scale=scale, bias=bias)
     from flash_attn import flash_attn_func
 
-    check_lengths(query, key, causal, window)
+    check_form(query, key, causal, window, bias)
     out, lse, _ = flash_attn_func(
         query.transpose(1, 2),
         key.transpose(1, 2),
@@ -35,6 +43,7 @@ def attend(
         softmax_scale=scale,
         causal=causal or window is not None,
         window_size=(-1, -1) if window is None else (window - 1, 0),
+        softcap=softcap or 0.0,
         return_attn_probs=True,
     )
     return out.transpose(1, 2), lse

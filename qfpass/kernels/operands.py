@@ -5,14 +5,27 @@ import torch
 from ..errors import InputError
 
 
-def check_lengths(query: torch.Tensor, key: torch.Tensor, causal: bool, window: int | None) -> None:
-    """Raise InputError for lengths that a form isn't defined for, in eager mode.
+def check_form(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    causal: bool,
+    window: int | None,
+    bias: torch.Tensor | None,
+) -> None:
+    """Raise InputError for a form that isn't defined for these lengths, in eager mode.
 
     A graph carries no check: Dynamo loses the message of one that lies in a nested region.
     """
     if torch.compiler.is_compiling():
         return
     queries, keys = query.shape[2], key.shape[2]
+    if bias is not None:
+        if causal or window is not None:
+            raise InputError("attention with a bias: hide keys by -inf in it, not by causal or window")
+        if bias.shape[2:] != (queries, keys):
+            raise InputError(
+                f"attention: a bias of shape {tuple(bias.shape)} for {queries} queries and {keys} keys"
+            )
     if window is not None:
         if window < 1:
             raise InputError(f"attention: window={window} shows no key; give at least 1")

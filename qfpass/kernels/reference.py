@@ -2,7 +2,7 @@
 
 import torch
 
-from .operands import check_lengths, visible_keys
+from .operands import check_form, visible_keys
 
 
 def attend(
@@ -13,12 +13,19 @@ def attend(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels` for the contract; Dv may differ from D."""
-    check_lengths(query, key, causal, window)
+    check_form(query, key, causal, window, bias)
     # b: batch, h: kv head, g: head of its group, q: query, k: key, d: dimension.
     grouped = query.float().unflatten(1, (key.shape[1], -1))
     logits = torch.einsum("bhgqd,bhkd->bhgqk", grouped, key.float()) * scale
+    if softcap is not None:
+        logits = softcap * (logits / softcap).tanh()
+    if bias is not None:
+        every_head = bias.float().expand(-1, query.shape[1], -1, -1)
+        logits = logits + every_head.unflatten(1, (key.shape[1], -1))
     if causal or window is not None:
         seen = visible_keys(query.shape[2], key.shape[2], window, query.device)
         logits = logits.masked_fill(~seen, float("-inf"))

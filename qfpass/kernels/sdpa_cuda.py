@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from .operands import check_lengths, dense_rows, window_bias
+from .operands import check_form, dense_rows, window_bias
 
 
 def attend_flash(
@@ -14,14 +14,15 @@ def attend_flash(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels`; float16 and bfloat16, D == Dv <= 256, Ampere or newer.
 
-    Flash reads grouped heads as they are but takes no mask: a window runs `attend_efficient`.
+    Flash reads grouped heads as they are but takes no mask: a window or a bias runs `attend_efficient`.
     """
-    if window is not None:
-        return attend_efficient(query, key, value, scale=scale, window=window)
-    check_lengths(query, key, causal, window)
+    if window is not None or bias is not None:
+        return attend_efficient(query, key, value, scale=scale, window=window, bias=bias)
+    check_form(query, key, causal, window, bias)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention.default(
         _aligned(query), _aligned(key), _aligned(value), 0.0, causal, False, scale=scale
     )
@@ -36,18 +37,20 @@ def attend_efficient(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels`; float32, float16 and bfloat16. A window builds a [Sq, Sk] mask."""
-    check_lengths(query, key, causal, window)
+    check_form(query, key, causal, window, bias)
     batch, kv_heads, keys = key.shape[:3]
     group, queries, value_dim = query.shape[1] // kv_heads, query.shape[2], value.shape[3]
     # Each kv head becomes a row of the batch, whose heads share one key by a stride of 0.
     query = _aligned(query).unflatten(1, (kv_heads, group)).flatten(0, 1)
     key = _aligned(key).flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
     value = _aligned(value).flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
-    bias = None
     if window is not None:
         bias = window_bias(query, keys, window).expand(batch * kv_heads, group, queries, keys)
+    elif bias is not None:
+        bias = _every_head(bias.to(query.dtype), batch, kv_heads, group)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention.default(
         query, key, value, bias, True, 0.0, causal and window is None, scale=scale
     )
@@ -60,3 +63,11 @@ def _aligned(tensor: torch.Tensor) -> torch.Tensor:
     """Rows dense and, by zeros, a multiple of 8 wide: what both kernels read. Most heads are."""
     missing = -tensor.shape[3] % 8
     return F.pad(tensor, (0, missing)) if missing else dense_rows(tensor)
+
+
+def _every_head(bias: torch.Tensor, batch: int, kv_heads: int, group: int) -> torch.Tensor:
+    """A bias [1 or B, 1 or Hq, Sq, Sk] as [B * Hkv, group, Sq, Sk], its rows a multiple of 16 apart."""
+    keys = bias.shape[3]
+    wide = F.pad(bias, (0, (keys + 15) // 16 * 16 - keys))
+    wide = wide.expand(batch, kv_heads * group, -1, -1).unflatten(1, (kv_heads, group)).flatten(0, 1)
+    return wide.narrow(3, 0, keys)

@@ -7,7 +7,8 @@ import torch
 from ..graph.attention import Attention
 from ..graph.capture import Captured
 from ..graph.rewrite import Rule, Site, rewrite
-from ..kernels import Kernel, choose
+from ..kernels import choose
+from ..store.reading import Reading
 from ..store.ring import RingRule
 from ..store.slots import SlotRule
 
@@ -19,7 +20,7 @@ class Uncompressed:
         self, captured: Captured, attentions: Sequence[Attention], capacity: int, batch: int
     ) -> None:
         self._device, self._batch = captured.device, batch
-        self.sites = [Site(a, _keep_all(a, capacity), kernel_for(captured, a)) for a in attentions]
+        self.sites = [Site(a, _keep_all(a, capacity), reading_of(captured, a)) for a in attentions]
         self.module = rewrite(captured, self.sites)
         self._dtype = captured.dtype
         self.restart()
@@ -54,13 +55,16 @@ class Uncompressed:
         return (ids, position, visible, *self._stores)
 
 
-def kernel_for(captured: Captured, attention: Attention) -> Kernel:
-    """The kernel that an attention of this model runs on."""
-    return choose(captured.device, captured.dtype, attention.head_dim, attention.value_dim)
+def reading_of(captured: Captured, attention: Attention) -> Reading:
+    """How an attention of this model reads its keys."""
+    kernel = choose(
+        captured.device, captured.dtype, attention.head_dim, attention.value_dim, attention.softcap
+    )
+    return Reading(kernel, attention.scale, attention.slopes)
 
 
 def _keep_all(attention: Attention, capacity: int) -> Rule:
-    window = attention.span.window
-    if window is not None:
-        return RingRule(window)
+    span = attention.span
+    if span.reach is not None:
+        return RingRule(span.reach, chunked=span.chunk is not None)
     return SlotRule(capacity, recent=1, sinks=0, score="recency")

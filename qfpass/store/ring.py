@@ -1,4 +1,4 @@
-"""An exact ring for a sliding layer: the last w tokens, the token at position p in slot p mod w.
+"""An exact ring for a sliding or chunked layer: the last w tokens, that at position p in slot p mod w.
 
 keys [B, Hkv, w, D], values [B, Hkv, w, Dv]; which position a slot holds follows from the tokens seen.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..kernels import Kernel
+from .reading import Reading, weigh_with_sink
 
 
 class Ring(NamedTuple):
@@ -21,11 +21,18 @@ class Ring(NamedTuple):
 
 @dataclass(frozen=True)
 class RingRule:
-    """How a sliding layer keeps keys: the newest `slots`, exactly its window."""
+    """How a sliding layer keeps keys: the newest `slots`, exactly its window.
+
+    `chunked`: a token sees only those of its own chunk of `slots` tokens, counted from position 0.
+    """
 
     slots: int
+    chunked: bool = False
     needs_filters = False
-    score = "window"
+
+    @property
+    def score(self) -> str:
+        return "chunk" if self.chunked else "window"
 
     def allocate(
         self,
@@ -48,16 +55,16 @@ class RingRule:
 
 
 class RingAttention(nn.Module):
-    """Attention of one sliding layer over its ring; nothing that the window shows is ever lost."""
+    """Attention of one layer over its ring; nothing that its window or chunk shows is ever lost."""
 
-    def __init__(self, kernel: Kernel, scale: float, rule: RingRule) -> None:
+    def __init__(self, reading: Reading, rule: RingRule) -> None:
         super().__init__()
-        self.kernel, self.scale, self.rule = kernel, scale, rule
+        self.reading, self.rule = reading, rule
 
     @property
     def sharing_key(self) -> tuple[object, ...]:
         """Two layers with equal keys run the same code."""
-        return (type(self), self.kernel, self.scale, self.rule)
+        return (type(self), self.reading, self.rule)
 
     def forward(
         self,
@@ -67,28 +74,54 @@ class RingAttention(nn.Module):
         position: torch.Tensor,
         visible: torch.Tensor,
         filters: torch.Tensor | None,
+        sink: torch.Tensor | None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
-        `visible` counts tokens as for `SlotAttention`; `store` is a `Ring`, changed in place.
+        `visible` and `sink` as for `SlotAttention`; `store` is a `Ring`, changed in place.
         """
         ring = Ring(*store)
         if query.shape[2] == 1:
             write_token(ring, key, value, position)
-            count = visible.shape[0]
-            keys, values = ring.keys[:, :, :count], ring.values[:, :, :count]
-            return self.kernel.attend(query, keys, values, scale=self.scale)[0]
-        past_key, past_value = in_order(ring, position, visible.shape[0])
-        out, _ = self.kernel.attend(
-            query,
-            torch.cat([past_key, key], dim=2),
-            torch.cat([past_value, value], dim=2),
-            scale=self.scale,
-            window=self.rule.slots,
-        )
-        write_chunk(ring, key, value, position)
-        return out
+            out, lse = self._over_ring(ring, visible.shape[0], query, position)
+        else:
+            out, lse = self._over_ring_and_chunk(ring, visible.shape[0], query, key, value, position)
+            write_chunk(ring, key, value, position)
+        return weigh_with_sink(out, lse, sink)
+
+    def _over_ring(
+        self, ring: Ring, count: int, query: torch.Tensor, position: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A token's attention over the first `count` slots, its own chunk's only if chunked."""
+        keys, values = ring.keys[:, :, :count], ring.values[:, :, :count]
+        if not self.rule.chunked:
+            return self.reading.attend(query, keys, values)
+        slot = torch.arange(keys.shape[2], device=position.device)
+        # A chunk starts at slot 0, so what lies past the newest token is of the chunk before.
+        earlier = slot > position[:, None, :, None] % self.rule.slots
+        bias = torch.zeros(earlier.shape, device=position.device).masked_fill(earlier, float("-inf"))
+        return self.reading.attend(query, keys, values, bias=bias)
+
+    def _over_ring_and_chunk(
+        self,
+        ring: Ring,
+        count: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        position: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        past_key, past_value = in_order(ring, position, count)
+        keys, values = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
+        if not self.rule.chunked:
+            return self.reading.attend(query, keys, values, window=self.rule.slots)
+        newest = position[:, -1:]
+        key_position = newest - keys.shape[2] + 1 + torch.arange(keys.shape[2], device=position.device)
+        here, there = position[:, None, :, None], key_position[:, None, None, :]
+        hidden = (there > here) | (there // self.rule.slots != here // self.rule.slots)
+        bias = torch.zeros(hidden.shape, device=position.device).masked_fill(hidden, float("-inf"))
+        return self.reading.attend(query, keys, values, bias=bias)
 
 
 def held_positions(ring: Ring, seen: int) -> torch.Tensor:

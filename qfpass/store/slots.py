@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..kernels import Kernel, join
+from ..kernels import join
+from .reading import Reading, weigh_with_sink
 from .scores import SCORES
 
 
@@ -68,14 +69,18 @@ class SlotAttention(nn.Module):
     `recent` newest tokens and the highest scores among the rest of all tokens seen.
     """
 
-    def __init__(self, kernel: Kernel, scale: float, rule: SlotRule) -> None:
+    slopes: torch.Tensor | None
+
+    def __init__(self, reading: Reading, rule: SlotRule) -> None:
         super().__init__()
-        self.kernel, self.scale, self.rule = kernel, scale, rule
+        self.reading, self.rule = reading, rule
+        slopes = None if reading.slopes is None else torch.tensor(reading.slopes)
+        self.register_buffer("slopes", slopes, persistent=False)
 
     @property
     def sharing_key(self) -> tuple[object, ...]:
         """Two layers with equal keys run the same code."""
-        return (type(self), self.kernel, self.scale, self.rule.recent, self.rule.sinks, self.rule.score)
+        return (type(self), self.reading, self.rule.recent, self.rule.sinks, self.rule.score)
 
     def forward(
         self,
@@ -85,42 +90,60 @@ class SlotAttention(nn.Module):
         position: torch.Tensor,
         visible: torch.Tensor,
         filters: torch.Tensor | None,
+        sink: torch.Tensor | None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
         `visible` is any tensor whose length counts the tokens in the store's reach: with the new one for
-        S = 1, without the new ones for a chunk. `store` is a `Slots`, changed in place.
+        S = 1, without the new ones for a chunk. `sink` [Hq] is one more logit a query head, if the model
+        learned some. `store` is a `Slots`, changed in place.
         """
         slots = Slots(*store)
         score = SCORES[self.rule.score].function(key, value, position, filters)
         if query.shape[2] == 1:
             replace_lowest(slots, self.rule, key, value, score, position)
-            count = visible.shape[0]
-            keys, values = slots.keys[:, :, :count], slots.values[:, :, :count]
-            return self.kernel.attend(query, keys, values, scale=self.scale)[0]
-        out = attend_store_and_chunk(self.kernel, self.scale, slots, visible.shape[0], query, key, value)
-        keep_best(slots, self.rule, key, value, score, position)
-        return out
+            out, lse = self._over_slots(slots, visible.shape[0], query, position)
+        else:
+            out, lse = self._over_slots_and_chunk(slots, visible.shape[0], query, key, value, position)
+            keep_best(slots, self.rule, key, value, score, position)
+        return weigh_with_sink(out, lse, sink)
 
+    def _over_slots(
+        self, slots: Slots, count: int, query: torch.Tensor, position: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention over the first `count` slots."""
+        keys, values = slots.keys[:, :, :count], slots.values[:, :, :count]
+        if self.slopes is None:
+            return self.reading.attend(query, keys, values)
+        bias = self.reading.distance_bias(position, slots.positions[:, :, :count], self.slopes)
+        return self.reading.attend(query, keys, values, bias=bias)
 
-def attend_store_and_chunk(
-    kernel: Kernel,
-    scale: float,
-    slots: Slots,
-    count: int,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-) -> torch.Tensor:
-    """A chunk's attention over the first `count` slots and, causally, over itself."""
-    # Kernels want a key, so an empty store shows one slot, which must weigh nothing.
-    count = torch.sym_max(count, 1)
-    past, past_lse = kernel.attend(query, slots.keys[:, :, :count], slots.values[:, :, :count], scale=scale)
-    empty = (slots.positions[:, :, :1] < 0).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    past_lse = past_lse.masked_fill(empty, float("-inf"))
-    own, own_lse = kernel.attend(query, key, value, scale=scale, causal=True)
-    return join(past, past_lse, own, own_lse)[0]
+    def _over_slots_and_chunk(
+        self,
+        slots: Slots,
+        count: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        position: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A chunk's attention over the first `count` slots and, causally, over itself."""
+        # Kernels want a key, so an empty store shows one slot, which must weigh nothing.
+        past, past_lse = self._over_slots(slots, torch.sym_max(count, 1), query, position)
+        empty = (slots.positions[:, :, :1] < 0).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        past_lse = past_lse.masked_fill(empty, float("-inf"))
+        own, own_lse = self._over_chunk(query, key, value, position)
+        return join(past, past_lse, own, own_lse)
+
+    def _over_chunk(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.slopes is None:
+            return self.reading.attend(query, key, value, causal=True)
+        bias = self.reading.distance_bias(position, position[:, None], self.slopes)
+        later = position[:, None, None, :] > position[:, None, :, None]
+        return self.reading.attend(query, key, value, bias=bias.masked_fill(later, float("-inf")))
 
 
 def replace_lowest(

@@ -144,7 +144,7 @@ def flash_attn() -> Iterator[torch.library.Library]:
         window = window_size_left + 1 if window_size_left >= 0 else None
         out, lse = reference.attend(
             *(t.transpose(1, 2) for t in (q, k, v)),
-            scale=softmax_scale, causal=causal, window=window,
+            scale=softmax_scale, causal=causal, window=window, softcap=softcap or None,
         )  # fmt: skip
         out = out.transpose(1, 2).contiguous()
         return out, lse.contiguous(), q.new_empty(0), torch.empty(2, dtype=torch.int64)
@@ -182,16 +182,22 @@ def test_flash_attn_is_found_and_rewritten(flash_attn: torch.library.Library, wi
     check_rewritten(model, captured, attentions)
 
 
-def test_flash_attn_with_softcap_or_alibi_is_refused(flash_attn: torch.library.Library) -> None:
-    def capped(query: T, key: T, value: T, positions: T) -> T:
-        return call_flash(query, key, value, softcap=30.0)
+def test_flash_attn_with_a_soft_cap_is_found(flash_attn: torch.library.Library) -> None:
+    def attend(query: T, key: T, value: T, positions: T) -> T:
+        return call_flash(query, key, value, softcap=0.7)
 
-    def sloped(query: T, key: T, value: T, positions: T) -> T:
+    model = decoder(attend)
+    captured, attentions = found(model)
+    assert [a.softcap for a in attentions] == [0.7, 0.7]
+    check_rewritten(model, captured, attentions)
+
+
+def test_flash_attn_with_alibi_is_refused(flash_attn: torch.library.Library) -> None:
+    def attend(query: T, key: T, value: T, positions: T) -> T:
         return call_flash(query, key, value, alibi=torch.ones(QUERY_HEADS))
 
-    for attend in (capped, sloped):
-        with pytest.raises(UnsupportedOpError, match=r"layers\.0.*alibi_slopes or softcap"):
-            found(decoder(attend, layers=1))
+    with pytest.raises(UnsupportedOpError, match=r"layers\.0.*alibi_slopes"):
+        found(decoder(attend, layers=1))
 
 
 def test_flash_attn_that_is_not_causal_is_refused(flash_attn: torch.library.Library) -> None:

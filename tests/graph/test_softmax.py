@@ -115,16 +115,27 @@ def test_products_of_query_and_key(product: Callable[[T, T], T]) -> None:
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        (lambda x, p: (5 * torch.tanh(x / 5)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "tanh"),
-        (lambda x, p: (x - 0.1 * gap(p)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "sub"),
-        (lambda x, p: (x + -0.1 * gap(p)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "adds a bias"),
+        (lambda x, p: (5 * torch.tanh(x.masked_fill(gap(p) < 0, -1e9) / 5)).softmax(-1), "masked_fill"),
+        (lambda x, p: torch.tanh(torch.tanh(x)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "tanh"),
+        (lambda x, p: (x - gap(p) ** 2).masked_fill(gap(p) < 0, -1e9).softmax(-1), "isn't linear"),
+        (lambda x, p: (x - x[..., :1]).masked_fill(gap(p) < 0, -1e9).softmax(-1), "sub"),
         (lambda x, p: (x + x.mean()).masked_fill(gap(p) < 0, -1e9).softmax(-1), "add"),
         (lambda x, p: (x * gap(p)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "mul"),
         (lambda x, p: x.masked_fill(gap(p) < 0, -5.0).softmax(-1), "masked_fill"),
         (lambda x, p: x.softmax(-1), "bidirectional"),
         (lambda x, p: x.masked_fill(gap(p) < 0, -1e9).softmax(-2), "dimension -2"),
     ],
-    ids=["soft cap", "bias", "added bias", "reads the text", "scaled by place", "soft mask", "none", "dim"],
+    ids=[
+        "cap on mask",
+        "caps",
+        "curved bias",
+        "less the text",
+        "reads the text",
+        "scaled by place",
+        "soft mask",
+        "none",
+        "dim",
+    ],
 )
 def test_other_forms_are_refused_by_name(weights: Callable[[T, T], T], reason: str) -> None:
     with pytest.raises(UnsupportedOpError, match=reason) as error:
@@ -134,8 +145,11 @@ def test_other_forms_are_refused_by_name(weights: Callable[[T, T], T], reason: s
 
 def test_other_products_are_refused_by_name() -> None:
     def attend(query: T, key: T, value: T, positions: T) -> T:
-        logits = torch.einsum("bhqd,bhkd->bhqk", query, wide(key)).masked_fill(gap(positions) < 0, -1e9)
-        return logits.softmax(-1) @ wide(value)
+        grouped = query.unflatten(1, (KV_HEADS, GROUP))
+        logits = torch.einsum("bhgqd,bhkd->bhgqk", grouped, key).masked_fill(
+            gap(positions)[:, :, None] < 0, -1e9
+        )
+        return torch.einsum("bhgqk,bhkd->bhgqd", logits.softmax(-1), value).flatten(1, 2)
 
     with pytest.raises(UnsupportedOpError, match="einsum"):
         find_attentions(capture(decoder(attend, layers=1)), 64)

@@ -65,7 +65,7 @@ def test_layers_of_two_kinds_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("mask_of", "reason"),
     [
-        (lambda p: torch.where(distance(p) >= 0, -0.1 * distance(p), float("-inf")), "bias"),
+        (lambda p: torch.where(distance(p) >= 0, -0.1 * distance(p) ** 2, float("-inf")), "isn't linear"),
         (lambda p: torch.zeros(p.shape[1], p.shape[1])[None, None], "neither causal"),
         (lambda p: distance(p) < 0, "hides every key"),
         (lambda p: (distance(p) >= 0) & (distance(p) % 2 == 0), "neither causal"),

@@ -16,7 +16,7 @@ Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 ON_CPU = [cpu.attend, reference.attend]
 # Largest error allowed: two roundings of the dtype, on values of about 1.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-FORMS = ("plain", "causal", "window")
+FORMS = ("plain", "causal", "window", "bias")
 
 heads = {"batch": st.integers(1, 3), "kv_heads": st.integers(1, 3), "group": st.integers(1, 4)}
 lengths = {"queries": st.integers(1, 20), "extra": st.integers(0, 30), "window": st.integers(1, 30)}
@@ -30,39 +30,58 @@ common = {
 
 
 def expected(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, first: list[int],
-    last: list[int],
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, bias: torch.Tensor,
+    softcap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Query i over keys first[i] to last[i] inclusive, in float32."""
+    """Query by query in float32; bias [B, Hq, Sq, Sk]."""
     group = query.shape[1] // key.shape[1]
     out = torch.zeros(*query.shape[:3], value.shape[3])
     lse = torch.zeros(query.shape[:3])
     for h in range(query.shape[1]):
-        for i, (a, b) in enumerate(zip(first, last, strict=True)):
-            keys = key[:, h // group, a : b + 1].float()
+        for i in range(query.shape[2]):
+            keys, values = key[:, h // group].float(), value[:, h // group].float()
             logits = torch.einsum("bd,bkd->bk", query[:, h, i].float(), keys) * scale
-            weights = logits.exp() / logits.exp().sum(-1, keepdim=True)
-            values = value[:, h // group, a : b + 1].float()
-            out[:, h, i] = torch.einsum("bk,bkd->bd", weights, values)
-            lse[:, h, i] = logits.exp().sum(-1).log()
+            if softcap is not None:
+                logits = softcap * torch.tanh(logits / softcap)
+            weights = (logits + bias[:, h, i]).exp()
+            lse[:, h, i] = weights.sum(-1).log()
+            out[:, h, i] = torch.einsum("bk,bkd->bd", weights / weights.sum(-1, keepdim=True), values)
     return out, lse
+
+
+def hidden(form: str, queries: int, keys: int, window: int) -> torch.Tensor:
+    """[queries, keys] float32: -inf where the form hides a key."""
+    last = torch.arange(queries) + (keys - queries)
+    distance = last[:, None] - torch.arange(keys)
+    far = distance >= window if form == "window" else torch.zeros_like(distance, dtype=torch.bool)
+    unseen = (distance < 0) | far if form != "plain" else far
+    return torch.zeros(queries, keys).masked_fill(unseen, float("-inf"))
 
 
 def check(
     attend: Attend, form: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    window: int,
+    window: int, softcap: float | None = None,
 ) -> None:  # fmt: skip
     """One call of a kernel against `expected`, values, dtypes and shapes."""
     queries, keys, scale = query.shape[2], key.shape[2], 0.3
-    last = [keys - 1] * queries if form == "plain" else [i + keys - queries for i in range(queries)]
-    first = [max(0, b - window + 1) if form == "window" else 0 for b in last]
-    forms: dict[str, dict[str, int | bool]] = {
-        "plain": {}, "causal": {"causal": True}, "window": {"window": window},
-    }  # fmt: skip
-    out, lse = attend(query, key, value, scale=scale, **forms[form])
+    arguments: dict[str, Any] = {}
+    if form == "bias":
+        # Distances, unlike from head to head, with keys hidden here and there, never the first.
+        distance = torch.arange(keys) - torch.arange(queries)[:, None]
+        bias = distance * torch.linspace(-0.05, 0.1, query.shape[1])[:, None, None]
+        bias = bias.masked_fill((torch.arange(keys) % 3 == 1), float("-inf"))[None]
+        bias = bias.to(query.dtype).float()
+        arguments["bias"] = bias.to(query.device)
+    else:
+        bias = hidden(form, queries, keys, window)
+        arguments |= {"causal": {"causal": True}, "window": {"window": window}}.get(form, {})
+    if softcap is not None:
+        arguments["softcap"] = softcap
+    out, lse = attend(query, key, value, scale=scale, **arguments)
     assert out.dtype == query.dtype
     assert lse.dtype == torch.float32
-    wanted_out, wanted_lse = expected(query.cpu(), key.cpu(), value.cpu(), scale, first, last)
+    every = bias.expand(query.shape[0], query.shape[1], -1, -1)
+    wanted_out, wanted_lse = expected(query.cpu(), key.cpu(), value.cpu(), scale, every, softcap)
     tolerance = TOLERANCE[query.dtype]
     torch.testing.assert_close(out.float().cpu(), wanted_out, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(lse.cpu(), wanted_lse, atol=tolerance, rtol=tolerance)
@@ -125,6 +144,12 @@ def test_reference_takes_values_of_another_dimension(form: str) -> None:
     check(reference.attend, form, *random(2, 2, 2, 7, 7, 16, 5, torch.float32, seed=2), window=3)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_reference_caps_logits(form: str, dtype: torch.dtype) -> None:
+    check(reference.attend, form, *random(2, 2, 2, 7, 7, 16, 16, dtype, seed=2), window=3, softcap=0.5)
+
+
 @pytest.mark.parametrize(
     ("queries", "keys", "form"),
     [
@@ -157,6 +182,10 @@ def test_refuses_lengths_that_a_form_is_not_defined_for(attend: Attend) -> None:
         attend(*operands, scale=1.0, window=4)
     with pytest.raises(InputError, match="window=0"):
         attend(*operands, scale=1.0, window=0)
+    with pytest.raises(InputError, match=r"-inf in it"):
+        attend(*operands, scale=1.0, causal=True, bias=torch.zeros(1, 1, 3, 2))
+    with pytest.raises(InputError, match=r"\(1, 1, 3, 9\) for 3 queries and 2 keys"):
+        attend(*operands, scale=1.0, bias=torch.zeros(1, 1, 3, 9))
 
 
 @pytest.mark.cuda

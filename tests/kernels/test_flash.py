@@ -19,6 +19,7 @@ def flash_attn_func(
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
     return_attn_probs: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, None]:
     """[B, S, H, D] operands; query i stands at i + Sk - Sq and sees `window_size` keys either side."""
@@ -29,6 +30,8 @@ def flash_attn_func(
     group = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
     logits = torch.einsum("bqhd,bkhd->bhqk", q, k) * softmax_scale
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
     place = torch.arange(q.shape[1])[:, None] + k.shape[1] - q.shape[1]
     keys = torch.arange(k.shape[1])
     hidden = (left >= 0) & (keys < place - left) | (right >= 0) & (keys > place + right)
@@ -54,6 +57,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         (6, 9, {"window": 4}),
         (6, 9, {"window": 4, "causal": True}),
         (6, 6, {"window": 50}),
+        (6, 6, {"causal": True, "softcap": 0.5}),
+        (6, 9, {"bias": torch.linspace(-1, 1, 54).view(1, 1, 6, 9), "softcap": 0.5}),
     ],
 )
 def test_calls_flash_attn_by_its_rules(queries: int, keys: int, form: dict[str, Any]) -> None:

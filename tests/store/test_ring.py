@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfpass.kernels import Kernel, reference
+from qfpass.store.reading import Reading
 from qfpass.store.ring import RingAttention, RingRule
 
 BATCH, HEADS, GROUP, DIM = 2, 2, 3, 4
@@ -30,7 +31,7 @@ def read_in_pieces(pieces: list[int], window: int, seed: int, restart: bool = Fa
     key = torch.randn(BATCH, HEADS, total, DIM, generator=generator)
     value = torch.randn(BATCH, HEADS, total, DIM + 1, generator=generator)
     rule = RingRule(window)
-    layer = RingAttention(Kernel("reference", reference.attend), SCALE, rule)
+    layer = RingAttention(Reading(Kernel("reference", reference.attend), SCALE), rule)
     store = rule.allocate(BATCH, HEADS, DIM, DIM + 1, torch.float32, torch.device("cpu"))
     if restart:
         for tensor in store:
@@ -42,7 +43,7 @@ def read_in_pieces(pieces: list[int], window: int, seed: int, restart: bool = Fa
         position = torch.arange(seen, seen + piece).expand(BATCH, -1)
         # A ring holds at most its window; more tokens seen than that must not matter.
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, position, visible, None, *store))
+        outs.append(layer(*new, position, visible, None, None, *store))
         seen += piece
     wanted = windowed(query, key, value, window)
     torch.testing.assert_close(torch.cat(outs, dim=2), wanted, atol=1e-5, rtol=1e-5)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfpass.kernels import Kernel, reference
+from qfpass.store.reading import Reading
 from qfpass.store.slots import SlotAttention, SlotRule, Slots, keep_best, replace_lowest
 
 BATCH, HEADS, DIM = 2, 3, 4
@@ -115,7 +116,7 @@ def test_a_cleared_store_starts_afresh() -> None:
 def test_attention_with_room_for_all_is_causal_attention(pieces: list[int], seed: int) -> None:
     total, group = sum(pieces), 2
     rule = SlotRule(total, recent=1, sinks=0, score="recency")
-    layer = SlotAttention(Kernel("reference", reference.attend), 0.5, rule)
+    layer = SlotAttention(Reading(Kernel("reference", reference.attend), 0.5), rule)
     key, value, _ = tokens(total, seed)
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(BATCH, HEADS * group, total, DIM, generator=generator)
@@ -124,7 +125,7 @@ def test_attention_with_room_for_all_is_causal_attention(pieces: list[int], seed
     for piece in pieces:
         new = (t[:, :, seen : seen + piece] for t in (query, key, value))
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, positions(seen, piece), visible, None, *store))
+        outs.append(layer(*new, positions(seen, piece), visible, None, None, *store))
         seen += piece
     wanted = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, scale=0.5, enable_gqa=True

@@ -1,0 +1,153 @@
+"""Products in one form: what bmm, baddbmm and einsum compute over heads, written as matmuls of [B, H, ., .].
+
+So that attention, which people write with any of them, is read in one form. What can't be told to be a
+product over batch and heads is left as it is.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+RESHAPES = {
+    aten.reshape.default, aten.view.default, aten._unsafe_view.default,
+    aten.flatten.using_ints, aten.unflatten.int,
+}  # fmt: skip
+_COPIES = {aten.contiguous.default, aten.clone.default}
+
+
+def spell_products(graph: fx.Graph) -> None:
+    """Rewrite the products of `graph` in place; nodes need their `val`."""
+    for node in list(graph.nodes):
+        if node.target is aten.baddbmm.default:
+            node = _without_addend(node)
+        if node.target is aten.bmm.default or _is_folded_matmul(node):
+            _spell_bmm(node)
+        elif node.target is aten.einsum.default:
+            _spell_einsum(node)
+    graph.eliminate_dead_code()
+
+
+def insert(before: fx.Node, target: torch._ops.OpOverload, *args: object) -> fx.Node:
+    """A new call before a node, with the value that it has in the trace."""
+    with before.graph.inserting_before(before):
+        node = before.graph.call_function(target, args)
+    node.meta = {k: v for k, v in before.meta.items() if k != "val"}
+    values: Any = fx.map_arg(args, lambda n: n.meta["val"])  # type: ignore[type-var]
+    node.meta["val"] = target(*values)
+    return node
+
+
+def permuted(before: fx.Node, node: fx.Node, order: list[int]) -> fx.Node:
+    """`node` with its dimensions in another order; permutations below it are taken into account."""
+    while True:
+        if node.target in _COPIES:
+            node = node.args[0]
+        elif node.target in (aten.transpose.int, aten.permute.default):
+            below = _order(node)
+            node, order = node.args[0], [below[i] for i in order]
+        else:
+            break
+    moved = [i for i, place in enumerate(order) if i != place]
+    if not moved:
+        return node
+    if len(moved) == 2:
+        return insert(before, aten.transpose.int, node, *moved)
+    return insert(before, aten.permute.default, node, order)
+
+
+def _order(node: fx.Node) -> list[int]:
+    dims = node.meta["val"].dim()
+    if node.target is aten.permute.default:
+        return [d % dims for d in node.args[1]]
+    order = list(range(dims))
+    a, b = (d % dims for d in node.args[1:])
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
+def keeps_last_two(node: fx.Node) -> bool:
+    """Whether a reshape only folds heads into the batch, or parts them again."""
+    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
+    return {len(before), len(after)} <= {3, 4} and str(before[-2:]) == str(after[-2:])
+
+
+def _without_addend(node: fx.Node) -> fx.Node:
+    """baddbmm(x, a, b) as beta * x + alpha * bmm(a, b); gives the bmm."""
+    addend, left, right = node.args[:3]
+    alpha, beta = node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)
+    product = insert(node, aten.bmm.default, left, right)
+    whole = product if alpha == 1 else insert(node, aten.mul.Tensor, product, alpha)
+    if beta != 0:
+        term = addend if beta == 1 else insert(node, aten.mul.Tensor, addend, beta)
+        whole = insert(node, aten.add.Tensor, whole, term)
+    _replace(node, whole)
+    return product
+
+
+def _is_folded_matmul(node: fx.Node) -> bool:
+    return node.target is aten.matmul.default and all(n.meta["val"].dim() == 3 for n in node.args)
+
+
+def _spell_bmm(node: fx.Node) -> None:
+    """[B * H, n, m] @ [B * H, m, p] with heads folded into the batch."""
+    left, right = (_parted(node, n) for n in node.args[:2])
+    if left is None and right is None:
+        return
+    heads = (left or right).meta["val"].shape[1]
+    # The rows of both sides meet in pairs, so the order known of one is that of the other.
+    left = left or insert(node, aten.unflatten.int, node.args[0], 0, [-1, heads])
+    right = right or insert(node, aten.unflatten.int, node.args[1], 0, [-1, heads])
+    if left.meta["val"].shape[1] != right.meta["val"].shape[1]:
+        return
+    product = insert(node, aten.matmul.default, left, right)
+    _replace(node, insert(node, aten.flatten.using_ints, product, 0, 1))
+
+
+def _parted(user: fx.Node, node: fx.Node) -> fx.Node | None:
+    """The [B, H, n, m] that [B * H, n, m] was folded from, if the graph shows it."""
+    if node.target in _COPIES:
+        return _parted(user, node.args[0])
+    if node.target is aten.transpose.int and {d % 3 for d in node.args[1:]} == {1, 2}:
+        source = _parted(user, node.args[0])
+        return None if source is None else permuted(user, source, [0, 1, 3, 2])
+    if node.target not in RESHAPES or not keeps_last_two(node):
+        return None
+    source = node.args[0]
+    return source if source.meta["val"].dim() == 4 and isinstance(source.meta["val"].shape[1], int) else None
+
+
+def _spell_einsum(node: fx.Node) -> None:
+    """Two operands of four dimensions, two of them (batch and heads) in both and in the result."""
+    terms, result = _letters(node)
+    if result is None or len(terms) != 2 or any(len(set(t)) != 4 or len(t) != 4 for t in (*terms, result)):
+        return
+    shared = [c for c in result if c in terms[0] and c in terms[1]]
+    rows = [c for c in result if c not in shared]
+    summed = [c for c in terms[0] if c in terms[1] and c not in result]
+    if (len(shared), len(rows), len(summed)) != (2, 2, 1):
+        return
+    operands = list(zip(terms, node.args[1], strict=True))
+    if rows[0] not in terms[0]:
+        operands.reverse()
+    wanted = ([*shared, rows[0], summed[0]], [*shared, summed[0], rows[1]])
+    if any(set(w) != set(t) for w, (t, _) in zip(wanted, operands, strict=True)):
+        return
+    sides = [permuted(node, x, [t.index(c) for c in w]) for w, (t, x) in zip(wanted, operands, strict=True)]
+    product = insert(node, aten.matmul.default, *sides)
+    made = [*shared, *rows]
+    _replace(node, permuted(node, product, [made.index(c) for c in result]))
+
+
+def _letters(node: fx.Node) -> tuple[list[str], str | None]:
+    equation = str(node.args[0]).replace(" ", "")
+    inputs, arrow, result = equation.partition("->")
+    return inputs.split(","), result if arrow and equation.replace("->", "").replace(
+        ",", ""
+    ).isalpha() else None
+
+
+def _replace(old: fx.Node, new: fx.Node) -> None:
+    old.replace_all_uses_with(new)
+    old.graph.erase_node(old)

@@ -1,0 +1,46 @@
+"""How a layer's queries read keys: the kernel, the scale, and what is added to the logits."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A layer's logits: scale * <query, key>, soft-capped by the kernel if it was chosen for that.
+
+    `slopes`, one number a query head, add slope * (key position - query position): attention with linear
+    biases (Press et al. 2021, arXiv 2108.12409), whose slopes are positive.
+    """
+
+    kernel: Kernel
+    scale: float
+    slopes: tuple[float, ...] | None = None
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **form: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The kernel's attention, (out, lse)."""
+        return self.kernel.attend(query, key, value, scale=self.scale, **form)
+
+    def distance_bias(
+        self, query_position: torch.Tensor, key_position: torch.Tensor, slopes: torch.Tensor
+    ) -> torch.Tensor:
+        """Positions [B, Sq] and [B, 1 or Hkv, Sk], slopes [Hq] -> what is added, [B, Hq, Sq, Sk] float32."""
+        distance = key_position[:, :, None, :] - query_position[:, None, :, None]
+        group = len(slopes) // distance.shape[1]
+        return distance.repeat_interleave(group, dim=1) * slopes[:, None, None]
+
+
+def weigh_with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor | None) -> torch.Tensor:
+    """Attention out [B, Hq, S, Dv] with one more logit a head, sink [Hq], whose value is nothing.
+
+    A softmax over logits and sink gives the keys exp(lse) / (exp(lse) + exp(sink)) of the weight.
+    """
+    if sink is None:
+        return out
+    share = torch.sigmoid(lse - sink.float()[:, None])
+    return (out * share[..., None]).to(out.dtype)
