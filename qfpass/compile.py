@@ -15,8 +15,10 @@ from .graph.attention import Attention, find_attentions
 from .graph.capture import call_keywords, capture
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
+from .graph.vocabulary import vocabulary
+from .runtime.attach import attach
 from .runtime.decoder import Decoder
-from .runtime.model import CompiledDecoder, attach
+from .runtime.model import CompiledDecoder
 from .runtime.uncompressed import kernel_for
 from .store.ring import RingRule
 from .store.slots import SlotRule
@@ -81,7 +83,7 @@ def compile(
     outlined = outline(rewrite(captured, sites))
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
-        model_fingerprint(captured, attentions),
+        model_fingerprint(captured, attentions), vocabulary(captured),
     )  # fmt: skip
     return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
 
@@ -92,7 +94,7 @@ def _rule(attention: Attention, config: Config, sizes: Sizes) -> Rule:
     if window is not None and window < sizes.context_length:
         return RingRule(window)
     if attention.index in config.skip_layers or sizes.slots >= sizes.context_length:
-        return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency")
+        return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency", is_bounded=False)
     return SlotRule(sizes.slots, sizes.recent, sizes.sinks, config.score)
 
 

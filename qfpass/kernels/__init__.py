@@ -1,11 +1,13 @@
 """Attention kernels behind one contract.
 
-A kernel is attend(query, key, value, *, scale, causal=False, window=None) -> (out, lse):
+A kernel is attend(query, key, value, *, scale, causal=False, window=None, lengths=None) -> (out, lse):
 - query [B, Hq, Sq, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv], one floating dtype, any
   strides, Sk at least 1; query head h reads kv head h // (Hq / Hkv);
 - plain: every query sees every key. `causal`: query i sees keys up to i, and Sq == Sk. `window` w
   (which implies causal): query i sees the w keys that end at i + Sk - Sq, and Sk >= Sq. So every
   query sees a key. Called eagerly, a kernel raises InputError for other lengths;
+- lengths [B] int64, plain form only: row b shows the first lengths[b] keys alone, at least one, or all
+  Sk if that is fewer; what lies behind them must be finite;
 - out [B, Hq, Sq, Dv] in the query's dtype; lse [B, Hq, Sq] float32, the natural log of the sum of
   the exponentials of the logits `scale * <query, key>`.
 

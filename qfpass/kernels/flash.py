@@ -4,6 +4,7 @@ import importlib.util
 
 import torch
 
+from . import sdpa_cuda
 from .operands import check_lengths
 
 
@@ -20,11 +21,15 @@ def attend(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels`; float16 and bfloat16, D == Dv <= 256, Ampere or newer.
 
-    Grouped heads, windows and the alignment at the lower right are flash-attn's own.
+    Grouped heads, windows and the alignment at the lower right are flash-attn's own; lengths run
+    `sdpa_cuda.attend_efficient`.
     """
+    if lengths is not None:
+        return sdpa_cuda.attend_efficient(query, key, value, scale=scale, causal=causal, lengths=lengths)
     from flash_attn import flash_attn_func
 
     check_lengths(query, key, causal, window)

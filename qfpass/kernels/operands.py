@@ -1,11 +1,19 @@
 """What the kernels ask of their operands: lengths, layout, and which keys a window shows."""
 
+from collections.abc import Callable
+
 import torch
 
 from ..errors import InputError
 
 
-def check_lengths(query: torch.Tensor, key: torch.Tensor, causal: bool, window: int | None) -> None:
+def check_lengths(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    causal: bool,
+    window: int | None,
+    lengths: torch.Tensor | None = None,
+) -> None:
     """Raise InputError for lengths that a form isn't defined for, in eager mode.
 
     A graph carries no check: Dynamo loses the message of one that lies in a nested region.
@@ -13,6 +21,10 @@ def check_lengths(query: torch.Tensor, key: torch.Tensor, causal: bool, window: 
     if torch.compiler.is_compiling():
         return
     queries, keys = query.shape[2], key.shape[2]
+    if lengths is not None and (causal or window is not None):
+        raise InputError(
+            "attention: lengths go with the plain form only; attend to the chunk in a call of its own"
+        )
     if window is not None:
         if window < 1:
             raise InputError(f"attention: window={window} shows no key; give at least 1")
@@ -45,11 +57,18 @@ def visible_keys(
 
 
 def window_bias(query: torch.Tensor, keys: int, window: int) -> torch.Tensor:
-    """[Sq, keys] in the query's dtype, 0 where `visible_keys` says so, else -inf.
+    """[Sq, keys] in the query's dtype, 0 where `visible_keys` says so, else -inf."""
+    return _bias(
+        lambda columns: visible_keys(query.shape[2], keys, window, query.device, columns), keys, query
+    )
 
-    Rows lie a multiple of 16 elements apart, as the memory-efficient CUDA kernel demands.
-    """
+
+def length_bias(query: torch.Tensor, keys: int, lengths: torch.Tensor) -> torch.Tensor:
+    """[B, keys] in the query's dtype, 0 at the first lengths[b] keys of row b, else -inf."""
+    return _bias(lambda columns: torch.arange(columns, device=query.device) < lengths[:, None], keys, query)
+
+
+def _bias(seen: Callable[[int], torch.Tensor], keys: int, query: torch.Tensor) -> torch.Tensor:
+    """Rows lie a multiple of 16 elements apart, as the memory-efficient CUDA kernel demands."""
     columns = (keys + 15) // 16 * 16
-    seen = visible_keys(query.shape[2], keys, window, query.device, columns)
-    bias = torch.where(seen, 0.0, float("-inf")).to(query.dtype)
-    return bias.narrow(1, 0, keys)
+    return torch.where(seen(columns), 0.0, float("-inf")).to(query.dtype).narrow(1, 0, keys)

@@ -2,7 +2,7 @@
 
 import torch
 
-from .operands import check_lengths, visible_keys
+from .operands import check_lengths, length_bias, visible_keys
 
 
 def attend(
@@ -13,15 +13,18 @@ def attend(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels` for the contract; Dv may differ from D."""
-    check_lengths(query, key, causal, window)
+    check_lengths(query, key, causal, window, lengths)
     # b: batch, h: kv head, g: head of its group, q: query, k: key, d: dimension.
     grouped = query.float().unflatten(1, (key.shape[1], -1))
     logits = torch.einsum("bhgqd,bhkd->bhgqk", grouped, key.float()) * scale
     if causal or window is not None:
         seen = visible_keys(query.shape[2], key.shape[2], window, query.device)
         logits = logits.masked_fill(~seen, float("-inf"))
+    if lengths is not None:
+        logits = logits + length_bias(logits, key.shape[2], lengths)[:, None, None, None, :]
     # Spelled out, since logsumexp asks whether there is any key, which an unbacked size can't tell.
     peak = logits.amax(-1, keepdim=True)
     weights = (logits - peak).exp()

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from .operands import check_lengths, dense_rows, window_bias
+from .operands import check_lengths, dense_rows, length_bias, window_bias
 
 
 def attend_flash(
@@ -14,13 +14,14 @@ def attend_flash(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `qfpass.kernels`; float16 and bfloat16, D == Dv <= 256, Ampere or newer.
 
-    Flash reads grouped heads as they are but takes no mask: a window runs `attend_efficient`.
+    Flash reads grouped heads as they are but takes no mask: a window and lengths run `attend_efficient`.
     """
-    if window is not None:
-        return attend_efficient(query, key, value, scale=scale, window=window)
+    if window is not None or lengths is not None:
+        return attend_efficient(query, key, value, scale=scale, causal=causal, window=window, lengths=lengths)
     check_lengths(query, key, causal, window)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention.default(
         _aligned(query), _aligned(key), _aligned(value), 0.0, causal, False, scale=scale
@@ -36,9 +37,10 @@ def attend_efficient(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels`; float32, float16 and bfloat16. A window builds a [Sq, Sk] mask."""
-    check_lengths(query, key, causal, window)
+    """See `qfpass.kernels`; float32, float16 and bfloat16. A window and lengths build a mask."""
+    check_lengths(query, key, causal, window, lengths)
     batch, kv_heads, keys = key.shape[:3]
     group, queries, value_dim = query.shape[1] // kv_heads, query.shape[2], value.shape[3]
     # Each kv head becomes a row of the batch, whose heads share one key by a stride of 0.
@@ -48,6 +50,9 @@ def attend_efficient(
     bias = None
     if window is not None:
         bias = window_bias(query, keys, window).expand(batch * kv_heads, group, queries, keys)
+    elif lengths is not None:
+        bias = length_bias(query, keys, lengths.repeat_interleave(kv_heads))[:, None, None, :]
+        bias = bias.expand(-1, group, queries, -1)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention.default(
         query, key, value, bias, True, 0.0, causal and window is None, scale=scale
     )

@@ -45,13 +45,13 @@ class Uncompressed:
         """Read ids [B, S]; their logits [B, S, V]."""
         return self.module(*self.inputs(ids))
 
-    def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The module's arguments for reading ids [B, S] next; counts them as seen."""
         seen, length = self.tokens_seen, ids.shape[1]
         self.tokens_seen = seen + length
         position = torch.arange(seen, seen + length, device=self._device).expand(len(ids), -1)
         visible = torch.empty(seen + 1 if length == 1 else seen, device=self._device)
-        return (ids, position, visible, *self._stores)
+        return (ids, position, visible, visible, None, None, *self._stores)
 
 
 def kernel_for(captured: Captured, attention: Attention) -> Kernel:
@@ -63,4 +63,4 @@ def _keep_all(attention: Attention, capacity: int) -> Rule:
     window = attention.span.window
     if window is not None:
         return RingRule(window)
-    return SlotRule(capacity, recent=1, sinks=0, score="recency")
+    return SlotRule(capacity, recent=1, sinks=0, score="recency", is_bounded=False)

@@ -25,6 +25,7 @@ class RingRule:
 
     slots: int
     needs_filters = False
+    is_bounded = False  # a session's budget doesn't apply: the window is exact
     score = "window"
 
     def allocate(
@@ -43,7 +44,7 @@ class RingRule:
             torch.zeros(*heads, value_dim, dtype=dtype, device=device),
         )
 
-    def clear(self, store: Ring) -> None:
+    def clear(self, store: Ring, slots: int | None = None) -> None:
         """Nothing to do: what a ring shows follows from the tokens seen."""
 
 
@@ -66,19 +67,21 @@ class RingAttention(nn.Module):
         value: torch.Tensor,
         position: torch.Tensor,
         visible: torch.Tensor,
-        filters: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        recent: None,
+        filters: None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
-        `visible` counts tokens as for `SlotAttention`; `store` is a `Ring`, changed in place.
+        `visible` and `lengths` count tokens as for `SlotAttention`; `store` is a `Ring`, changed in place.
         """
         ring = Ring(*store)
         if query.shape[2] == 1:
             write_token(ring, key, value, position)
             count = visible.shape[0]
             keys, values = ring.keys[:, :, :count], ring.values[:, :, :count]
-            return self.kernel.attend(query, keys, values, scale=self.scale)[0]
+            return self.kernel.attend(query, keys, values, scale=self.scale, lengths=lengths)[0]
         past_key, past_value = in_order(ring, position, visible.shape[0])
         out, _ = self.kernel.attend(
             query,
@@ -91,12 +94,12 @@ class RingAttention(nn.Module):
         return out
 
 
-def held_positions(ring: Ring, seen: int) -> torch.Tensor:
-    """Which position each slot holds after `seen` tokens, [B, Hkv, w] int32, -1 where none."""
-    batch, heads, slots = ring.keys.shape[:3]
-    slot = torch.arange(slots, dtype=torch.int32, device=ring.keys.device)
-    newest = seen - 1 - (seen - 1 - slot) % slots
-    return newest.clamp(min=-1).expand(batch, heads, slots)
+def held_positions(ring: Ring, following: torch.Tensor) -> torch.Tensor:
+    """Which position each slot holds, [B, Hkv, w] int32, -1 where none; row b's next is `following[b]`."""
+    heads, slots = ring.keys.shape[1:3]
+    newest, slot = following[:, None] - 1, torch.arange(slots, device=ring.keys.device)
+    held = (newest - (newest - slot) % slots).clamp(min=-1)
+    return held.to(torch.int32)[:, None, :].expand(-1, heads, -1)
 
 
 def write_token(ring: Ring, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> None:

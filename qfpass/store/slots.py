@@ -25,12 +25,16 @@ class Slots(NamedTuple):
 
 @dataclass(frozen=True)
 class SlotRule:
-    """How one layer keeps keys: slots a head, protected tokens, score by name."""
+    """How one layer keeps keys: slots a head, protected tokens, score by name.
+
+    A layer that isn't bounded keeps every key that its slots take; a session's budget doesn't apply to it.
+    """
 
     slots: int
     recent: int
     sinks: int
     score: str
+    is_bounded: bool = True
 
     @property
     def needs_filters(self) -> bool:
@@ -54,10 +58,22 @@ class SlotRule:
             torch.full(heads, -1, dtype=torch.int32, device=device),
         )
 
-    def clear(self, store: Slots) -> None:
-        """Empty the store in place; old keys are overwritten before anything can see them."""
+    def clear(self, store: Slots, slots: int | None = None) -> None:
+        """Empty the store in place and use its first `slots` slots only, all of them by default.
+
+        Old keys are overwritten before anything can see them. An unused slot scores inf, so that no token
+        is ever better.
+        """
         store.scores.fill_(float("-inf"))
+        store.scores[..., slots or self.slots :] = float("inf")
         store.positions.fill_(-1)
+
+
+class Protection(NamedTuple):
+    """Tokens never evicted: the `recent` newest, a number or a tensor [], and the first `sinks`."""
+
+    recent: int | torch.Tensor
+    sinks: int
 
 
 class SlotAttention(nn.Module):
@@ -84,23 +100,30 @@ class SlotAttention(nn.Module):
         value: torch.Tensor,
         position: torch.Tensor,
         visible: torch.Tensor,
+        lengths: torch.Tensor | None,
+        recent: torch.Tensor | None,
         filters: torch.Tensor | None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
         `visible` is any tensor whose length counts the tokens in the store's reach: with the new one for
-        S = 1, without the new ones for a chunk. `store` is a `Slots`, changed in place.
+        S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
+        differ. `recent` is the number of protected newest tokens, by default the rule's. `store` is a
+        `Slots`, changed in place.
         """
-        slots = Slots(*store)
+        slots, protection = (
+            Slots(*store),
+            Protection(self.rule.recent if recent is None else recent, self.rule.sinks),
+        )
         score = SCORES[self.rule.score].function(key, value, position, filters)
         if query.shape[2] == 1:
-            replace_lowest(slots, self.rule, key, value, score, position)
+            replace_lowest(slots, protection, key, value, score, position)
             count = visible.shape[0]
             keys, values = slots.keys[:, :, :count], slots.values[:, :, :count]
-            return self.kernel.attend(query, keys, values, scale=self.scale)[0]
+            return self.kernel.attend(query, keys, values, scale=self.scale, lengths=lengths)[0]
         out = attend_store_and_chunk(self.kernel, self.scale, slots, visible.shape[0], query, key, value)
-        keep_best(slots, self.rule, key, value, score, position)
+        keep_best(slots, protection, key, value, score, position)
         return out
 
 
@@ -125,21 +148,25 @@ def attend_store_and_chunk(
 
 def replace_lowest(
     slots: Slots,
-    rule: SlotRule,
+    protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
     score: torch.Tensor,
     position: torch.Tensor,
 ) -> None:
-    """Write one token over the unprotected slot with the lowest score; empty slots, -inf, go first."""
-    newest = position[:, None, -1:]
-    slot = slots.scores.masked_fill(_protected(slots.positions, newest, rule), float("inf"))
-    _write(slots, slot.argmin(-1, keepdim=True), key, value, score, position)
+    """Write one token over the unprotected slot with the lowest score."""
+    _write(slots, slot_to_replace(slots, protection, position), key, value, score, position)
+
+
+def slot_to_replace(slots: Slots, protection: Protection, position: torch.Tensor) -> torch.Tensor:
+    """The slot [B, Hkv, 1] that a token at position [B, 1] will take; empty slots, -inf, go first."""
+    protected = _protected(slots.positions, position[:, None, -1:], protection)
+    return slots.scores.masked_fill(protected, float("inf")).argmin(-1, keepdim=True)
 
 
 def keep_best(
     slots: Slots,
-    rule: SlotRule,
+    protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
     score: torch.Tensor,
@@ -152,8 +179,8 @@ def keep_best(
     """
     newest = position[:, None, -1:]
     chunk_position = position[:, None, :].expand_as(score)
-    chunk_rank = score.masked_fill(_protected(chunk_position, newest, rule), float("inf"))
-    slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, rule), float("inf"))
+    chunk_rank = score.masked_fill(_protected(chunk_position, newest, protection), float("inf"))
+    slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, protection), float("inf"))
     best, token = chunk_rank.sort(dim=-1, descending=True, stable=True)
     # Stable, so that equal scores (all empty slots) are filled from the front.
     worst, slot = slot_rank.sort(dim=-1, stable=True)
@@ -163,9 +190,9 @@ def keep_best(
     _exchange(slots, slot, token, better, key, value, score, chunk_position)
 
 
-def _protected(positions: torch.Tensor, newest: torch.Tensor, rule: SlotRule) -> torch.Tensor:
+def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protection) -> torch.Tensor:
     held = positions >= 0
-    return held & ((positions > newest - rule.recent) | (positions < rule.sinks))
+    return held & ((positions > newest - protection.recent) | (positions < protection.sinks))
 
 
 def _write(
