@@ -20,6 +20,7 @@ from ..errors import SessionError
 from ..filters import QFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site
+from ..graph.rotary import Turn
 from .rows import Row, all_equal
 from .session import Session, Stores
 
@@ -30,6 +31,7 @@ class Decoder:
     Attributes:
         lock: held while a graph runs, so that calls of several threads follow one another.
         vocabulary: token ids are below this number; None where the graph doesn't tell.
+        turns: what moves each site's keys to other positions; none if they never are.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class Decoder:
         dtype: torch.dtype,
         fingerprint: str,
         vocabulary: int | None,
+        turns: Sequence[Turn | None],
     ) -> None:
-        self.fingerprint, self.vocabulary = fingerprint, vocabulary
+        self.fingerprint, self.vocabulary, self.turns = fingerprint, vocabulary, tuple(turns)
         self.sites, self.sizes, self.config = tuple(sites), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined

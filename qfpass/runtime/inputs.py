@@ -97,13 +97,15 @@ def _without_padding(ids: torch.Tensor, spans: list[Span]) -> torch.Tensor:
 
 
 def _check_length(decoder: Decoder, session: Session, spans: list[Span]) -> None:
+    if decoder.config.overflow != "error":
+        return
     limit = decoder.sizes.context_length
     for row, span in enumerate(spans):
         seen = session.rows[row].tokens if session.tokens_seen else 0
         if seen + span.tokens > limit:
             raise InputError(
                 f"{seen} tokens seen and {span.tokens} new ones exceed the context length of {limit}: "
-                "shorten the prompt, or compile with a larger context_length."
+                "shorten the prompt, or compile with a larger context_length or another overflow."
             )
 
 

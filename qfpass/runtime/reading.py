@@ -5,13 +5,15 @@ together: a row with no token in a step is put back afterwards.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from .decoder import Decoder
+from .overflow import bring_back, overflows
 from .rows import Span, Wanted, all_equal
 from .session import Session
-from .undo import Undo
+from .undo import Overwritten, Undo
 
 
 @torch.no_grad()
@@ -25,7 +27,8 @@ def read(
     """
     tokens = [span.tokens for span in spans]
     with session.in_use(), decoder.lock:
-        undo = Undo(session, tokens)
+        moves = any(map(partial(overflows, decoder), session.rows, tokens))
+        undo = Undo(session, max(tokens) == 1, moves)
         try:
             session.allocate(len(spans))
             if all_equal(session.rows) and all_equal(spans):
@@ -33,7 +36,7 @@ def read(
                 own = ids[:, slice(*spans[0])]
                 logits = chosen.spread(_read_alike(decoder, session, own, None, chosen.tokens))
             elif max(tokens) == 1:
-                logits = _step(decoder, session, ids, spans, wanted, undo)
+                logits = _step(decoder, session, ids, spans, wanted, undo.overwritten)
             else:
                 logits = _read_each(decoder, session, ids, spans, wanted)
             session.count_columns(ids.shape[1])
@@ -52,7 +55,9 @@ def _read_alike(
     size, parts = session.sizes.chunk, []
     for start in range(0, ids.shape[1], size):
         piece = ids[:, start : start + size]
-        length, rows = piece.shape[1], [session.rows[i] for i in affected]
+        length = piece.shape[1]
+        bring_back(decoder, session, affected, length)
+        rows = [session.rows[i] for i in affected]
         inside = wanted[(wanted >= start) & (wanted < start + length)] - start
         if length == 1:
             logits = decoder.step(piece, stores, rows, session.sizes, range(len(rows)))
@@ -85,16 +90,19 @@ def _step(
     ids: torch.Tensor,
     spans: Sequence[Span],
     wanted: torch.Tensor,
-    undo: Undo,
+    overwritten: Overwritten | None,
 ) -> torch.Tensor:
     """One token for every row that has one."""
     reading = [row for row, span in enumerate(spans) if span.tokens]
+    bring_back(decoder, session, reading, 1)
+    resting = [row for row in range(len(spans)) if row not in reading]
+    if resting and overwritten is None:
+        overwritten = Overwritten(session)
     column = torch.tensor([span.start for span in spans], device=ids.device)
     token = ids.gather(1, column[:, None])
     logits = decoder.step(token, session.stores, session.rows, session.sizes, reading)
-    resting = [row for row in range(len(spans)) if row not in reading]
-    if resting:
-        undo.restore_rows(resting)
+    if resting and overwritten is not None:
+        overwritten.restore(resting)
     session.advance(reading, 1)
     parts = [Wanted(wanted, s).spread(logits[i : i + 1]) if s.tokens else None for i, s in enumerate(spans)]
     return _stacked(parts)

@@ -138,6 +138,12 @@ class Session(Cache):
         moved = (row.advanced(tokens) if i in affected else row for i, row in enumerate(self.rows))
         self._state = self._state._replace(rows=tuple(moved))
 
+    def place(self, row: int, position: int) -> None:
+        """Let a row's next token take another position."""
+        rows = list(self.rows)
+        rows[row] = rows[row]._replace(position=position)
+        self._state = self._state._replace(rows=tuple(rows))
+
     def count_columns(self, columns: int) -> None:
         """Count the columns of a call that has succeeded."""
         self._state = self._state._replace(columns=self.columns + columns)

@@ -16,18 +16,11 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-class Undo:
-    """The way back to where `session` stands, for a call that reads so many tokens a row."""
+class Overwritten:
+    """What a step will overwrite in `session`: one slot a head, in every row."""
 
-    def __init__(self, session: "Session", tokens: Sequence[int]) -> None:
-        self._session, self._before = session, session.state
-        self._copies: tuple[Slots | Ring, ...] = ()
-        self._slots: list[torch.Tensor] = []
-        if session.tokens_seen == 0:
-            return
-        if max(tokens) > 1:
-            self._copies = session.copied_stores()
-            return
+    def __init__(self, session: "Session") -> None:
+        self._stores = session.stores
         position = torch.tensor([[row.position] for row in session.rows], device=session.device)
         self._slots = [_slot(session, i, position) for i in range(len(session.stores))]
         self._kept = [
@@ -35,24 +28,42 @@ class Undo:
             for store, slot in zip(session.stores, self._slots, strict=True)
         ]
 
+    def restore(self, rows: Sequence[int]) -> None:
+        """Put it back in these rows."""
+        for store, slot, kept in zip(self._stores, self._slots, self._kept, strict=True):
+            row = torch.tensor(rows, device=slot.device)
+            head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
+            for tensor, before in zip(store, kept, strict=True):
+                tensor[row[:, None, None], head, slot[row]] = before[row]
+
+
+class Undo:
+    """The way back to where `session` stands.
+
+    Attributes:
+        overwritten: what a step will overwrite, if the call is one and doesn't move stored keys.
+    """
+
+    def __init__(self, session: "Session", is_step: bool, moves: bool) -> None:
+        self._session, self._before = session, session.state
+        self._copies: tuple[Slots | Ring, ...] = ()
+        self.overwritten: Overwritten | None = None
+        if session.tokens_seen == 0:
+            return
+        if is_step and not moves:
+            self.overwritten = Overwritten(session)
+        else:
+            self._copies = session.copied_stores()
+
     def restore(self) -> None:
         """Everything as it was before the call."""
         session = self._session
         with session.restoring(self._before):
-            if self._slots:
-                self.restore_rows(range(len(session.rows)))
-            elif self._copies:
-                for store, copy in zip(session.stores, self._copies, strict=True):
-                    for tensor, before in zip(store, copy, strict=True):
-                        tensor.copy_(before)
-
-    def restore_rows(self, rows: Sequence[int]) -> None:
-        """What a step overwrote in these rows."""
-        index = torch.tensor(list(rows), device=self._session.device)
-        for store, slot, kept in zip(self._session.stores, self._slots, self._kept, strict=True):
-            heads = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
-            for tensor, before in zip(store, kept, strict=True):
-                tensor[index[:, None, None], heads, slot[index]] = before[index]
+            if self.overwritten is not None:
+                self.overwritten.restore(list(range(len(session.rows))))
+            for store, copy in zip(self._before.stores, self._copies, strict=False):
+                for tensor, before in zip(store, copy, strict=True):
+                    tensor.copy_(before)
 
 
 def _slot(session: "Session", layer: int, position: torch.Tensor) -> torch.Tensor:

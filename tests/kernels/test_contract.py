@@ -120,6 +120,27 @@ def test_reads_a_prefix_of_a_larger_store(attend: Attend, form: str, queries: in
     check(attend, form, query, key[:, :, :13], value[:, :, :13], window=6)
 
 
+def check_lengths(attend: Attend, dtype: torch.dtype, device: str = "cpu") -> None:
+    """Each row shows its first keys only, all of them where its length is past the end."""
+    operands = random(4, 2, 3, 2, 37, 16, 16, dtype, seed=6, device=device)
+    lengths = [1, 20, 37, 50]
+    out, lse = attend(*operands, scale=0.3, lengths=torch.tensor(lengths, device=device))
+    assert (out.dtype, lse.dtype) == (dtype, torch.float32)
+    tolerance = TOLERANCE[dtype]
+    for row, length in enumerate(lengths):
+        query, key, value = (tensor[row : row + 1] for tensor in operands)
+        shown = (query, key[:, :, :length], value[:, :, :length])
+        wanted_out, wanted_lse = reference.attend(*shown, scale=0.3)
+        torch.testing.assert_close(out[row], wanted_out[0], atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(lse[row], wanted_lse[0], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("attend", ON_CPU, ids=["cpu", "reference"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_a_row_shows_its_own_length(attend: Attend, dtype: torch.dtype) -> None:
+    check_lengths(attend, dtype)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_reference_takes_values_of_another_dimension(form: str) -> None:
     check(reference.attend, form, *random(2, 2, 2, 7, 7, 16, 5, torch.float32, seed=2), window=3)
@@ -157,6 +178,8 @@ def test_refuses_lengths_that_a_form_is_not_defined_for(attend: Attend) -> None:
         attend(*operands, scale=1.0, window=4)
     with pytest.raises(InputError, match="window=0"):
         attend(*operands, scale=1.0, window=0)
+    with pytest.raises(InputError, match="lengths go with the plain form"):
+        attend(*operands, scale=1.0, window=2, lengths=torch.tensor([1]))
 
 
 @pytest.mark.cuda
@@ -182,3 +205,4 @@ def test_cuda_kernels(
     keys = queries if form == "causal" else keys
     operands = random(2, 2, 3, queries, keys, head_dim, head_dim, dtype, seed=3, device="cuda")
     check(attend, form, *operands, window=20)
+    check_lengths(attend, dtype, "cuda")

@@ -203,6 +203,21 @@ def test_numbers(
 
 
 @kernels
+@pytest.mark.parametrize("head_dim", [64, 10])
+def test_rows_of_their_own_lengths(attend: Attend, dtype: torch.dtype, head_dim: int) -> None:
+    query, key, value = (
+        torch.randn(3, heads, n, head_dim).to(dtype) for heads, n in ((6, 1), (2, 21), (2, 21))
+    )
+    lengths = torch.tensor([1, 12, 30])
+    with CudaRules() as rules:
+        out, lse = attend(query, key, value, scale=0.3, lengths=lengths)
+    assert rules.called == ["efficient"]
+    wanted_out, wanted_lse = reference.attend(query, key, value, scale=0.3, lengths=lengths)
+    torch.testing.assert_close(out, wanted_out, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(lse, wanted_lse, atol=1e-4, rtol=1e-4)
+
+
+@kernels
 def test_a_store_is_read_in_place(attend: Attend, dtype: torch.dtype) -> None:
     """Neither the heads of a group nor a prefix of the slots make a copy of the keys."""
     store, query = torch.randn(2, 2, 50, 64).to(dtype), torch.randn(2, 6, 1, 64).to(dtype)
