@@ -15,8 +15,11 @@ from .graph.attention import Attention, find_attentions
 from .graph.capture import call_keywords, capture
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
+from .graph.vocabulary import vocabulary
+from .runtime.attach import attach
 from .runtime.decoder import Decoder
-from .runtime.model import CompiledDecoder, attach
+from .runtime.model import CompiledDecoder
+from .runtime.overflow import find_turns
 from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SlotRule
@@ -35,6 +38,7 @@ def compile(
     chunk: int | None = None,
     filters: QFilters | str | Path | None = None,
     skip_layers: Sequence[int] = (),
+    overflow: str = "error",
     backend: Any = "inductor",
     verify: bool = True,
     **compile_options: Any,
@@ -53,6 +57,8 @@ def compile(
         chunk: tokens of a prompt read at a time; by default 512, or the slots if fewer.
         filters: Q-Filters, a folder or hub repository of them; by default found or made.
         skip_layers: attentions, counted from 0, that keep every key.
+        overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
+            "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
         backend: a torch.compile backend by name or callable; "eager" compiles nothing.
         verify: compare the rewritten graph with `model` before returning.
         compile_options: further arguments of torch.compile, such as `mode` or `options`.
@@ -65,7 +71,7 @@ def compile(
     """
     config = Config(
         ratio, budget, context_length, recent, sinks, score, chunk, filters, tuple(skip_layers),
-        backend, verify, compile_options,
+        overflow, backend, verify, compile_options,
     )  # fmt: skip
     model = getattr(model, "qfpass_original", model)
     captured = capture(model)
@@ -78,21 +84,24 @@ def compile(
     chosen = None
     if any(site.rule.needs_filters for site in sites):
         chosen = choose_filters(model, captured, attentions, config)
-    outlined = outline(rewrite(captured, sites))
+    rewritten = rewrite(captured, sites)
+    turns = find_turns(rewritten, sites, sizes, config)
+    outlined = outline(rewritten)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
-        model_fingerprint(captured, attentions),
+        model_fingerprint(captured, attentions), vocabulary(captured),
+        turns,
     )  # fmt: skip
     return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
 
 
 def _rule(attention: Attention, config: Config, sizes: Sizes) -> Rule:
     """How a layer keeps keys: a ring of its window or chunk, every key, or the best by score."""
-    span = attention.span
-    if span.reach is not None and span.reach < sizes.context_length:
-        return RingRule(span.reach, chunked=span.chunk is not None)
+    reach = attention.span.reach
+    if reach is not None and (reach < sizes.context_length or config.overflow != "error"):
+        return RingRule(reach, chunked=attention.span.chunk is not None)
     if attention.index in config.skip_layers or sizes.slots >= sizes.context_length:
-        return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency")
+        return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency", is_bounded=False)
     return SlotRule(sizes.slots, sizes.recent, sizes.sinks, config.score)
 
 

@@ -11,6 +11,7 @@ from .filters import QFilters
 from .store.scores import SCORES
 
 DEFAULT_CHUNK = 512
+OVERFLOWS = ("error", "continue", "rerotate")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Config:
         chunk: tokens read at a time from a prompt; None takes 512, or slots - 1 if fewer.
         filters: Q-Filters, or a folder or hub repository of them; None finds or makes some that fit.
         skip_layers: attention sites, counted from 0, that keep every key.
+        overflow: what happens to a text longer than `context_length`: "error" refuses it, "continue" lets
+            positions go on, "rerotate" moves the stored keys to earlier positions so that they stay in range.
         backend: "inductor", "eager" or any other torch.compile backend, by name or callable.
         verify: prove the rewritten graph against the original before returning.
         compile_options: further keyword arguments for torch.compile (`mode`, `options`).
@@ -42,6 +45,7 @@ class Config:
     chunk: int | None = None
     filters: QFilters | str | Path | None = None
     skip_layers: tuple[int, ...] = ()
+    overflow: str = "error"
     backend: Any = "inductor"
     verify: bool = True
     compile_options: Mapping[str, Any] = field(default_factory=dict)
@@ -59,6 +63,8 @@ class Config:
                 _require_int(name, getattr(self, name), least)
         if self.score not in SCORES:
             raise ConfigError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}.")
+        if self.overflow not in OVERFLOWS:
+            raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}.")
         if self.filters is not None and not isinstance(self.filters, (QFilters, str, Path)):
             raise ConfigError(
                 "filters must be a QFilters, a folder or a hub repository's name, "

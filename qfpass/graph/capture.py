@@ -12,6 +12,7 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
 
 from ..errors import CaptureError
+from .inplace import spell_out_of_place
 from .products import spell_products
 
 # Odd and unlike each other and any usual size, so that no dimension is mistaken for another.
@@ -166,6 +167,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     output = graph.output_node()
     (logits,) = output.args[0]
     output.args = (logits,)
+    spell_out_of_place(graph)
     spell_products(graph)
     merged = fx_graph_cse(graph)
     merged.lint()

@@ -1,4 +1,4 @@
-"""Which values of a decoder's graph depend on the text."""
+"""Which values of a decoder's graph depend on the text, or on positions."""
 
 from collections.abc import Collection
 
@@ -15,12 +15,14 @@ SHAPE_ONLY = SIZES | {
 }  # fmt: skip
 
 
-def text_dependent(graph: fx.Graph, passing_nothing_on: Collection[object]) -> set[fx.Node]:
-    """Nodes that a value of input_ids reaches, other than through operations `passing_nothing_on`."""
+def text_dependent(
+    graph: fx.Graph, passing_nothing_on: Collection[object], source: str = "input_ids"
+) -> set[fx.Node]:
+    """Nodes that a value of `source` reaches, other than through operations `passing_nothing_on`."""
     reached: set[fx.Node] = set()
     for node in graph.nodes:
-        is_text = node.op == "placeholder" and node.name == "input_ids"
+        is_source = node.op == "placeholder" and node.name == source
         passes_on = node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes)
-        if is_text or passes_on:
+        if is_source or passes_on:
             reached.add(node)
     return reached

@@ -21,7 +21,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Outlined:
-    """body(input_ids, position_ids, visible, *stores) -> hidden [B, S, E]; head(hidden) -> logits.
+    """body(input_ids, position_ids, *reach, *stores) -> hidden [B, S, E]; head(hidden) -> logits.
 
     `head` is None where the end of the graph can't run on chosen tokens alone; body then returns logits.
     `kinds` counts the different regions, `regions` all of them.

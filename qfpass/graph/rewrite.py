@@ -15,6 +15,7 @@ from .capture import Captured
 
 aten = torch.ops.aten
 Rule = SlotRule | RingRule
+REACH = ("seen", "held", "lengths", "recent")
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Site:
 
 
 def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
-    """The decoder on stores: (input_ids, position_ids, visible, *per site: filters?, store) -> logits.
+    """The decoder on stores: (input_ids, position_ids, *`REACH`, *per site: filters?, store) -> logits.
 
-    `visible` is any tensor whose length counts the tokens seen (with the new one if a single token is
-    read). Every site takes its filters [Hkv, D] if its rule needs some, then its store's tensors, which
-    are changed in place. Parameters stay the model's own; `captured` is left as it was.
+    `seen` and `held` are any tensors whose lengths count the tokens in reach (with the new one if a single
+    token is read) of layers that keep all they see and of bounded ones; `lengths` [B] counts them row by
+    row, None where rows are alike; `recent`, a tensor [], is how many newest tokens bounded layers protect.
+    Every site takes its filters [Hkv, D] if its rule needs some, then its store's tensors, which are
+    changed in place. Parameters stay the model's own; `captured` is left as it was.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -43,15 +46,15 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     graph.output(output)
     module = fx.GraphModule(captured.module, graph)
     position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
-    last = position
-    last = _add_input(graph, last, "visible")
-    visible = last
+    last, reach = position, dict[str, fx.Node]()
+    for name in REACH:
+        last = reach[name] = _add_input(graph, last, name)
     for site in sites:
         inputs = []
         for name in _input_names(site):
             last = _add_input(graph, last, f"{name}_{site.attention.index}")
             inputs.append(last)
-        _replace(module, site, copies, position, visible, inputs)
+        _replace(module, site, copies, position, reach, inputs)
     graph.eliminate_dead_code()
     graph.lint()
     module.recompile()
@@ -73,7 +76,7 @@ def _replace(
     site: Site,
     copies: dict[fx.Node, fx.Node],
     position: fx.Node,
-    visible: fx.Node,
+    reach: dict[str, fx.Node],
     inputs: list[fx.Node],
 ) -> None:
     attention = site.attention
@@ -86,8 +89,11 @@ def _replace(
         operands = [copies[n] for n in (attention.query, attention.key, attention.value)]
         if attention.heads_last:
             operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
+        visible = reach["held" if site.rule.is_bounded else "seen"]
+        recent = reach["recent"] if site.rule.is_bounded else None
         sink = None if attention.sink is None else _flat(graph, copies[attention.sink])
-        new = graph.call_module(name, (*operands, position, visible, filters, sink, *store))
+        arguments = (*operands, position, visible, reach["lengths"], recent, filters, sink, *store)
+        new = graph.call_module(name, arguments)
         new.meta = copy.copy(old.meta)
         result = new
         if attention.heads_last:

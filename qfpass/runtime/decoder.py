@@ -1,10 +1,13 @@
-"""The lowered decoder: reads tokens into a session's stores and gives the logits asked for.
+"""The lowered decoder: its compiled graphs, run on stores.
 
-Three graphs serve every mix of prompts and steps: one token (`step`), a chunk of any length
-(`chunk`, which gives hidden states) and the logits of chosen tokens (`head`).
+Three graphs serve every mix of prompts and steps of one batch size: one token (`step`), a chunk of any
+length (`chunk`, which gives hidden states) and the logits of chosen tokens (`head`). A step whose rows have
+filled different numbers of slots is one more.
 """
 
+import dataclasses
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,15 +16,23 @@ from torch import fx, nn
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from ..config import Config, Sizes
-from ..errors import InputError
+from ..errors import SessionError
 from ..filters import QFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site
-from .session import Session
+from ..graph.rotary import Turn
+from .rows import Row, all_equal
+from .session import Session, Stores
 
 
 class Decoder:
-    """A decoder on stores, compiled; holds no state of any text."""
+    """A decoder on stores, compiled; holds no state of any text.
+
+    Attributes:
+        lock: held while a graph runs, so that calls of several threads follow one another.
+        vocabulary: token ids are below this number; None where the graph doesn't tell.
+        turns: what moves each site's keys to other positions; none if they never are.
+    """
 
     def __init__(
         self,
@@ -33,20 +44,46 @@ class Decoder:
         device: torch.device,
         dtype: torch.dtype,
         fingerprint: str,
+        vocabulary: int | None,
+        turns: Sequence[Turn | None],
     ) -> None:
-        self.fingerprint = fingerprint
+        self.fingerprint, self.vocabulary, self.turns = fingerprint, vocabulary, tuple(turns)
         self.sites, self.sizes, self.config = tuple(sites), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined
+        self.lock = threading.RLock()
         self._modules = _modules(outlined)
         self._chunk = _compile(self._modules["chunk"], config)
         self._step = _compile(self._modules["step"], config)
         self._head = _compile(self._modules["head"], config) if outlined.head else None
-        self._count = torch.empty(sizes.context_length + 1, device=device)
+        self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
+        self._count = torch.empty(self._most + 1, device=device)
 
-    def session(self) -> Session:
-        """A new, empty session."""
-        return Session(self.sites, self.dtype, self.device, owner=self)
+    def session(self, budget: int | None = None) -> Session:
+        """A new, empty session, which uses `budget` slots a head where layers are bounded.
+
+        Raises:
+            ConfigError, SessionError: a budget that can't be had.
+        """
+        sizes = self.sizes if budget is None else self._sizes_for(budget)
+        return Session(self.sites, sizes, self.dtype, self.device, owner=self)
+
+    def _sizes_for(self, budget: int) -> Sizes:
+        if not any(site.rule.is_bounded for site in self.sites):
+            raise SessionError(
+                "every layer of this model keeps every key, so a session's budget bounds nothing: compile "
+                "with a ratio or a budget."
+            )
+        asked = dataclasses.replace(
+            self.config, ratio=None, budget=budget, context_length=self.sizes.context_length
+        )
+        sizes = asked.resolve(None, len(self.sites))
+        if budget > self.sizes.slots:
+            raise SessionError(
+                f"a session can't have {budget} slots, since the model was compiled with "
+                f"{self.sizes.slots}: compile with a larger budget."
+            )
+        return sizes
 
     @property
     def identity(self) -> dict[str, str]:
@@ -67,41 +104,37 @@ class Decoder:
         codes = {m.forward.__code__ for m in self._modules.values()}
         return sum(len(_debug_get_cache_entry_list(code)) for code in codes)
 
-    @torch.no_grad()
-    def read(self, ids: torch.Tensor, session: Session, wanted: torch.Tensor) -> torch.Tensor:
-        """Read ids [B, S] int64 into `session`; logits [B, len(wanted), V] at the `wanted` indices of S.
-
-        `wanted` is an ascending int64 tensor on the CPU.
-        """
-        session.allocate(ids.shape[0])
-        parts = []
-        for start in range(0, ids.shape[1], self.sizes.chunk):
-            piece = ids[:, start : start + self.sizes.chunk]
-            inside = wanted[(wanted >= start) & (wanted < start + piece.shape[1])] - start
-            parts.append(self._read_piece(piece, session, inside))
-        kept = [part for part in parts if part is not None]
-        return kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
-
-    def _read_piece(self, ids: torch.Tensor, session: Session, wanted: torch.Tensor) -> torch.Tensor | None:
-        seen, length = session.tokens_seen, ids.shape[1]
-        position = torch.arange(seen, seen + length, device=self.device).expand(ids.shape[0], -1)
-        position = position.contiguous()
+    def chunk(
+        self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Read ids [B, S], S > 1, of rows that stand at `row`; logits [B, len(wanted), V], None if empty."""
+        position = torch.arange(row.position, row.position + ids.shape[1], device=self.device)
+        position = position.expand(ids.shape[0], -1).contiguous()
         ids = ids.clone(memory_format=torch.contiguous_format)
-        stores = self._store_inputs(session)
-        if length == 1:
-            visible = _countable(self._count[: seen + 1])
-            out = self._step(ids, position, visible, *stores)
-        else:
-            for tensor in (ids, position):
-                torch._dynamo.mark_dynamic(tensor, 1, min=2, max=max(3, self.sizes.chunk))
-            out = self._chunk(ids, position, _countable(self._count[:seen]), *stores)
-        session.tokens_seen = seen + length
+        for tensor in (ids, position):
+            torch._dynamo.mark_dynamic(tensor, 1, min=2, max=max(3, self.sizes.chunk))
+        hidden = self._chunk(ids, position, *self._reach(row.tokens, None, sizes), *self._inputs(stores))
         if len(wanted) == 0:
             return None
-        if length == 1:
-            return out
-        chosen = out[:, wanted.to(self.device)]
+        chosen = hidden[:, wanted.to(self.device)]
         return chosen if self._head is None else self._logits(chosen)
+
+    def step(
+        self, ids: torch.Tensor, stores: Stores, rows: Sequence[Row], sizes: Sizes, counted: Sequence[int]
+    ) -> torch.Tensor:
+        """Read ids [B, 1], one token a row; logits [B, 1, V]. Only the rows `counted` need be right."""
+        tokens = [rows[i].tokens + 1 for i in counted]
+        lengths = None
+        if not all_equal(tokens) and min(tokens) < max(site.rule.slots for site in self.sites):
+            lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
+        position = torch.tensor([[row.position] for row in rows], device=self.device)
+        ids = ids.clone(memory_format=torch.contiguous_format)
+        return self._step(ids, position, *self._reach(max(tokens), lengths, sizes), *self._inputs(stores))
+
+    def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
+        """The inputs that say how much of the stores is filled; see `rewrite`."""
+        seen, held = (_countable(self._count[: min(tokens, most)]) for most in (self._most, sizes.slots))
+        return seen, held, lengths, torch.tensor(sizes.recent, device=self.device)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The head on hidden [B, T, E]; one token is read twice, so that one graph serves every T."""
@@ -113,9 +146,9 @@ class Decoder:
         assert self._head is not None
         return self._head(hidden)[:, :tokens]
 
-    def _store_inputs(self, session: Session) -> list[torch.Tensor]:
+    def _inputs(self, stores: Stores) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
-        for site, store in zip(self.sites, session.stores, strict=True):
+        for site, store in zip(self.sites, stores, strict=True):
             if site.rule.needs_filters:
                 assert self.filters is not None
                 inputs.append(self.filters.filters[site.attention.index])
@@ -147,22 +180,3 @@ def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
 
 def _compile(module: fx.GraphModule, config: Config) -> Callable[..., Any]:
     return torch.compile(module.forward, fullgraph=True, backend=config.backend, **config.compile_options)
-
-
-def wanted_indices(logits_to_keep: int | torch.Tensor, length: int) -> torch.Tensor:
-    """Hugging Face's `logits_to_keep` as ascending indices: 0 all, n the last n, a tensor of indices."""
-    if isinstance(logits_to_keep, torch.Tensor):
-        chosen = logits_to_keep.cpu().long()
-        if chosen.dim() != 1 or len(chosen) == 0:
-            raise InputError("logits_to_keep as a tensor must be a non-empty list of token indices.")
-        chosen = torch.where(chosen < 0, chosen + length, chosen)
-        if bool((chosen < 0).any() or (chosen >= length).any() or (chosen.diff() <= 0).any()):
-            raise InputError(
-                f"logits_to_keep must hold ascending indices of the {length} tokens of this call, "
-                f"not {logits_to_keep.tolist()}."
-            )
-        return chosen
-    if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
-        raise InputError(f"logits_to_keep must be a whole number from 0, not {logits_to_keep!r}.")
-    keep = min(logits_to_keep or length, length)
-    return torch.arange(length - keep, length)

@@ -4,6 +4,7 @@ import torch
 
 from ..errors import InputError, SessionError
 from .decoder import Decoder
+from .rows import Span, all_equal, spans_of
 from .session import Session
 
 
@@ -24,8 +25,11 @@ def check_inputs(
     ids: torch.Tensor | None,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
-) -> torch.Tensor:
-    """The ids as [B, S] int64 on the decoder's device, with all else checked against the session."""
+) -> tuple[torch.Tensor, list[Span]]:
+    """The ids as [B, S] int64 on the decoder's device and each row's span, checked against the session.
+
+    Ids of padding become 0.
+    """
     if not isinstance(ids, torch.Tensor):
         raise InputError("input_ids is missing: pass a tensor of token ids [batch, tokens].")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
@@ -34,44 +38,116 @@ def check_inputs(
         raise InputError(f"input_ids must be [batch, tokens], not of shape {tuple(ids.shape)}.")
     if 0 in ids.shape:
         raise InputError(f"the prompt is empty: input_ids has shape {tuple(ids.shape)}.")
-    _check_length(decoder, session, ids)
-    if attention_mask is not None:
-        _check_mask(session, ids, attention_mask)
-    if position_ids is not None:
-        _check_positions(session, ids, position_ids)
-    return ids.to(decoder.device, torch.long)
-
-
-def _check_length(decoder: Decoder, session: Session, ids: torch.Tensor) -> None:
     if session.tokens_seen and ids.shape[0] != session.batch:
         raise InputError(f"the session holds {session.batch} rows, input_ids has {ids.shape[0]}.")
-    total, limit = session.tokens_seen + ids.shape[1], decoder.sizes.context_length
-    if total > limit:
-        raise InputError(
-            f"{session.tokens_seen} tokens seen and {ids.shape[1]} new ones exceed the context length "
-            f"of {limit}: shorten the prompt, or compile with a larger context_length."
-        )
+    ids = ids.to(decoder.device, torch.long)
+    spans = _spans(session, ids, attention_mask)
+    if not all_equal(spans) or spans[0].tokens < ids.shape[1]:
+        ids = _without_padding(ids, spans)
+    _check_length(decoder, session, spans)
+    _check_vocabulary(decoder, ids)
+    if position_ids is not None:
+        _check_positions(session, ids, spans, position_ids)
+    return ids, spans
 
 
-def _check_mask(session: Session, ids: torch.Tensor, mask: torch.Tensor) -> None:
-    allowed = {(ids.shape[0], n) for n in (ids.shape[1], session.tokens_seen + ids.shape[1])}
-    if tuple(mask.shape) not in allowed:
+def _spans(session: Session, ids: torch.Tensor, mask: torch.Tensor | None) -> list[Span]:
+    """The tokens of each row: all of them, those that the mask shows, none of a row that rests."""
+    batch, length = ids.shape
+    spans = [Span(0, length)] * batch if mask is None else _shown(session, ids, mask)
+    spans = [Span(0, 0) if row in session.resting else span for row, span in enumerate(spans)]
+    seen = session.row_tokens if session.tokens_seen else (0,) * batch
+    for row, span in enumerate(spans):
+        if span.tokens == 0 and seen[row] == 0:
+            raise InputError(f"row {row} is nothing but padding: leave it out of the batch.")
+    if not any(span.tokens for span in spans):
+        raise InputError("the call is nothing but padding: attention_mask shows no token in any row.")
+    return spans
+
+
+def _shown(session: Session, ids: torch.Tensor, mask: torch.Tensor) -> list[Span]:
+    batch, length = ids.shape
+    allowed = {(batch, n) for n in (length, session.columns + length)}
+    if not isinstance(mask, torch.Tensor) or tuple(mask.shape) not in allowed:
         raise InputError(
-            f"attention_mask has shape {tuple(mask.shape)}; expected [batch, tokens], one of "
+            f"attention_mask has shape {tuple(getattr(mask, 'shape', ()))}; expected [batch, tokens], one of "
             f"{sorted(allowed)}."
         )
-    if bool((mask != 1).any()):
+    if bool(((mask != 0) & (mask != 1)).any()):
+        raise InputError("attention_mask must hold 1 for tokens and 0 for padding, nothing else.")
+    past = mask[:, :-length].sum(1).long().tolist()
+    if mask.shape[1] > length and past != list(session.row_tokens):
         raise InputError(
-            "attention_mask has zeros: every token must be attended. Run rows of different lengths "
-            "one by one, without padding."
+            f"attention_mask shows {past} earlier tokens in its rows, but the session has read "
+            f"{list(session.row_tokens)}: padding, also after a row's end, is 0; or pass the mask of the new "
+            "tokens alone."
+        )
+    spans = spans_of(mask[:, -length:].bool())
+    if spans is None:
+        raise InputError(
+            "attention_mask has zeros between tokens: padding goes to the left or the right of them."
+        )
+    return spans
+
+
+def _without_padding(ids: torch.Tensor, spans: list[Span]) -> torch.Tensor:
+    column = torch.arange(ids.shape[1], device=ids.device)
+    start, end = torch.tensor(spans, device=ids.device).T[..., None]
+    return ids.where((column >= start) & (column < end), 0)
+
+
+def _check_length(decoder: Decoder, session: Session, spans: list[Span]) -> None:
+    if decoder.config.overflow != "error":
+        return
+    limit = decoder.sizes.context_length
+    for row, span in enumerate(spans):
+        seen = session.rows[row].tokens if session.tokens_seen else 0
+        if seen + span.tokens > limit:
+            raise InputError(
+                f"{seen} tokens seen and {span.tokens} new ones exceed the context length of {limit}: "
+                "shorten the prompt, or compile with a larger context_length or another overflow."
+            )
+
+
+def _check_vocabulary(decoder: Decoder, ids: torch.Tensor) -> None:
+    lowest, highest = (int(n) for n in ids.aminmax())
+    if lowest < 0 or (decoder.vocabulary is not None and highest >= decoder.vocabulary):
+        raise InputError(
+            f"input_ids go from {lowest} to {highest}, but the model's vocabulary has ids from 0 to "
+            f"{(decoder.vocabulary or 0) - 1}."
         )
 
 
-def _check_positions(session: Session, ids: torch.Tensor, positions: torch.Tensor) -> None:
-    seen, length = session.tokens_seen, ids.shape[1]
-    expected = torch.arange(seen, seen + length, device=positions.device)
-    if positions.shape[-1] != length or bool((positions != expected).any()):
-        raise InputError(
-            f"position_ids must go on from the {seen} tokens seen ({seen} to {seen + length - 1}); "
-            "leave them out and they do."
-        )
+def _check_positions(session: Session, ids: torch.Tensor, spans: list[Span], positions: torch.Tensor) -> None:
+    batch, length = ids.shape
+    if isinstance(positions, torch.Tensor) and tuple(positions.shape) in {(batch, length), (1, length)}:
+        given = positions.expand(batch, length).tolist()
+        starts = [row.position for row in session.rows] if session.tokens_seen else [0] * batch
+        if all(
+            row[slice(*span)] == list(range(start, start + span.tokens))
+            for row, span, start in zip(given, spans, starts, strict=True)
+        ):
+            return
+    raise InputError(
+        f"position_ids must go on from the {session.tokens_seen} tokens seen, row by row and without "
+        "padding; leave them out and they do."
+    )
+
+
+def wanted_indices(logits_to_keep: int | torch.Tensor, length: int) -> torch.Tensor:
+    """Hugging Face's `logits_to_keep` as ascending indices: 0 all, n the last n, a tensor of indices."""
+    if isinstance(logits_to_keep, torch.Tensor):
+        chosen = logits_to_keep.cpu().long()
+        if chosen.dim() != 1 or len(chosen) == 0:
+            raise InputError("logits_to_keep as a tensor must be a non-empty list of token indices.")
+        chosen = torch.where(chosen < 0, chosen + length, chosen)
+        if bool((chosen < 0).any() or (chosen >= length).any() or (chosen.diff() <= 0).any()):
+            raise InputError(
+                f"logits_to_keep must hold ascending indices of the {length} tokens of this call, "
+                f"not {logits_to_keep.tolist()}."
+            )
+        return chosen
+    if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+        raise InputError(f"logits_to_keep must be a whole number from 0, not {logits_to_keep!r}.")
+    keep = min(logits_to_keep or length, length)
+    return torch.arange(length - keep, length)

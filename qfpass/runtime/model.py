@@ -1,17 +1,16 @@
-"""Attach: the compiled decoder in the place of the model that went in, called and generated from alike."""
+"""The compiled decoder in the place of the model that went in, called alike."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..errors import InputError, QFPassError
-from .decoder import Decoder, wanted_indices
-from .inputs import check_inputs, check_session
+from .decoder import Decoder
+from .inputs import check_inputs, check_session, wanted_indices
+from .reading import read
 from .session import Session
 
 _UNSUPPORTED = "is not something that a compiled decoder computes: leave it out or use the original model."
@@ -23,9 +22,17 @@ class CompiledDecoder(nn.Module):
     qfpass_decoder: Decoder
     qfpass_original: nn.Module
 
-    def session(self) -> Session:
-        """A new, empty session: pass it as `past_key_values` to go on where it stands."""
-        return self.qfpass_decoder.session()
+    def session(self, budget: int | None = None) -> Session:
+        """A new, empty session: pass it as `past_key_values` to go on where it stands.
+
+        Args:
+            budget: slots per key/value head, at most those compiled for; the session then does what a model
+                compiled with this budget does.
+
+        Raises:
+            ConfigError, SessionError: the model can't have such a session.
+        """
+        return self.qfpass_decoder.session(budget)
 
     def forward(
         self,
@@ -41,8 +48,10 @@ class CompiledDecoder(nn.Module):
         """Read ids [B, S] int64 and give their logits [B, S or fewer, V].
 
         Args:
-            attention_mask: [B, tokens seen + S] or [B, S], all ones.
-            position_ids: [B, S]; they must go on from the tokens seen, and are checked.
+            attention_mask: [B, S], or [B, earlier columns + S]: 1 for tokens, 0 for padding, which goes to
+                the left or the right of a row's tokens and is never stored, attended or counted. The logits
+                at padding on the right are the row's last token's, on the left they are 0.
+            position_ids: [B, S]; they must go on from each row's tokens, and are checked.
             past_key_values: a session of this model; without one the call starts afresh.
             logits_to_keep: 0 for every token's logits, n for the last n, or ascending indices.
 
@@ -55,8 +64,9 @@ class CompiledDecoder(nn.Module):
         decoder = self.qfpass_decoder
         session = past_key_values if past_key_values is not None else decoder.session()
         check_session(decoder, session)
-        ids = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
-        logits = decoder.read(ids, session, wanted_indices(logits_to_keep, ids.shape[1]))
+        with session.in_use():
+            ids, spans = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
+            logits = read(decoder, session, ids, spans, wanted_indices(logits_to_keep, ids.shape[1]))
         if not self._gives_object(return_dict):
             return logits
         kept = None if use_cache is False else session
@@ -96,32 +106,6 @@ class CompiledPlainModel(CompiledDecoder):
 
     def _gives_object(self, return_dict: bool | None) -> bool:
         return not self._gives_tensor
-
-
-class CompiledGeneration(CompiledDecoder):
-    """What a compiled transformers model adds to its own class; `generate` is transformers' own."""
-
-    def generate(self, *args: Any, past_key_values: Session | None = None, **kwargs: Any) -> Any:
-        """transformers' generate over a session: the one given, or a new one for this call."""
-        session = past_key_values if past_key_values is not None else self.session()
-        check_session(self.qfpass_decoder, session)
-        kwargs["past_key_values"] = session
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
-
-
-def attach(model: nn.Module, decoder: Decoder, gives_tensor: bool) -> CompiledDecoder:
-    """A model that shares `model`'s parameters and runs `decoder`; `model` itself is not changed."""
-    if not isinstance(model, PreTrainedModel):
-        return CompiledPlainModel(model, decoder, gives_tensor)
-    original = type(model)
-    bases = (CompiledGeneration, original)
-    compiled = copy.copy(model)
-    for name in ("_modules", "_parameters", "_buffers"):
-        compiled.__dict__[name] = dict(model.__dict__[name])
-    compiled.__class__ = type(f"Compiled{original.__name__}", bases, {"__module__": __name__})
-    compiled.__dict__["qfpass_decoder"] = decoder
-    compiled.__dict__["qfpass_original"] = model
-    return compiled  # type: ignore[return-value]
 
 
 def decoder_of(model: nn.Module) -> Decoder:

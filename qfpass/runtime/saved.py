@@ -11,19 +11,27 @@ from safetensors.torch import save_file
 from ..errors import SessionError
 from ..store.ring import Ring
 from ..store.slots import Slots
+from .rows import Row
 
-FORMAT = "qfpass session 1"
+FORMAT = "qfpass session 2"
 Stores = tuple[Slots | Ring, ...]
 
 
-def write(path: str | Path, stores: Stores, tokens_seen: int, belongs_to: Mapping[str, str]) -> None:
-    """Write the stores of a session that has seen `tokens_seen` tokens.
+def write(
+    path: str | Path, stores: Stores, rows: Sequence[Row], columns: int, belongs_to: Mapping[str, str]
+) -> None:
+    """Write the stores of a session, where its rows stand and the columns it was given.
 
     Raises:
         SessionError: the file can't be written.
     """
     tensors = {f"{i}.{n}": t for i, s in enumerate(stores) for n, t in s._asdict().items()}
-    header = {"format": FORMAT, "tokens_seen": str(tokens_seen), "belongs_to": json.dumps(dict(belongs_to))}
+    header = {
+        "format": FORMAT,
+        "rows": json.dumps(rows),
+        "columns": str(columns),
+        "belongs_to": json.dumps(dict(belongs_to)),
+    }
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=header)
     except (OSError, SafetensorError) as error:
@@ -35,8 +43,8 @@ def read(
     kinds: Sequence[type[Slots] | type[Ring]],
     belongs_to: Mapping[str, str],
     device: torch.device,
-) -> tuple[Stores, int]:
-    """The stores, one of each of `kinds`, and the tokens seen.
+) -> tuple[Stores, tuple[Row, ...], int]:
+    """The stores, one of each of `kinds`, where the rows stand and the columns.
 
     Raises:
         SessionError: no such file, no session in it, or one that belongs to something else.
@@ -47,12 +55,12 @@ def read(
             if header.get("format") != FORMAT:
                 raise SessionError(f"{path} holds no session that this version of qfpass wrote.")
             _require_same(path, json.loads(header["belongs_to"]), belongs_to)
-            seen = int(header["tokens_seen"])
+            rows = tuple(Row(*row) for row in json.loads(header["rows"]))
             stores = tuple(
                 kind(*(file.get_tensor(f"{i}.{name}") for name in kind._fields))
-                for i, kind in enumerate(kinds if seen else ())
+                for i, kind in enumerate(kinds if rows else ())
             )
-            return stores, seen
+            return stores, rows, int(header["columns"])
     except (OSError, SafetensorError) as error:
         raise SessionError(f"{path} can't be read as a session: {error}") from error
 

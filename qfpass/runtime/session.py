@@ -1,17 +1,23 @@
-"""A session: one text's stores and where it stands, as a Hugging Face cache."""
+"""A session: a batch of texts' stores and where each stands, as a Hugging Face cache."""
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import Cache
 
+from ..config import Sizes
 from ..errors import SessionError
 from ..graph.rewrite import Site
 from ..store.ring import Ring, held_positions
 from ..store.slots import Slots
 from . import saved
+from .rows import Row
+
+Stores = tuple[Slots | Ring, ...]
 
 
 class Owner(Protocol):
@@ -22,90 +28,200 @@ class Owner(Protocol):
         """What a saved session must fit: names of things and what they are."""
 
 
+class State(NamedTuple):
+    """All that changes in a session but the contents of its stores.
+
+    `columns` counts what a call of transformers would, padding and tokens; `rows` count tokens.
+    """
+
+    stores: Stores = ()
+    rows: tuple[Row, ...] = ()
+    columns: int = 0
+
+
 class Session(Cache):
-    """State of one text over a compiled decoder; made by `model.session()`.
+    """State of a batch of texts over a compiled decoder; made by `model.session()`.
 
     Pass it as `past_key_values` to the model or to `generate`. Nothing of it is shared with other
     sessions. Its bytes are allocated when the first tokens come (the batch size is known then) and
-    never change.
+    never change. One thread uses it at a time; another one's call raises SessionError.
     """
 
     is_compileable = False  # generate must not compile around the compiled decoder
     is_croppable = False  # what was evicted for a token can't come back when the token is taken back
 
-    def __init__(self, sites: Sequence[Site], dtype: torch.dtype, device: torch.device, owner: Owner) -> None:
+    def __init__(
+        self, sites: Sequence[Site], sizes: Sizes, dtype: torch.dtype, device: torch.device, owner: Owner
+    ) -> None:
         super().__init__(layers=[])
-        self._sites, self._dtype, self._device = tuple(sites), dtype, device
+        self.sites, self.sizes, self.dtype, self.device = tuple(sites), sizes, dtype, device
         self._owner = owner
-        self._stores: tuple[Slots | Ring, ...] = ()
-        self.tokens_seen = 0
+        self._state = State()
+        self._user = threading.RLock()
+        self._is_broken = False
+        self.resting: frozenset[int] = frozenset()  # rows that generate has finished: they read nothing more
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""
         return self._owner is owner
 
     @property
-    def batch(self) -> int | None:
-        """Rows that the session was allocated for; None before its first tokens."""
-        return self._stores[0].keys.shape[0] if self._stores else None
+    def tokens_seen(self) -> int:
+        """Tokens read so far, by the longest row; padding isn't counted."""
+        return max(self.row_tokens, default=0)
 
     @property
-    def stores(self) -> tuple[Slots | Ring, ...]:
+    def row_tokens(self) -> tuple[int, ...]:
+        """Tokens read so far by each row."""
+        return tuple(row.tokens for row in self.rows)
+
+    @property
+    def slots(self) -> int:
+        """Slots a key/value head that this session uses in bounded layers."""
+        return self.sizes.slots
+
+    @property
+    def batch(self) -> int | None:
+        """Rows that the session was allocated for; None before its first tokens."""
+        return len(self.rows) or None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Where each row stands."""
+        return self._state.rows
+
+    @property
+    def columns(self) -> int:
+        """Columns of ids given so far, padding among them: what transformers calls the sequence length."""
+        return self._state.columns
+
+    @property
+    def stores(self) -> Stores:
         """One store a site, in graph order."""
-        return self._stores
+        return self._state.stores
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all stores: keys, values, scores and positions."""
-        return sum(t.nbytes for store in self._stores for t in store)
+        return sum(t.nbytes for store in self.stores for t in store)
 
     @property
     def kv_nbytes(self) -> int:
         """Bytes held by keys and values alone."""
-        return sum(store.keys.nbytes + store.values.nbytes for store in self._stores)
+        return sum(store.keys.nbytes + store.values.nbytes for store in self.stores)
 
     def allocate(self, batch: int) -> None:
         """Make empty stores for `batch` rows; a session that has seen tokens keeps its batch."""
         if self.batch == batch:
             return
-        self._stores = tuple(
-            site.rule.allocate(
-                batch,
-                site.attention.kv_heads,
-                site.attention.head_dim,
-                site.attention.value_dim,
-                self._dtype,
-                self._device,
-            )
-            for site in self._sites
-        )
+        stores = tuple(self._empty_store(site, batch) for site in self.sites)
+        self._state = State(stores, (Row(),) * batch)
+
+    def _empty_store(self, site: Site, batch: int) -> Slots | Ring:
+        attention = site.attention
+        sizes = (batch, attention.kv_heads, attention.head_dim, attention.value_dim)
+        store = site.rule.allocate(*sizes, self.dtype, self.device)
+        self._clear(site, store)
+        return store
+
+    def _clear(self, site: Site, store: Slots | Ring) -> None:
+        slots = self.sizes.slots if site.rule.is_bounded else None
+        site.rule.clear(store, slots)  # type: ignore[arg-type]
+
+    def stores_of(self, row: int) -> Stores:
+        """Views of one row's part of every store, [1, ...]."""
+        return self._map(lambda tensor: tensor[row : row + 1])
+
+    def advance(self, rows: Iterable[int], tokens: int) -> None:
+        """Count tokens read by some rows."""
+        affected = set(rows)
+        moved = (row.advanced(tokens) if i in affected else row for i, row in enumerate(self.rows))
+        self._state = self._state._replace(rows=tuple(moved))
+
+    def place(self, row: int, position: int) -> None:
+        """Let a row's next token take another position."""
+        rows = list(self.rows)
+        rows[row] = rows[row]._replace(position=position)
+        self._state = self._state._replace(rows=tuple(rows))
+
+    def count_columns(self, columns: int) -> None:
+        """Count the columns of a call that has succeeded."""
+        self._state = self._state._replace(columns=self.columns + columns)
 
     def reset(self) -> None:
         """Forget everything seen, keep the memory."""
-        for site, store in zip(self._sites, self._stores, strict=False):
-            site.rule.clear(store)  # type: ignore[arg-type]
-        self.tokens_seen = 0
+        with self.in_use(resetting=True):
+            self._empty(State(self.stores, (Row(),) * len(self.rows)))
+            self._is_broken = False
+
+    def _empty(self, state: State) -> None:
+        for site, store in zip(self.sites, state.stores, strict=False):
+            self._clear(site, store)
+        self._state = state
 
     def fork(self) -> "Session":
         """A session that stands where this one does and shares nothing that changes."""
-        twin = Session(self._sites, self._dtype, self._device, self._owner)
-        twin._stores = self._map(torch.clone)
-        twin.tokens_seen = self.tokens_seen
+        with self.in_use():
+            twin = Session(self.sites, self.sizes, self.dtype, self.device, self._owner)
+            twin._state = self._state._replace(stores=self.copied_stores())
         return twin
+
+    def copied_stores(self) -> Stores:
+        """Stores of the same contents."""
+        return self._map(torch.clone)
+
+    @contextmanager
+    def in_use(self, resetting: bool = False) -> Iterator[None]:
+        """Hold the session for this thread.
+
+        Raises:
+            SessionError: another thread holds it, or an interrupt has left it half restored.
+        """
+        if not self._user.acquire(blocking=False):
+            raise SessionError(
+                "the session is in use by another thread: give each thread a session of its own (fork() "
+                "makes one that stands at the same place)."
+            )
+        try:
+            if self._is_broken and not resetting:
+                raise SessionError("the session's undoing of a failed call was interrupted: reset() it.")
+            yield
+        finally:
+            self._user.release()
+
+    @contextmanager
+    def restoring(self, before: State) -> Iterator[None]:
+        """Go back to `before` once the body has put the stores' contents back."""
+        self._is_broken = True
+        yield
+        if any(row.tokens for row in before.rows):
+            self._state = before
+        else:
+            self._empty(before)
+        self._is_broken = False
+
+    @property
+    def state(self) -> State:
+        """Where the session stands, for `restoring`."""
+        return self._state
 
     def positions(self, layer: int) -> torch.Tensor:
         """Positions of the keys that attention `layer` (from 0) holds, [B, Hkv, slots] int32, -1: empty."""
-        if not self._stores or not 0 <= layer < len(self._stores):
+        if not 0 <= layer < len(self.stores):
             raise SessionError(
-                f"no positions of attention {layer}: the session has {len(self._stores)} stores so far "
+                f"no positions of attention {layer}: the session has {len(self.stores)} stores so far "
                 "(they are made when the first tokens come)."
             )
-        store = self._stores[layer]
-        return store.positions if isinstance(store, Slots) else held_positions(store, self.tokens_seen)
+        store = self.stores[layer]
+        if isinstance(store, Slots):
+            return store.positions
+        return held_positions(store, torch.tensor([row.position for row in self.rows], device=self.device))
 
     def save(self, path: str | Path) -> None:
         """Write the session to a safetensors file, which `load` reads in another process."""
-        saved.write(path, self._stores if self.tokens_seen else (), self.tokens_seen, self._owner.identity)
+        with self.in_use():
+            seen = self._state if self.tokens_seen else State()
+            saved.write(path, seen.stores, seen.rows, seen.columns, self._identity)
 
     def load(self, path: str | Path) -> "Session":
         """Stand where a saved session stood; what this one held is forgotten. Returns itself.
@@ -113,23 +229,35 @@ class Session(Cache):
         Raises:
             SessionError: no session there, or one of another model, budget, score or dtype; nothing changed.
         """
-        kinds = [Ring if site.is_ring else Slots for site in self._sites]
-        self._stores, self.tokens_seen = saved.read(path, kinds, self._owner.identity, self._device)
+        kinds = [Ring if site.is_ring else Slots for site in self.sites]
+        with self.in_use(resetting=True):
+            self._state = State(*saved.read(path, kinds, self._identity, self.device))
+            self._is_broken = False
         return self
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {**self._owner.identity, "budget": str(self.slots)}
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was, as beam search asks."""
-        for store in self._stores:
-            for tensor in store:
-                tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
+        with self.in_use():
+            for store in self.stores:
+                for tensor in store:
+                    tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
+            self._state = self._state._replace(rows=tuple(self.rows[i] for i in beam_idx.tolist()))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times in a row."""
-        self._stores = self._map(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+        self.batch_select_indices(torch.arange(len(self.rows)).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows, in this order."""
-        self._stores = self._map(lambda tensor: tensor[indices])
+        with self.in_use():
+            chosen = torch.arange(len(self.rows))[indices.cpu()]
+            stores = self._map(lambda tensor: tensor[chosen.to(tensor.device)])
+            rows = tuple(self.rows[i] for i in chosen.tolist())
+            self._state = self._state._replace(stores=stores, rows=rows)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused but for 0: evicted keys can't be brought back."""
@@ -139,8 +267,14 @@ class Session(Cache):
                 "without assisted or prompt-lookup decoding, or fork() the session before."
             )
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Slots | Ring, ...]:
-        return tuple(type(store)(*map(change, store)) for store in self._stores)
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Stores:
+        return tuple(type(store)(*map(change, store)) for store in self.stores)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        return self.fork()
+
+    def __getstate__(self) -> object:
+        raise SessionError("a session can't be pickled: save(path) it and load(path) it.")
 
     @property
     def batch_size(self) -> int:
@@ -150,22 +284,22 @@ class Session(Cache):
     @property
     def is_initialized(self) -> bool:
         """Whether the stores are allocated."""
-        return bool(self._stores)
+        return bool(self.stores)
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """-1: how many tokens may be seen is the decoder's affair, not the stores'."""
         return -1
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens seen, not slots filled: positions go on from here."""
-        return self.tokens_seen
+        """Columns given so far, not slots filled: where transformers cuts off what was read."""
+        return self.columns
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """The keys a mask over everything seen would cover, and its offset."""
-        return self.tokens_seen + query_length, 0
+        return self.columns + query_length, 0
 
     def __len__(self) -> int:
-        return len(self._sites)
+        return len(self.sites)
 
     def __repr__(self) -> str:
         return f"Session(tokens_seen={self.tokens_seen}, nbytes={self.nbytes})"

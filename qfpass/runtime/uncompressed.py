@@ -46,13 +46,13 @@ class Uncompressed:
         """Read ids [B, S]; their logits [B, S, V]."""
         return self.module(*self.inputs(ids))
 
-    def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The module's arguments for reading ids [B, S] next; counts them as seen."""
         seen, length = self.tokens_seen, ids.shape[1]
         self.tokens_seen = seen + length
         position = torch.arange(seen, seen + length, device=self._device).expand(len(ids), -1)
         visible = torch.empty(seen + 1 if length == 1 else seen, device=self._device)
-        return (ids, position, visible, *self._stores)
+        return (ids, position, visible, visible, None, None, *self._stores)
 
 
 def reading_of(captured: Captured, attention: Attention) -> Reading:
@@ -67,4 +67,4 @@ def _keep_all(attention: Attention, capacity: int) -> Rule:
     span = attention.span
     if span.reach is not None:
         return RingRule(span.reach, chunked=span.chunk is not None)
-    return SlotRule(capacity, recent=1, sinks=0, score="recency")
+    return SlotRule(capacity, recent=1, sinks=0, score="recency", is_bounded=False)

@@ -26,13 +26,25 @@ class Reading:
         """The kernel's attention, (out, lse)."""
         return self.kernel.attend(query, key, value, scale=self.scale, **form)
 
-    def distance_bias(
-        self, query_position: torch.Tensor, key_position: torch.Tensor, slopes: torch.Tensor
-    ) -> torch.Tensor:
-        """Positions [B, Sq] and [B, 1 or Hkv, Sk], slopes [Hq] -> what is added, [B, Hq, Sq, Sk] float32."""
-        distance = key_position[:, :, None, :] - query_position[:, None, :, None]
-        group = len(slopes) // distance.shape[1]
-        return distance.repeat_interleave(group, dim=1) * slopes[:, None, None]
+
+def distance_bias(
+    query_position: torch.Tensor, key_position: torch.Tensor, slopes: torch.Tensor
+) -> torch.Tensor:
+    """Positions [B, Sq] and [B, 1 or Hkv, Sk], slopes [Hq] -> what is added, [B, Hq, Sq, Sk] float32."""
+    distance = key_position[:, :, None, :] - query_position[:, None, :, None]
+    group = len(slopes) // distance.shape[1]
+    return distance.repeat_interleave(group, dim=1) * slopes[:, None, None]
+
+
+def length_bias(lengths: torch.Tensor, keys: int) -> torch.Tensor:
+    """[B, 1, 1, keys] float32 that shows row b its first lengths[b] keys alone."""
+    place = torch.arange(keys, device=lengths.device)
+    return hiding(place >= lengths[:, None, None, None])
+
+
+def hiding(hidden: torch.Tensor) -> torch.Tensor:
+    """A bias from a mask: -inf where True, float32."""
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, float("-inf"))
 
 
 def weigh_with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor | None) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .reading import Reading, weigh_with_sink
+from .reading import Reading, hiding, length_bias, weigh_with_sink
 
 
 class Ring(NamedTuple):
@@ -29,6 +29,7 @@ class RingRule:
     slots: int
     chunked: bool = False
     needs_filters = False
+    is_bounded = False  # a session's budget doesn't apply: the window is exact
 
     @property
     def score(self) -> str:
@@ -50,7 +51,7 @@ class RingRule:
             torch.zeros(*heads, value_dim, dtype=dtype, device=device),
         )
 
-    def clear(self, store: Ring) -> None:
+    def clear(self, store: Ring, slots: int | None = None) -> None:
         """Nothing to do: what a ring shows follows from the tokens seen."""
 
 
@@ -73,34 +74,39 @@ class RingAttention(nn.Module):
         value: torch.Tensor,
         position: torch.Tensor,
         visible: torch.Tensor,
-        filters: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        recent: None,
+        filters: None,
         sink: torch.Tensor | None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
-        `visible` and `sink` as for `SlotAttention`; `store` is a `Ring`, changed in place.
+        `visible`, `lengths` and `sink` as for `SlotAttention`; `store` is a `Ring`, changed in place.
         """
         ring = Ring(*store)
         if query.shape[2] == 1:
             write_token(ring, key, value, position)
-            out, lse = self._over_ring(ring, visible.shape[0], query, position)
+            out, lse = self._over_ring(ring, visible.shape[0], lengths, query, position)
         else:
             out, lse = self._over_ring_and_chunk(ring, visible.shape[0], query, key, value, position)
             write_chunk(ring, key, value, position)
         return weigh_with_sink(out, lse, sink)
 
     def _over_ring(
-        self, ring: Ring, count: int, query: torch.Tensor, position: torch.Tensor
+        self,
+        ring: Ring,
+        count: int,
+        lengths: torch.Tensor | None,
+        query: torch.Tensor,
+        position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A token's attention over the first `count` slots, its own chunk's only if chunked."""
         keys, values = ring.keys[:, :, :count], ring.values[:, :, :count]
-        if not self.rule.chunked:
-            return self.reading.attend(query, keys, values)
-        slot = torch.arange(keys.shape[2], device=position.device)
-        # A chunk starts at slot 0, so what lies past the newest token is of the chunk before.
-        earlier = slot > position[:, None, :, None] % self.rule.slots
-        bias = torch.zeros(earlier.shape, device=position.device).masked_fill(earlier, float("-inf"))
+        if self.rule.chunked:
+            # A chunk starts at slot 0, so what lies past the newest token is of the chunk before.
+            lengths = position[:, 0] % self.rule.slots + 1
+        bias = None if lengths is None else length_bias(lengths, keys.shape[2])
         return self.reading.attend(query, keys, values, bias=bias)
 
     def _over_ring_and_chunk(
@@ -120,16 +126,15 @@ class RingAttention(nn.Module):
         key_position = newest - keys.shape[2] + 1 + torch.arange(keys.shape[2], device=position.device)
         here, there = position[:, None, :, None], key_position[:, None, None, :]
         hidden = (there > here) | (there // self.rule.slots != here // self.rule.slots)
-        bias = torch.zeros(hidden.shape, device=position.device).masked_fill(hidden, float("-inf"))
-        return self.reading.attend(query, keys, values, bias=bias)
+        return self.reading.attend(query, keys, values, bias=hiding(hidden))
 
 
-def held_positions(ring: Ring, seen: int) -> torch.Tensor:
-    """Which position each slot holds after `seen` tokens, [B, Hkv, w] int32, -1 where none."""
-    batch, heads, slots = ring.keys.shape[:3]
-    slot = torch.arange(slots, dtype=torch.int32, device=ring.keys.device)
-    newest = seen - 1 - (seen - 1 - slot) % slots
-    return newest.clamp(min=-1).expand(batch, heads, slots)
+def held_positions(ring: Ring, following: torch.Tensor) -> torch.Tensor:
+    """Which position each slot holds, [B, Hkv, w] int32, -1 where none; row b's next is `following[b]`."""
+    heads, slots = ring.keys.shape[1:3]
+    newest, slot = following[:, None] - 1, torch.arange(slots, device=ring.keys.device)
+    held = (newest - (newest - slot) % slots).clamp(min=-1)
+    return held.to(torch.int32)[:, None, :].expand(-1, heads, -1)
 
 
 def write_token(ring: Ring, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> None:

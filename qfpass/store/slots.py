@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..kernels import join
-from .reading import Reading, weigh_with_sink
+from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
 from .scores import SCORES
 
 
@@ -26,12 +26,16 @@ class Slots(NamedTuple):
 
 @dataclass(frozen=True)
 class SlotRule:
-    """How one layer keeps keys: slots a head, protected tokens, score by name."""
+    """How one layer keeps keys: slots a head, protected tokens, score by name.
+
+    A layer that isn't bounded keeps every key that its slots take; a session's budget doesn't apply to it.
+    """
 
     slots: int
     recent: int
     sinks: int
     score: str
+    is_bounded: bool = True
 
     @property
     def needs_filters(self) -> bool:
@@ -55,10 +59,22 @@ class SlotRule:
             torch.full(heads, -1, dtype=torch.int32, device=device),
         )
 
-    def clear(self, store: Slots) -> None:
-        """Empty the store in place; old keys are overwritten before anything can see them."""
+    def clear(self, store: Slots, slots: int | None = None) -> None:
+        """Empty the store in place and use its first `slots` slots only, all of them by default.
+
+        Old keys are overwritten before anything can see them. An unused slot scores inf, so that no token
+        is ever better.
+        """
         store.scores.fill_(float("-inf"))
+        store.scores[..., slots or self.slots :] = float("inf")
         store.positions.fill_(-1)
+
+
+class Protection(NamedTuple):
+    """Tokens never evicted: the `recent` newest, a number or a tensor [], and the first `sinks`."""
+
+    recent: int | torch.Tensor
+    sinks: int
 
 
 class SlotAttention(nn.Module):
@@ -89,6 +105,8 @@ class SlotAttention(nn.Module):
         value: torch.Tensor,
         position: torch.Tensor,
         visible: torch.Tensor,
+        lengths: torch.Tensor | None,
+        recent: torch.Tensor | None,
         filters: torch.Tensor | None,
         sink: torch.Tensor | None,
         *store: torch.Tensor,
@@ -96,27 +114,35 @@ class SlotAttention(nn.Module):
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
         `visible` is any tensor whose length counts the tokens in the store's reach: with the new one for
-        S = 1, without the new ones for a chunk. `sink` [Hq] is one more logit a query head, if the model
-        learned some. `store` is a `Slots`, changed in place.
+        S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
+        differ. `recent` is the number of protected newest tokens, by default the rule's. `sink` [Hq] is one
+        more logit a query head, if the model learned some. `store` is a `Slots`, changed in place.
         """
         slots = Slots(*store)
+        protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
         score = SCORES[self.rule.score].function(key, value, position, filters)
         if query.shape[2] == 1:
-            replace_lowest(slots, self.rule, key, value, score, position)
-            out, lse = self._over_slots(slots, visible.shape[0], query, position)
+            replace_lowest(slots, protection, key, value, score, position)
+            out, lse = self._over_slots(slots, visible.shape[0], lengths, query, position)
         else:
             out, lse = self._over_slots_and_chunk(slots, visible.shape[0], query, key, value, position)
-            keep_best(slots, self.rule, key, value, score, position)
+            keep_best(slots, protection, key, value, score, position)
         return weigh_with_sink(out, lse, sink)
 
     def _over_slots(
-        self, slots: Slots, count: int, query: torch.Tensor, position: torch.Tensor
+        self,
+        slots: Slots,
+        count: int,
+        lengths: torch.Tensor | None,
+        query: torch.Tensor,
+        position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention over the first `count` slots."""
-        keys, values = slots.keys[:, :, :count], slots.values[:, :, :count]
-        if self.slopes is None:
-            return self.reading.attend(query, keys, values)
-        bias = self.reading.distance_bias(position, slots.positions[:, :, :count], self.slopes)
+        """Attention over the first `count` slots, of which row b has filled `lengths[b]`."""
+        keys, values = slots.keys.narrow(2, 0, count), slots.values.narrow(2, 0, count)
+        bias = None if lengths is None else length_bias(lengths, keys.shape[2])
+        if self.slopes is not None:
+            distance = distance_bias(position, slots.positions[:, :, :count], self.slopes)
+            bias = distance if bias is None else distance + bias
         return self.reading.attend(query, keys, values, bias=bias)
 
     def _over_slots_and_chunk(
@@ -130,7 +156,7 @@ class SlotAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A chunk's attention over the first `count` slots and, causally, over itself."""
         # Kernels want a key, so an empty store shows one slot, which must weigh nothing.
-        past, past_lse = self._over_slots(slots, torch.sym_max(count, 1), query, position)
+        past, past_lse = self._over_slots(slots, torch.sym_max(count, 1), None, query, position)
         empty = (slots.positions[:, :, :1] < 0).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         past_lse = past_lse.masked_fill(empty, float("-inf"))
         own, own_lse = self._over_chunk(query, key, value, position)
@@ -141,28 +167,32 @@ class SlotAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.slopes is None:
             return self.reading.attend(query, key, value, causal=True)
-        bias = self.reading.distance_bias(position, position[:, None], self.slopes)
         later = position[:, None, None, :] > position[:, None, :, None]
-        return self.reading.attend(query, key, value, bias=bias.masked_fill(later, float("-inf")))
+        bias = distance_bias(position, position[:, None], self.slopes) + hiding(later)
+        return self.reading.attend(query, key, value, bias=bias)
 
 
 def replace_lowest(
     slots: Slots,
-    rule: SlotRule,
+    protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
     score: torch.Tensor,
     position: torch.Tensor,
 ) -> None:
-    """Write one token over the unprotected slot with the lowest score; empty slots, -inf, go first."""
-    newest = position[:, None, -1:]
-    slot = slots.scores.masked_fill(_protected(slots.positions, newest, rule), float("inf"))
-    _write(slots, slot.argmin(-1, keepdim=True), key, value, score, position)
+    """Write one token over the unprotected slot with the lowest score."""
+    _write(slots, slot_to_replace(slots, protection, position), key, value, score, position)
+
+
+def slot_to_replace(slots: Slots, protection: Protection, position: torch.Tensor) -> torch.Tensor:
+    """The slot [B, Hkv, 1] that a token at position [B, 1] will take; empty slots, -inf, go first."""
+    protected = _protected(slots.positions, position[:, None, -1:], protection)
+    return slots.scores.masked_fill(protected, float("inf")).argmin(-1, keepdim=True)
 
 
 def keep_best(
     slots: Slots,
-    rule: SlotRule,
+    protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
     score: torch.Tensor,
@@ -175,8 +205,8 @@ def keep_best(
     """
     newest = position[:, None, -1:]
     chunk_position = position[:, None, :].expand_as(score)
-    chunk_rank = score.masked_fill(_protected(chunk_position, newest, rule), float("inf"))
-    slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, rule), float("inf"))
+    chunk_rank = score.masked_fill(_protected(chunk_position, newest, protection), float("inf"))
+    slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, protection), float("inf"))
     best, token = chunk_rank.sort(dim=-1, descending=True, stable=True)
     # Stable, so that equal scores (all empty slots) are filled from the front.
     worst, slot = slot_rank.sort(dim=-1, stable=True)
@@ -186,9 +216,9 @@ def keep_best(
     _exchange(slots, slot, token, better, key, value, score, chunk_position)
 
 
-def _protected(positions: torch.Tensor, newest: torch.Tensor, rule: SlotRule) -> torch.Tensor:
+def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protection) -> torch.Tensor:
     held = positions >= 0
-    return held & ((positions > newest - rule.recent) | (positions < rule.sinks))
+    return held & ((positions > newest - protection.recent) | (positions < protection.sinks))
 
 
 def _write(

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from qfpass.kernels import Kernel, reference
 from qfpass.store.reading import Reading
-from qfpass.store.slots import SlotAttention, SlotRule, Slots, keep_best, replace_lowest
+from qfpass.store.slots import Protection, SlotAttention, SlotRule, Slots, keep_best, replace_lowest
 
 BATCH, HEADS, DIM = 2, 3, 4
 CPU = torch.device("cpu")
+NONE = Protection(recent=0, sinks=0)
 
 
 def tokens(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -71,7 +72,8 @@ def test_any_cut_equals_ranking_everything(rule: SlotRule, pieces: list[int], se
     for piece in pieces:
         cut = slice(seen, seen + piece)
         write = replace_lowest if piece == 1 else keep_best
-        write(store, rule, key[:, :, cut], value[:, :, cut], score[..., cut], positions(seen, piece))
+        protection = Protection(rule.recent, rule.sinks)
+        write(store, protection, key[:, :, cut], value[:, :, cut], score[..., cut], positions(seen, piece))
         seen += piece
         check_store(store, rule, seen, key, value, score)
 
@@ -94,7 +96,8 @@ def test_without_protection_it_is_qfilter_press(slots: int, pieces: list[int], s
     seen = 0
     for piece in pieces:
         cut = slice(seen, seen + piece)
-        keep_best(store, rule, key[:, :, cut], value[:, :, cut], score[..., cut], positions(seen, piece))
+        place = positions(seen, piece)
+        keep_best(store, NONE, key[:, :, cut], value[:, :, cut], score[..., cut], place)
         seen += piece
     kept = store.positions[..., : min(seen, slots)].long().sort(-1).values
     wanted = score.topk(min(seen, slots)).indices.sort(-1).values
@@ -104,10 +107,10 @@ def test_without_protection_it_is_qfilter_press(slots: int, pieces: list[int], s
 def test_a_cleared_store_starts_afresh() -> None:
     rule = SlotRule(5, recent=2, sinks=1, score="published")
     store = rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
-    keep_best(store, rule, *tokens(5, seed=0), positions(0, 5))
+    keep_best(store, Protection(2, 1), *tokens(5, seed=0), positions(0, 5))
     rule.clear(store)
     key, value, score = tokens(4, seed=1)
-    keep_best(store, rule, key, value, score, positions(0, 4))
+    keep_best(store, Protection(2, 1), key, value, score, positions(0, 4))
     check_store(store, rule, 4, key, value, score)
 
 
@@ -125,7 +128,7 @@ def test_attention_with_room_for_all_is_causal_attention(pieces: list[int], seed
     for piece in pieces:
         new = (t[:, :, seen : seen + piece] for t in (query, key, value))
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, positions(seen, piece), visible, None, None, *store))
+        outs.append(layer(*new, positions(seen, piece), visible, None, None, None, None, *store))
         seen += piece
     wanted = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, scale=0.5, enable_gqa=True

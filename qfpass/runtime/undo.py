@@ -1,0 +1,81 @@
+"""Undo: what a call is about to overwrite, kept until it has succeeded.
+
+A step overwrites one slot a head, known beforehand; longer calls on a session that holds tokens keep a
+copy of its stores. A session without tokens needs nothing.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..store.ring import Ring, RingRule
+from ..store.slots import Protection, Slots, slot_to_replace
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Overwritten:
+    """What a step will overwrite in `session`: one slot a head, in every row."""
+
+    def __init__(self, session: "Session") -> None:
+        self._stores = session.stores
+        position = torch.tensor([[row.position] for row in session.rows], device=session.device)
+        self._slots = [_slot(session, i, position) for i in range(len(session.stores))]
+        self._kept = [
+            [_at(tensor, slot) for tensor in store]
+            for store, slot in zip(session.stores, self._slots, strict=True)
+        ]
+
+    def restore(self, rows: Sequence[int]) -> None:
+        """Put it back in these rows."""
+        for store, slot, kept in zip(self._stores, self._slots, self._kept, strict=True):
+            row = torch.tensor(rows, device=slot.device)
+            head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
+            for tensor, before in zip(store, kept, strict=True):
+                tensor[row[:, None, None], head, slot[row]] = before[row]
+
+
+class Undo:
+    """The way back to where `session` stands.
+
+    Attributes:
+        overwritten: what a step will overwrite, if the call is one and doesn't move stored keys.
+    """
+
+    def __init__(self, session: "Session", is_step: bool, moves: bool) -> None:
+        self._session, self._before = session, session.state
+        self._copies: tuple[Slots | Ring, ...] = ()
+        self.overwritten: Overwritten | None = None
+        if session.tokens_seen == 0:
+            return
+        if is_step and not moves:
+            self.overwritten = Overwritten(session)
+        else:
+            self._copies = session.copied_stores()
+
+    def restore(self) -> None:
+        """Everything as it was before the call."""
+        session = self._session
+        with session.restoring(self._before):
+            if self.overwritten is not None:
+                self.overwritten.restore(list(range(len(session.rows))))
+            for store, copy in zip(self._before.stores, self._copies, strict=False):
+                for tensor, before in zip(store, copy, strict=True):
+                    tensor.copy_(before)
+
+
+def _slot(session: "Session", layer: int, position: torch.Tensor) -> torch.Tensor:
+    """The slot [B, Hkv, 1] that the next token, at position [B, 1], takes."""
+    store, rule = session.stores[layer], session.sites[layer].rule
+    if isinstance(store, Ring) or isinstance(rule, RingRule):
+        return (position % rule.slots)[:, None, :].expand(-1, store.keys.shape[1], -1)
+    recent = session.sizes.recent if rule.is_bounded else rule.recent
+    return slot_to_replace(store, Protection(recent, rule.sinks), position)
+
+
+def _at(tensor: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """What a tensor [B, Hkv, C, ...] holds at slot [B, Hkv, 1]."""
+    wide = slot if tensor.dim() == 3 else slot[..., None].expand(-1, -1, -1, tensor.shape[3])
+    return tensor.gather(2, wide)
