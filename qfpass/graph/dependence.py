@@ -17,10 +17,16 @@ SHAPE_ONLY = SIZES | {
 
 def text_dependent(graph: fx.Graph, passing_nothing_on: Collection[object]) -> set[fx.Node]:
     """Nodes that a value of input_ids reaches, other than through operations `passing_nothing_on`."""
-    reached: set[fx.Node] = set()
+    ids = {n for n in graph.nodes if n.op == "placeholder" and n.name == "input_ids"}
+    return dependent(graph, ids, passing_nothing_on)
+
+
+def dependent(
+    graph: fx.Graph, sources: Collection[fx.Node], passing_nothing_on: Collection[object]
+) -> set[fx.Node]:
+    """Nodes that a value of `sources` reaches, those included."""
+    reached = set(sources)
     for node in graph.nodes:
-        is_text = node.op == "placeholder" and node.name == "input_ids"
-        passes_on = node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes)
-        if is_text or passes_on:
+        if node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes):
             reached.add(node)
     return reached
