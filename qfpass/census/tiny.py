@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 CONTEXT = 64  # tokens that a tiny model can place
 WINDOW = 8  # tokens that its sliding layers see
@@ -90,7 +90,10 @@ def _size(usual: PretrainedConfig, name: str, value: Any) -> int | None:
 def tiny_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
     """A causal model of `config` in float32 and eval mode, whose random weights all matter."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    parts = [config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))]
+    # Of a configuration of several models, the text decoder's.
+    model = model_class(next(part for part in parts if isinstance(part, model_class.config_class))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
