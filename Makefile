@@ -3,11 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv weights demo test lint clean
+.PHONY: help venv weights demo test census lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
 	@echo "make test   set everything up, run the tests"
+	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove the virtual environment and caches"
 
@@ -29,6 +30,9 @@ demo: weights
 
 test: weights
 	$(BIN)/python -m pytest -q
+
+census: venv
+	$(BIN)/qfpass census --configs docs/models.json --out docs/models.md
 
 lint: venv
 	$(BIN)/ruff check .

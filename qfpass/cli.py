@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate ...` and `qfpass calibrate`.
+"""The command line: `qfpass evaluate ...`, `qfpass calibrate` and `qfpass census`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -18,6 +18,8 @@ from .filters.calibrate import calibrate as calibrate_model
 
 try:
     import typer
+
+    from .census.command import run_census
 except ImportError:  # before any command exists
     sys.exit("qfpass: the command line needs typer: pip install 'qfpass[evaluate]'")
 
@@ -28,6 +30,7 @@ commands = typer.Typer(
     no_args_is_help=True, help="Measure scores and budgets against the uncompressed model."
 )
 app.add_typer(commands, name="evaluate")
+app.command("census")(run_census)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub name.")]
 Data = Annotated[Path, typer.Option(help="A text file, or a folder of .txt and .md files.")]

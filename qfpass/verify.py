@@ -9,6 +9,7 @@ from torch import fx, nn
 from .errors import VerificationError
 from .graph.attention import Attention
 from .graph.capture import Captured, call_keywords, logits_of
+from .graph.mixing import mixing_reason
 from .runtime.uncompressed import Uncompressed
 
 PROOF_TOKENS = 20
@@ -31,19 +32,34 @@ def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
         "in chunks": CHUNK_ENDS,
         "token by token": tuple(range(PROOF_TOKENS + 1)),
     }
+    name = type(model).__name__
     tolerance = TOLERANCE.get(captured.dtype, 1e-1)
     for way, ends in ways.items():
         program.restart()
-        actual = torch.cat([program.read(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
+        try:
+            actual = torch.cat([program.read(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
+        except (RuntimeError, IndexError) as error:
+            raise _cannot_run(name, captured, way, error) from error
         difference = _relative_difference(actual, expected)
         if not difference <= tolerance:
+            if reason := mixing_reason(captured.module):
+                raise VerificationError(f"{name} can't be compiled: {reason}.")
             site = _first_different_site(captured, attentions, program, ids, ends, tolerance)
             raise VerificationError(
-                f"read {way}, the rewritten graph differs from {type(model).__name__} by "
+                f"read {way}, the rewritten graph differs from {name} by "
                 f"{difference:.1e} of its largest logit (allowed: {tolerance:.0e}); {site}. The model may "
-                "keep state that isn't attention, or place tokens without position_ids. "
-                "verify=False compiles it all the same."
+                "place tokens by something else than their positions. verify=False compiles it all the same."
             )
+
+
+def _cannot_run(name: str, captured: Captured, way: str, error: Exception) -> VerificationError:
+    if reason := mixing_reason(captured.module):
+        return VerificationError(f"{name} can't be compiled: {reason}.")
+    first = str(error).strip().splitlines()[0]
+    return VerificationError(
+        f"{name} can't be compiled: read {way}, its graph fails outside attention, where it works for a "
+        f"text that starts with the call only ({first})."
+    )
 
 
 @torch.no_grad()

@@ -44,11 +44,19 @@ class Convolutional(Decoder):
         return self.head(hidden + F.pad(hidden, (0, 0, 1, 0))[:, :-1])
 
 
-class CountsForItself(Decoder):
-    """Places tokens by their index in the call, not by position_ids."""
+class CountsFromTheEnd(Decoder):
+    """Places tokens by how many of the call follow them."""
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        return super().forward(input_ids, torch.arange(input_ids.shape[1])[None])
+        length = input_ids.shape[1]
+        return super().forward(input_ids, length - 1 - torch.arange(length)[None])
+
+
+class CountsBackwards(Decoder):
+    """Places the tokens of a call in reverse."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids, torch.arange(input_ids.shape[1]).flip(0)[None])
 
 
 class Views(Decoder):
@@ -77,23 +85,31 @@ def test_a_good_decoder_passes() -> None:
     verify(model, *captured_of(model))
 
 
-@pytest.mark.parametrize("kind", [Recurrent, Convolutional, CountsForItself])
-def test_what_is_not_attention_is_caught(kind: type[Decoder]) -> None:
+@pytest.mark.parametrize("kind", [Recurrent, Convolutional])
+def test_state_that_is_not_attention_is_told(kind: type[Decoder]) -> None:
     torch.manual_seed(0)
     model = kind().eval()
-    with pytest.raises(VerificationError) as error:
+    with pytest.raises(VerificationError, match="from token to token outside attention") as error:
+        qfpass.compile(model, context_length=64, backend="eager")
+    assert str(error.value).startswith(f"{kind.__name__} can't be compiled")
+
+
+def test_places_that_a_session_cannot_follow_are_caught() -> None:
+    torch.manual_seed(0)
+    model = CountsBackwards().eval()
+    with pytest.raises(VerificationError, match="read in chunks") as error:
         qfpass.compile(model, context_length=64, backend="eager")
     message = str(error.value)
-    assert f"differs from {kind.__name__}" in message
-    assert "state that isn't attention, or place tokens without position_ids" in message
+    assert "differs from CountsBackwards" in message
+    assert "by something else than their positions" in message
     assert "verify=False" in message
 
 
-def test_a_difference_outside_of_attention_is_told() -> None:
+def test_a_graph_that_only_starts_texts_is_caught() -> None:
     torch.manual_seed(0)
-    model = Convolutional().eval()
-    with pytest.raises(VerificationError, match="outside of them"):
-        verify(model, *captured_of(model))
+    model = CountsFromTheEnd().eval()
+    with pytest.raises(VerificationError, match="fails outside attention"):
+        qfpass.compile(model, context_length=64, backend="eager")
 
 
 @pytest.mark.parametrize(("wrong", "first"), [((0, 1, 2), 0), ((1, 2), 1), ((2,), 2)])
@@ -138,7 +154,7 @@ def test_not_a_number_is_not_taken_for_equal() -> None:
 
 def test_verify_false_compiles_all_the_same() -> None:
     torch.manual_seed(0)
-    model = CountsForItself().eval()
+    model = CountsFromTheEnd().eval()
     compiled = qfpass.compile(model, context_length=64, chunk=16, backend="eager", verify=False)
     ids = text(10)
     with torch.no_grad():

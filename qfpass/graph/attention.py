@@ -10,6 +10,7 @@ from ..errors import NoAttentionError, UnsupportedOpError
 from .calls import OPERATORS, Call, operator_name, site_name
 from .capture import Captured
 from .dependence import SHAPE_ONLY, text_dependent
+from .mixing import mixing_reason
 from .softmax import SOFTMAX, read_softmax
 from .span import Meaning, Span, learn_meaning
 
@@ -58,6 +59,8 @@ def find_attentions(captured: Captured, context_length: int | None) -> list[Atte
         meaning = _meaning(captured, call, site, context_length, known)
         found.append(_record(len(found), site, call, meaning))
     if not found:
+        if reason := mixing_reason(captured.module):
+            raise NoAttentionError(f"no attention was found in the captured graph: {reason}.")
         raise NoAttentionError(
             "no attention was found in the captured graph: no scaled_dot_product_attention, no flash_attn, "
             "and no softmax between two matmuls."

@@ -13,10 +13,8 @@ from torch.export import Dim
 
 from ..errors import CaptureError
 from .inplace import spell_out_of_place
+from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
-
-# Odd and unlike each other and any usual size, so that no dimension is mistaken for another.
-EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 11
 
 aten = torch.ops.aten
 
@@ -74,8 +72,8 @@ def capture(model: nn.Module) -> Captured:
     """
     _refuse_unsuitable(model)
     device, dtype = _place(model)
-    ids = torch.zeros(EXAMPLE_BATCH, EXAMPLE_LENGTH, dtype=torch.long, device=device)
-    positions = torch.arange(EXAMPLE_LENGTH, device=device).expand(EXAMPLE_BATCH, -1).contiguous()
+    ids = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=device)
+    positions = torch.arange(LENGTH, device=device).expand(BATCH, -1).contiguous()
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO, 1: Dim.AUTO}
     with torch.no_grad(), _sdpa_attention(model):
@@ -86,10 +84,7 @@ def capture(model: nn.Module) -> Captured:
         except CaptureError:
             raise
         except Exception as error:  # torch.export raises anything that the model's own code raises
-            reason = str(error).strip().split("\n")[0]
-            raise CaptureError(
-                f"torch.export can't trace {type(model).__name__}: {type(error).__name__}: {reason}"
-            ) from error
+            raise _untraceable(model, (ids, positions), error) from error
         _refuse_fixed_sizes(program, type(model).__name__)
         module = program.module()
     return Captured(_clean(module), device, dtype)
@@ -103,6 +98,22 @@ def _refuse_unsuitable(model: nn.Module) -> None:
         raise CaptureError(f"{name} is an encoder-decoder; qfpass compiles causal decoders only.")
 
 
+def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exception) -> CaptureError:
+    """Why export failed: the model doesn't run on token ids alone, or not without looking at values."""
+    name = type(model).__name__
+    try:
+        _Logits(model)(*example)
+    except CaptureError as own:
+        return own
+    except Exception as own:  # whatever the model's own code raises
+        return CaptureError(f"{name} doesn't run on input_ids and positions alone: {_first_line(own)}")
+    return CaptureError(f"torch.export can't trace {name}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
 def _refuse_fixed_sizes(program: torch.export.ExportedProgram, name: str) -> None:
     ids = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "input_ids")
     fixed = [
@@ -110,11 +121,14 @@ def _refuse_fixed_sizes(program: torch.export.ExportedProgram, name: str) -> Non
         for what, size in zip(("batch", "length"), ids.meta["val"].shape, strict=True)
         if isinstance(size, int) or size.node.maybe_as_int() is not None
     ]
-    if fixed:
-        raise CaptureError(
-            f"{name} works for one {' and one '.join(fixed)} only: its forward turns that size into a "
-            "constant (by a Python branch, a loop over tokens, or a view of a fixed size)."
-        )
+    if not fixed:
+        return
+    if reason := mixing_reason(_clean(program.module())):
+        raise CaptureError(f"{name} can't be compiled: {reason}.")
+    raise CaptureError(
+        f"{name} works for one {' and one '.join(fixed)} only: its forward turns that size into a "
+        "constant (by a Python branch, a loop over tokens, or a view of a fixed size)."
+    )
 
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:

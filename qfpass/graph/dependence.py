@@ -19,10 +19,16 @@ def text_dependent(
     graph: fx.Graph, passing_nothing_on: Collection[object], source: str = "input_ids"
 ) -> set[fx.Node]:
     """Nodes that a value of `source` reaches, other than through operations `passing_nothing_on`."""
-    reached: set[fx.Node] = set()
+    sources = {n for n in graph.nodes if n.op == "placeholder" and n.name == source}
+    return dependent(graph, sources, passing_nothing_on)
+
+
+def dependent(
+    graph: fx.Graph, sources: Collection[fx.Node], passing_nothing_on: Collection[object]
+) -> set[fx.Node]:
+    """Nodes that a value of `sources` reaches, those included."""
+    reached = set(sources)
     for node in graph.nodes:
-        is_source = node.op == "placeholder" and node.name == source
-        passes_on = node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes)
-        if is_source or passes_on:
+        if node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes):
             reached.add(node)
     return reached

@@ -12,6 +12,7 @@ from ..store.ring import Ring, RingAttention, RingRule
 from ..store.slots import SlotAttention, SlotRule, Slots
 from .attention import Attention
 from .capture import Captured
+from .positions import follow_positions
 
 aten = torch.ops.aten
 Rule = SlotRule | RingRule
@@ -56,6 +57,7 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
             inputs.append(last)
         _replace(module, site, copies, position, reach, inputs)
     graph.eliminate_dead_code()
+    follow_positions(module, position)
     graph.lint()
     module.recompile()
     return module

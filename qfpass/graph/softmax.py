@@ -25,7 +25,7 @@ def read_softmax(module: fx.GraphModule, softmax: fx.Node, text: set[fx.Node]) -
     Raises:
         UnsupportedOpError: it is an attention, but of a form that isn't known; names the operation.
     """
-    weights, output = _product_with_values(softmax)
+    weights, output = product_with_values(softmax)
     if output is None:
         return None
     logits = Logits(module, site_name(output), text)
@@ -45,7 +45,7 @@ def read_softmax(module: fx.GraphModule, softmax: fx.Node, text: set[fx.Node]) -
     )
 
 
-def _product_with_values(softmax: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+def product_with_values(softmax: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     """The weights as they go into the product with the values, alone, and that product."""
     node = softmax
     while len(node.users) == 1:

@@ -1,0 +1,84 @@
+"""Layers that pass something from token to token outside attention, found by changing one token."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from .calls import OPERATORS, operator_name, site_name
+from .softmax import SOFTMAX, product_with_values
+
+BATCH, LENGTH = 2, 11  # the example's: odd and unlike each other and any usual size
+CHANGED = 3  # token
+
+
+@torch.no_grad()
+def mixing_layer(module: fx.GraphModule) -> str | None:
+    """The first layer of a captured decoder whose state a session would have to carry, by name.
+
+    The graph runs twice, the second time with token `CHANGED` replaced and every attention giving what it
+    gave before. What still differs at another token came there some other way: by a recurrence, a
+    convolution, a shift.
+    """
+    (logits,) = module.graph.output_node().all_input_nodes
+    vocabulary = int(logits.meta["val"].shape[-1])
+    ids = torch.randint(1, vocabulary, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(logits.meta["val"].device)
+    position = torch.arange(LENGTH, device=ids.device).expand(BATCH, -1).contiguous()
+    attentions = set(filter(None, map(_attention_output, module.graph.nodes)))
+    first = _Run(module, {})
+    first.run(ids, position)
+    changed = ids.clone()
+    changed[:, CHANGED] = 0
+    second = _Run(module, {n: first.outputs[n] for n in attentions})
+    second.run(changed, position)
+    for node, before in first.outputs.items():
+        if node not in attentions and _differs_elsewhere(before, second.outputs[node]):
+            return site_name(node)
+    return None
+
+
+def _attention_output(node: fx.Node) -> fx.Node | None:
+    """The output of the attention that `node` is a part of, as its call or its softmax."""
+    name = operator_name(node)
+    if name in OPERATORS:
+        return node
+    return product_with_values(node)[1] if name in SOFTMAX else None
+
+
+def mixing_reason(module: fx.GraphModule) -> str | None:
+    """Why a decoder with such a layer can't be compiled, in words."""
+    layer = mixing_layer(module)
+    if layer is None:
+        return None
+    return (
+        f"{layer} passes something from token to token outside attention (a recurrence, a convolution, a "
+        "linear attention), which a session doesn't carry"
+    )
+
+
+class _Run(fx.Interpreter):
+    """Runs a graph, with the outputs of some nodes given, and keeps all of them."""
+
+    def __init__(self, module: fx.GraphModule, given: dict[fx.Node, Any]) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.outputs = dict[fx.Node, Any]()
+        self._given = given
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = self._given[node] if node in self._given else super().run_node(node)
+        self.outputs[node] = result
+        return result
+
+
+def _differs_elsewhere(before: Any, after: Any) -> bool:
+    """Whether two values of one shape with a dimension of tokens differ at a token that wasn't changed."""
+    if not isinstance(before, torch.Tensor) or not before.is_floating_point():
+        return False
+    tokens = [dim for dim, size in enumerate(before.shape) if size == LENGTH]
+    if len(tokens) != 1 or before.shape != after.shape:
+        return False
+    kept = [token for token in range(LENGTH) if token != CHANGED]
+    chosen = torch.tensor(kept, device=before.device)
+    before, after = (x.index_select(tokens[0], chosen) for x in (before, after))
+    return not torch.allclose(before, after, rtol=1e-3, atol=1e-4, equal_nan=True)

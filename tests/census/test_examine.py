@@ -1,0 +1,85 @@
+"""The census tells what works, what is refused and what is wrong."""
+
+import dataclasses
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILIES
+from torch import nn
+
+import qfpass
+from qfpass.census import examine, examine_family, families
+from qfpass.graph.attention import Attention, find_attentions
+
+# Grouped heads; a window beside full attention; a softmax between products; positions counted inside.
+CHEAP = ("llama", "gemma3_text", "gptj", "opt")
+
+
+@pytest.mark.parametrize("family", CHEAP)
+def test_families_work(family: str) -> None:
+    entry = examine_family(family, {})
+    assert (entry.outcome, entry.note) == ("works", "")
+    assert entry.sites == 2
+    assert "causal" in entry.spans
+
+
+def test_state_outside_attention_is_refused_by_name() -> None:
+    entry = examine_family("rwkv", {})
+    assert entry.outcome == "refused"
+    assert "rwkv.blocks.0" in entry.note and "outside attention" in entry.note
+
+
+def test_every_entry_of_the_mapping_is_listed() -> None:
+    assert len(families()) > 150 and set(CHEAP) <= set(families())
+
+
+def test_what_cannot_be_built_is_told() -> None:
+    def build() -> nn.Module:
+        raise ValueError("no such size")
+
+    entry = examine("none", build)
+    assert (entry.outcome, entry.note) == ("not built", "ValueError: no such size")
+
+
+def test_a_crash_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("node")
+
+    monkeypatch.setattr(import_module("qfpass.compile"), "find_attentions", broken)
+    entry = examine("llama", FAMILIES["llama"])
+    assert (entry.outcome, entry.note) == ("crashed", "KeyError: 'node'")
+
+
+def test_a_wrong_scale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def misread(*arguments: Any) -> list[Attention]:
+        return [dataclasses.replace(a, scale=a.scale * 1.1) for a in find_attentions(*arguments)]
+
+    module = import_module("qfpass.compile")
+    monkeypatch.setattr(module, "find_attentions", misread)
+    monkeypatch.setattr(module, "verify_rewriting", lambda *_: None)
+    entry = examine("llama", FAMILIES["llama"])
+    assert entry.outcome == "wrong"
+    assert "its logits differ" in entry.note
+
+
+def test_wrong_eviction_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One recent token fewer is kept than is said."""
+    slots = import_module("qfpass.store.slots")
+    right = slots._protected
+
+    def one_fewer(positions: torch.Tensor, newest: torch.Tensor, rule: Any) -> torch.Tensor:
+        return right(positions, newest, dataclasses.replace(rule, recent=max(1, rule.recent - 1)))
+
+    monkeypatch.setattr(slots, "_protected", one_fewer)
+    entry = examine("llama", FAMILIES["llama"])
+    assert entry.outcome == "wrong"
+    assert "slots" in entry.note
+
+
+def test_refusals_are_the_packages_own() -> None:
+    entry = examine("training", lambda: FAMILIES["llama"]().train())
+    assert entry.outcome == "refused"
+    assert "training mode" in entry.note
+    assert issubclass(qfpass.CaptureError, qfpass.QFPassError)
