@@ -56,7 +56,9 @@ class _Piece:
 def outline(module: fx.GraphModule) -> Outlined:
     """Cut a rewritten decoder into a body that calls shared regions, and a head."""
     _part_biases(module)
-    hidden, pure = text_dependent(module.graph, SIZES), pure_nodes(module.graph)
+    complex_numbers = _part_complex(module)
+    hidden = text_dependent(module.graph, SIZES)
+    pure = pure_nodes(module.graph) | (complex_numbers - hidden)
     nodes = list(module.graph.nodes)
 
     def piece(a: int, b: int) -> _Piece:
@@ -89,6 +91,29 @@ def _part_biases(module: fx.GraphModule) -> None:
             node.replace_all_uses_with(biased, delete_user_cb=lambda user, b=biased: user is not b)
             node.args = node.args[:2]
     module.recompile()
+
+
+def _part_complex(module: fx.GraphModule) -> set[fx.Node]:
+    """Take complex numbers (of rotary positions) apart where they are made, and together where they are used.
+
+    A nested region can't take complex inputs; the nodes that put them together, which are given back, are
+    made in every region.
+    """
+    graph, together = module.graph, set[fx.Node]()
+    for node in list(graph.nodes):
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or not value.is_complex() or node.op == "output":
+            continue
+        with graph.inserting_after(node):
+            parts = graph.call_function(aten.view_as_real.default, (node,))
+        with graph.inserting_after(parts):
+            whole = graph.call_function(aten.view_as_complex.default, (parts,))
+        parts.meta = {**node.meta, "val": torch.view_as_real(value)}
+        whole.meta = dict(node.meta)
+        node.replace_all_uses_with(whole, delete_user_cb=lambda user, p=parts: user is not p)
+        together.add(whole)
+    module.recompile()
+    return together
 
 
 def _extract(
