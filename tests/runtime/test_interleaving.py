@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from bounded import run_plainly
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from tiny import FAMILIES
 import qfpass
 from qfpass import QFPassError, Session
 
-EXAMPLES = int(os.environ.get("QFPASS_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("QFPASS_EXAMPLES", "8"))
 SESSIONS, CONTEXT = 8, 70
 # No ties in the "random" score: rounding never decides what is evicted.
 MODEL = run_plainly(
@@ -199,3 +200,23 @@ def test_any_call_is_right_or_refused(calls: list[tuple[list[int], str, str, int
         else:
             rows.check(inputs, logits)
     check_same(contents(other), bystander)
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+def test_memory_does_not_grow() -> None:
+    """Sessions come, fork and go, calls fail: what is held stays the same but for the allocator's slack."""
+    before = 0
+    for number in range(40 * EXAMPLES):
+        if number == 20 * EXAMPLES:
+            before = resident_bytes()
+        rows = Rows()
+        MODEL(**padded([text(n, seed=number) for n in (5, 20, 9)], "left"), past_key_values=rows.session)
+        rows.session.fork()
+        with pytest.raises(QFPassError):
+            MODEL(text(1), past_key_values=rows.session)
+    assert resident_bytes() < before + 4 * 2**20
