@@ -3,12 +3,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv weights demo test census lint clean
+.PHONY: help venv weights demo test census sessions fuzz lm-eval lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
 	@echo "make test   set everything up, run the tests"
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
+	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
+	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
+	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove the virtual environment and caches"
 
@@ -33,6 +36,20 @@ test: weights
 
 census: venv
 	$(BIN)/qfpass census --configs docs/models.json --out docs/models.md
+
+sessions: weights
+	$(BIN)/python benchmarks/sessions.py
+
+fuzz: venv
+	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/runtime/test_interleaving.py
+
+# Its many dependencies stay out of the project's environment, which it sees by a path file.
+lm-eval: venv
+	$(PYTHON) -m venv build/lm-eval
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/lm-eval.pth
+	cp build/lm-eval.pth "$$(build/lm-eval/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	build/lm-eval/bin/pip install --quiet -c constraints.txt lm-eval
+	build/lm-eval/bin/python -m pytest -q tests/runtime/test_integrations.py
 
 lint: venv
 	$(BIN)/ruff check .

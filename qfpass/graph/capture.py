@@ -138,8 +138,8 @@ def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     devices = {p.device for p in model.parameters()}
     if len(devices) > 1:
         raise CaptureError(
-            f"{type(model).__name__} is spread over {', '.join(sorted(map(str, devices)))}: "
-            "put it on one device."
+            f"{type(model).__name__} is spread over {', '.join(sorted(map(str, devices)))}: a device map "
+            "of several devices isn't supported, put it on one device."
         )
     return floating[0].device, floating[0].dtype
 

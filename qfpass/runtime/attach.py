@@ -19,7 +19,8 @@ def attach(model: nn.Module, decoder: Decoder, gives_tensor: bool) -> CompiledDe
     compiled = copy.copy(model)
     for name in ("_modules", "_parameters", "_buffers"):
         compiled.__dict__[name] = dict(model.__dict__[name])
-    compiled.__class__ = type(f"Compiled{original.__name__}", bases, {"__module__": __name__})
+    # Of the original's name, by which transformers' pipelines know what a model can do.
+    compiled.__class__ = type(original.__name__, bases, {"__module__": __name__})
     compiled.__dict__["qfpass_decoder"] = decoder
     compiled.__dict__["qfpass_original"] = model
     return compiled  # type: ignore[return-value]

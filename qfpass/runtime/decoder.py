@@ -74,8 +74,12 @@ class Decoder:
                 "every layer of this model keeps every key, so a session's budget bounds nothing: compile "
                 "with a ratio or a budget."
             )
+        chunk = self.config.chunk
+        if chunk is not None and isinstance(budget, int) and chunk >= budget:
+            chunk = None  # as long as the budget allows
+        context_length = self.sizes.context_length
         asked = dataclasses.replace(
-            self.config, ratio=None, budget=budget, context_length=self.sizes.context_length
+            self.config, ratio=None, budget=budget, context_length=context_length, chunk=chunk
         )
         sizes = asked.resolve(None, len(self.sites))
         if budget > self.sizes.slots:

@@ -52,7 +52,9 @@ class RingRule:
         )
 
     def clear(self, store: Ring, slots: int | None = None) -> None:
-        """Nothing to do: what a ring shows follows from the tokens seen."""
+        """Empty the store in place."""
+        store.keys.zero_()
+        store.values.zero_()
 
 
 class RingAttention(nn.Module):

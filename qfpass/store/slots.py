@@ -62,9 +62,10 @@ class SlotRule:
     def clear(self, store: Slots, slots: int | None = None) -> None:
         """Empty the store in place and use its first `slots` slots only, all of them by default.
 
-        Old keys are overwritten before anything can see them. An unused slot scores inf, so that no token
-        is ever better.
+        An unused slot scores inf, so that no token is ever better.
         """
+        store.keys.zero_()
+        store.values.zero_()
         store.scores.fill_(float("-inf"))
         store.scores[..., slots or self.slots :] = float("inf")
         store.positions.fill_(-1)

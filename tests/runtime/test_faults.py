@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bounded import run_plainly
 from rows import ROWS, SETTINGS, padded, text
 from tiny import FAMILIES
 from torch import nn
@@ -26,10 +27,7 @@ class Interrupt(BaseException):
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     """Sites 0 and 2 are rings, 1 and 3 bounded; its graphs run as plain Python, so that any part can fail."""
-    compiled = qfpass.compile(FAMILIES["gemma3"](window=7, layers=4), budget=24, **SETTINGS)
-    decoder = compiled.qfpass_decoder
-    decoder._chunk, decoder._step = (decoder._modules[name].forward for name in ("chunk", "step"))
-    return compiled
+    return run_plainly(qfpass.compile(FAMILIES["gemma3"](window=7, layers=4), budget=24, **SETTINGS))
 
 
 @pytest.fixture

@@ -102,6 +102,17 @@ def test_a_row_that_has_ended_reads_nothing_more(model: nn.Module) -> None:
     assert session.resting == frozenset()
 
 
+def test_a_padded_batch_needs_two_more_graphs(original: nn.Module) -> None:
+    """Three for a row by itself; a step of the batch, and one whose rows have filled different slots."""
+    compiled = qfpass.compile(original, budget=24, verify=False, **SETTINGS)
+    settings = {"max_new_tokens": 30, "do_sample": False}
+    compiled.generate(ROWS[0], **settings)
+    assert qfpass.report(compiled).graphs_compiled == 3
+    for side in ("left", "right"):
+        compiled.generate(**padded(ROWS, side), **settings)
+        assert qfpass.report(compiled).graphs_compiled == 5
+
+
 @pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}])
 def test_beams_and_samples_of_padded_rows(original: nn.Module, settings: dict[str, Any]) -> None:
     compiled = qfpass.compile(original, ratio=1, backend="eager", chunk=16)
