@@ -75,7 +75,7 @@ def check_model(model: nn.Module) -> tuple[int, tuple[str, ...]]:
     ids = _text(model)
     expected = original_logits(model, ids)
     _compare(complete, ids, expected, "")
-    _compare_generation(model, complete, ids[:1, :PROMPT])
+    _compare_generation(model, complete, ids[:, :PROMPT])
     sites = decoder_of(complete).sites
     bounded = compile_model(
         model, budget=SLOTS, recent=RECENT, sinks=SINKS, chunk=CHUNK, score="random",
@@ -123,7 +123,7 @@ def _compare_generation(model: nn.Module, compiled: Any, prompt: torch.Tensor) -
     actual = compiled.generate(prompt, generation_config=settings)
     if not torch.equal(actual, ids):
         raise DifferenceError(
-            f"generates {actual[0, PROMPT:].tolist()}, the original {ids[0, PROMPT:].tolist()}"
+            f"generates {actual[:, PROMPT:].tolist()}, the original {ids[:, PROMPT:].tolist()}"
         )
 
 
