@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import FAMILIES, PlainDecoder, WindowDecoder
+from tiny import FAMILIES, FORMS, PlainDecoder, WindowDecoder
 from torch import nn
 
 import qfpass
@@ -177,3 +177,12 @@ def test_logits_to_keep_keeps_those(family: str, data: st.DataObject, length: in
     close(logits_of(compiled(ids, logits_to_keep=1)), whole[:, -1:])
     close(logits_of(compiled(ids, logits_to_keep=last)), whole[:, -last:])
     close(logits_of(compiled(ids, logits_to_keep=chosen)), whole[:, chosen])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rarer_forms_of_attention_are_exact(form: str) -> None:
+    model = FORMS[form](layers=4)
+    compiled = qfpass.compile(model, context_length=CONTEXT, chunk=CHUNK, backend="eager")
+    ids = text(CONTEXT, batch=2)
+    session = compiled.session()
+    close(read(compiled, session, ids, [0, 9, 10, 11, 30, 50, 51, CONTEXT]), original_logits(model, ids))

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from test_families import BUILDERS, close, logits_of, text
+from tiny import FORMS
 from torch import nn
 
 import qfpass
@@ -18,9 +19,9 @@ def read(model: nn.Module, session: qfpass.Session, ids: torch.Tensor, ends: lis
     return torch.cat([logits_of(call) for call in calls], dim=1)
 
 
-@pytest.mark.parametrize("family", BUILDERS)
+@pytest.mark.parametrize("family", BUILDERS | FORMS)
 def test_equals_the_eager_backend(family: str) -> None:
-    model = BUILDERS[family](layers=4)
+    model = (BUILDERS | FORMS)[family](layers=4)
     eager = qfpass.compile(model, backend="eager", verify=False, **SETTINGS)
     lowered = qfpass.compile(model, verify=False, **SETTINGS)
     ids, session = text(LENGTH), lowered.session()

@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
+    GptOssConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
@@ -111,6 +115,16 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "gpt2": _gpt(GPT2Config),
     "gptj": _gpt(GPTJConfig, rotary_dim=4),  # a softmax between two matmuls
     "gpt_neox": _family(GPTNeoXConfig),  # it has no grouped heads: kv_heads is ignored
+}
+
+# Attention in rarer forms: soft caps, learned sinks, biases by distance, chunks; windows are of 12 tokens.
+FORMS: dict[str, Callable[..., nn.Module]] = {
+    "gemma2": _family(Gemma2Config, query_pre_attn_scalar=8, sliding_window=12),
+    "gpt_oss": _family(GptOssConfig, num_local_experts=4, num_experts_per_tok=2, sliding_window=12),
+    "bloom": _gpt(BloomConfig, hidden_size=32),
+    "llama4": _family(
+        Llama4TextConfig, num_local_experts=2, attention_chunk_size=12, intermediate_size_mlp=64
+    ),
 }
 
 
