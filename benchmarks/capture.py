@@ -1,0 +1,51 @@
+"""What capturing, finding, rewriting and parting cost as a decoder gets deeper: python benchmarks/capture.py
+
+Processor seconds of a tiny Llama (random weights) by its number of layers, and seconds a layer.
+"""
+
+import time
+from itertools import pairwise
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from qfpass.graph.attention import find_attentions
+from qfpass.graph.capture import capture
+from qfpass.graph.regions import outline
+from qfpass.runtime.uncompressed import Uncompressed
+
+LAYERS, CONTEXT = (8, 16, 32, 64), 256
+
+
+def build(layers: int) -> LlamaForCausalLM:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, vocab_size=61, **sizes)).eval()
+
+
+def seconds(layers: int) -> tuple[float, ...]:
+    model, times = build(layers), [time.process_time()]
+    captured = capture(model)
+    times.append(time.process_time())
+    attentions = find_attentions(captured, CONTEXT)
+    times.append(time.process_time())
+    program = Uncompressed(captured, attentions, capacity=CONTEXT, batch=1)
+    times.append(time.process_time())
+    outline(program.module)
+    times.append(time.process_time())
+    return tuple(b - a for a, b in pairwise(times))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    seconds(1)  # what the first capture of a process loads
+    table = Table("layers", "capture", "find", "rewrite", "part", "all, a layer")
+    for layers in LAYERS:
+        spent = seconds(layers)
+        table.add_row(str(layers), *(f"{s:.2f}" for s in spent), f"{sum(spent) / layers:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
