@@ -32,7 +32,7 @@ demo: weights
 	$(BIN)/python examples/quickstart.py
 
 test: weights
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 census: venv
 	$(BIN)/qfpass census --configs docs/models.json --out docs/models.md

@@ -9,4 +9,5 @@ hypothesis.settings.register_profile(
     "qfpass", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
 )
 hypothesis.settings.load_profile("qfpass")
-torch.set_num_threads(2)
+# Workers share two cores' worth of threads.
+torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
