@@ -12,6 +12,7 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
 
 from ..errors import CaptureError
+from .flex import spell_flex_attention
 from .inplace import spell_out_of_place
 from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
@@ -181,6 +182,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     output = graph.output_node()
     (logits,) = output.args[0]
     output.args = (logits,)
+    spell_flex_attention(module, graph)
     spell_out_of_place(graph)
     spell_products(graph)
     merged = fx_graph_cse(graph)
