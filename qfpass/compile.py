@@ -12,7 +12,8 @@ from .config import Config, Sizes
 from .filters import QFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
-from .graph.capture import call_keywords, capture
+from .graph.call import call_decoder
+from .graph.capture import capture
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
 from .graph.vocabulary import vocabulary
@@ -118,7 +119,4 @@ def _gives_tensor(model: nn.Module, device: torch.device) -> bool:
     if hasattr(model, "config"):
         return False
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    keywords = call_keywords(model)
-    if "position_ids" in keywords:
-        keywords["position_ids"] = torch.arange(2, device=device)[None]
-    return isinstance(model(ids, **keywords), torch.Tensor)
+    return isinstance(call_decoder(model, ids, torch.arange(2, device=device)[None]), torch.Tensor)

@@ -8,7 +8,8 @@ from torch import fx, nn
 
 from .errors import VerificationError
 from .graph.attention import Attention
-from .graph.capture import Captured, call_keywords, logits_of
+from .graph.call import call_decoder, logits_of
+from .graph.capture import Captured
 from .graph.mixing import mixing_reason
 from .runtime.uncompressed import Uncompressed
 
@@ -65,10 +66,8 @@ def _cannot_run(name: str, captured: Captured, way: str, error: Exception) -> Ve
 @torch.no_grad()
 def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """The model's own logits [B, S, V] for ids [B, S], without a cache."""
-    keywords = call_keywords(model)
-    if "position_ids" in keywords:
-        keywords["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-    return logits_of(model(ids, **keywords))
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    return logits_of(call_decoder(model, ids, positions))
 
 
 def _text(captured: Captured) -> torch.Tensor:

@@ -115,7 +115,7 @@ def _one_layer_of_each_kind(usual: PretrainedConfig, small: Mapping[str, Any]) -
     lists = {
         name: value
         for name, value in vars(usual).items()
-        if isinstance(value, (list, tuple)) and len(value) == layers and len(value) > _LAYERS
+        if isinstance(value, (list, tuple)) and len(set(map(str, value))) < len(value) == layers
     }
     if not lists:
         return {}

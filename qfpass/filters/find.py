@@ -4,13 +4,14 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qfpass.errors import FilterFileError
 from qfpass.filters import hub, layout
@@ -36,7 +37,8 @@ def fingerprint(named_parameters: Iterable[tuple[str, Tensor]], layers: Sequence
     kilobytes of weights, whatever their size. Fine-tuned weights differ, as they should.
     """
     lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
-    lines += sorted(f"{name} {list(t.shape)} {_sample(t)}" for name, t in named_parameters)
+    plain = (each for name, t in named_parameters for each in _plain(name, t))
+    lines += sorted(f"{name} {list(t.shape)} {_sample(t)}" for name, t in plain)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
@@ -119,6 +121,15 @@ def _load_entry(folder: Path, disposable: Path) -> QFilters:
             f"A cached copy of Q-Filters is broken: {error} "
             f"Delete the folder {disposable} to have them made or fetched again."
         ) from error
+
+
+def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that hold a parameter's numbers: several where it is quantised, else itself."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{part}", getattr(tensor, part))
 
 
 def _sample(tensor: Tensor) -> list[int]:

@@ -1,10 +1,8 @@
 """Capture: any causal decoder to an ATen graph (input_ids, position_ids) -> logits, any length."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -12,6 +10,7 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
 
 from ..errors import CaptureError
+from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
 from .inplace import spell_out_of_place
 from .mixing import BATCH, LENGTH, mixing_reason
@@ -38,31 +37,9 @@ class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.keywords = call_keywords(model)
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        keywords = {k: v for k, v in self.keywords.items() if k != "position_ids"}
-        if "position_ids" in self.keywords:
-            keywords["position_ids"] = position_ids
-        return logits_of(self.model(input_ids, **keywords))
-
-
-def call_keywords(model: nn.Module) -> dict[str, Any]:
-    """Keyword arguments that make one plain pass of `model` (positions are filled in by the caller)."""
-    accepted = inspect.signature(model.forward).parameters
-    wanted = {"position_ids": None, "use_cache": False, "return_dict": True}
-    return {name: value for name, value in wanted.items() if name in accepted}
-
-
-def logits_of(output: Any) -> torch.Tensor:
-    """The logits [B, S, V] in what a decoder returned."""
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
-        raise CaptureError(
-            f"the model returned {type(output).__name__}, not logits [batch, tokens, vocabulary] or an "
-            "object with such .logits: wrap it in a module that does."
-        )
-    return logits
+        return logits_of(call_decoder(self.model, input_ids, position_ids))
 
 
 def capture(model: nn.Module) -> Captured:
@@ -86,7 +63,7 @@ def capture(model: nn.Module) -> Captured:
             raise
         except Exception as error:  # torch.export raises anything that the model's own code raises
             raise _untraceable(model, (ids, positions), error) from error
-        _refuse_fixed_sizes(program, type(model).__name__)
+        _refuse_odd_sizes(program, type(model).__name__)
         module = program.module()
     return Captured(_clean(module), device, dtype)
 
@@ -115,8 +92,14 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _refuse_fixed_sizes(program: torch.export.ExportedProgram, name: str) -> None:
+def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str) -> None:
     ids = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "input_ids")
+    (logits,) = program.graph.output_node().all_input_nodes
+    if str(logits.meta["val"].shape[:2]) != str(ids.meta["val"].shape):
+        raise CaptureError(
+            f"{name} gives logits of shape {tuple(logits.meta['val'].shape)} for ids of shape "
+            f"{tuple(ids.meta['val'].shape)}: wrap it in a module that gives those of every token."
+        )
     fixed = [
         what
         for what, size in zip(("batch", "length"), ids.meta["val"].shape, strict=True)

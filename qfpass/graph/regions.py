@@ -5,6 +5,7 @@ last. Between two cuts lies a region; regions of the same structure share one mo
 with each layer's weights. What follows the last cut is the head, which works token by token.
 """
 
+import operator
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .cuts import choose_cuts, pure_nodes
 from .dependence import SIZES, text_dependent
@@ -55,6 +57,9 @@ class _Piece:
 
 def outline(module: fx.GraphModule) -> Outlined:
     """Cut a rewritten decoder into a body that calls shared regions, and a head."""
+    if any(is_traceable_wrapper_subclass(p) for p in module.parameters()):
+        # PyTorch 2.13 compiles no region that takes quantised weights, so they stay in one graph.
+        return Outlined(module, None, kinds=1, regions=1)
     _part_biases(module)
     complex_numbers = _part_complex(module)
     hidden = text_dependent(module.graph, SIZES)
@@ -202,7 +207,7 @@ def _build_body(
             name = regions[piece.structure] = f"region_{len(regions)}"
             piece.graph.lint()
             submodules[name] = Region(fx.GraphModule(piece.modules, piece.graph))
-        operands = [current, *(copies[n] for n in piece.externals[1:])]
+        operands = [current, *_apart(graph, [copies[n] for n in piece.externals[1:]])]
         current = graph.call_module(regions[piece.structure], tuple(operands))
         current.meta = dict(nodes[cut].meta)
         copies[nodes[cut]] = current
@@ -211,6 +216,27 @@ def _build_body(
     body.graph.eliminate_dead_code()
     body.recompile()
     return body, len(regions)
+
+
+def _apart(graph: fx.Graph, operands: list[fx.Node]) -> list[fx.Node]:
+    """Operands of a region, copied where two are views of one tensor: a region takes none that overlap."""
+    seen, apart = set[fx.Node](), []
+    for operand in operands:
+        base = _viewed(operand)
+        if base in seen:
+            copied = graph.call_function(aten.clone.default, (operand,))
+            copied.meta = dict(operand.meta)
+            operand = copied
+        seen.add(base)
+        apart.append(operand)
+    return apart
+
+
+def _viewed(node: fx.Node) -> fx.Node:
+    """The tensor that a node is a view of, itself if it is none."""
+    while node.target is operator.getitem or getattr(node.target, "is_view", False):
+        node = node.args[0]
+    return node
 
 
 class _Root(nn.Module):
