@@ -1,13 +1,11 @@
 """A session: a batch of texts' stores and where each stands, as a Hugging Face cache."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from transformers import Cache
 
 from ..config import Sizes
 from ..errors import SessionError
@@ -15,9 +13,9 @@ from ..graph.rewrite import Site
 from ..store.ring import Ring, held_positions
 from ..store.slots import Slots
 from . import saved
+from .counts import Counts, State, Stores
+from .exclusive import Exclusive
 from .rows import Row
-
-Stores = tuple[Slots | Ring, ...]
 
 
 class Owner(Protocol):
@@ -28,18 +26,7 @@ class Owner(Protocol):
         """What a saved session must fit: names of things and what they are."""
 
 
-class State(NamedTuple):
-    """All that changes in a session but the contents of its stores.
-
-    `columns` counts what a call of transformers would, padding and tokens; `rows` count tokens.
-    """
-
-    stores: Stores = ()
-    rows: tuple[Row, ...] = ()
-    columns: int = 0
-
-
-class Session(Cache):
+class Session(Counts):
     """State of a batch of texts over a compiled decoder; made by `model.session()`.
 
     Pass it as `past_key_values` to the model or to `generate`. Nothing of it is shared with other
@@ -47,18 +34,13 @@ class Session(Cache):
     never change. One thread uses it at a time; another one's call raises SessionError.
     """
 
-    is_compileable = False  # generate must not compile around the compiled decoder
-    is_croppable = False  # what was evicted for a token can't come back when the token is taken back
-
     def __init__(
         self, sites: Sequence[Site], sizes: Sizes, dtype: torch.dtype, device: torch.device, owner: Owner
     ) -> None:
-        super().__init__(layers=[])
+        super().__init__()
         self.sites, self.sizes, self.dtype, self.device = tuple(sites), sizes, dtype, device
         self._owner = owner
-        self._state = State()
-        self._user = threading.RLock()
-        self._is_broken = False
+        self._exclusive = Exclusive()
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished: they read nothing more
 
     def belongs_to(self, owner: object) -> bool:
@@ -66,49 +48,9 @@ class Session(Cache):
         return self._owner is owner
 
     @property
-    def tokens_seen(self) -> int:
-        """Tokens read so far, by the longest row; padding isn't counted."""
-        return max(self.row_tokens, default=0)
-
-    @property
-    def row_tokens(self) -> tuple[int, ...]:
-        """Tokens read so far by each row."""
-        return tuple(row.tokens for row in self.rows)
-
-    @property
     def slots(self) -> int:
         """Slots a key/value head that this session uses in bounded layers."""
         return self.sizes.slots
-
-    @property
-    def batch(self) -> int | None:
-        """Rows that the session was allocated for; None before its first tokens."""
-        return len(self.rows) or None
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """Where each row stands."""
-        return self._state.rows
-
-    @property
-    def columns(self) -> int:
-        """Columns of ids given so far, padding among them: what transformers calls the sequence length."""
-        return self._state.columns
-
-    @property
-    def stores(self) -> Stores:
-        """One store a site, in graph order."""
-        return self._state.stores
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all stores: keys, values, scores and positions."""
-        return sum(t.nbytes for store in self.stores for t in store)
-
-    @property
-    def kv_nbytes(self) -> int:
-        """Bytes held by keys and values alone."""
-        return sum(store.keys.nbytes + store.values.nbytes for store in self.stores)
 
     def allocate(self, batch: int) -> None:
         """Make empty stores for `batch` rows; a session that has seen tokens keeps its batch."""
@@ -152,7 +94,7 @@ class Session(Cache):
         """Forget everything seen, keep the memory."""
         with self.in_use(resetting=True):
             self._empty(State(self.stores, (Row(),) * len(self.rows)))
-            self._is_broken = False
+            self._exclusive.is_broken = False
 
     def _empty(self, state: State) -> None:
         for site, store in zip(self.sites, state.stores, strict=False):
@@ -170,35 +112,20 @@ class Session(Cache):
         """Stores of the same contents."""
         return self._map(torch.clone)
 
-    @contextmanager
-    def in_use(self, resetting: bool = False) -> Iterator[None]:
-        """Hold the session for this thread.
-
-        Raises:
-            SessionError: another thread holds it, or an interrupt has left it half restored.
-        """
-        if not self._user.acquire(blocking=False):
-            raise SessionError(
-                "the session is in use by another thread: give each thread a session of its own (fork() "
-                "makes one that stands at the same place)."
-            )
-        try:
-            if self._is_broken and not resetting:
-                raise SessionError("the session's undoing of a failed call was interrupted: reset() it.")
-            yield
-        finally:
-            self._user.release()
+    def in_use(self, resetting: bool = False) -> AbstractContextManager[None]:
+        """Hold the session for this thread, or raise SessionError; see `Exclusive`."""
+        return self._exclusive.hold(mends=resetting)
 
     @contextmanager
     def restoring(self, before: State) -> Iterator[None]:
         """Go back to `before` once the body has put the stores' contents back."""
-        self._is_broken = True
+        self._exclusive.is_broken = True
         yield
         if any(row.tokens for row in before.rows):
             self._state = before
         else:
             self._empty(before)
-        self._is_broken = False
+        self._exclusive.is_broken = False
 
     @property
     def state(self) -> State:
@@ -232,7 +159,7 @@ class Session(Cache):
         kinds = [Ring if site.is_ring else Slots for site in self.sites]
         with self.in_use(resetting=True):
             self._state = State(*saved.read(path, kinds, self._identity, self.device))
-            self._is_broken = False
+            self._exclusive.is_broken = False
         return self
 
     @property
@@ -259,14 +186,6 @@ class Session(Cache):
             rows = tuple(self.rows[i] for i in chosen.tolist())
             self._state = self._state._replace(stores=stores, rows=rows)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused but for 0: evicted keys can't be brought back."""
-        if tokens_to_remove:
-            raise SessionError(
-                "a session can't take tokens back, since the keys evicted for them are gone: generate "
-                "without assisted or prompt-lookup decoding, or fork() the session before."
-            )
-
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Stores:
         return tuple(type(store)(*map(change, store)) for store in self.stores)
 
@@ -275,28 +194,6 @@ class Session(Cache):
 
     def __getstate__(self) -> object:
         raise SessionError("a session can't be pickled: save(path) it and load(path) it.")
-
-    @property
-    def batch_size(self) -> int:
-        """Rows that the session was allocated for; -1 before its first tokens."""
-        return self.batch or -1
-
-    @property
-    def is_initialized(self) -> bool:
-        """Whether the stores are allocated."""
-        return bool(self.stores)
-
-    def get_max_length(self, layer_idx: int | None = None) -> int:
-        """-1: how many tokens may be seen is the decoder's affair, not the stores'."""
-        return -1
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns given so far, not slots filled: where transformers cuts off what was read."""
-        return self.columns
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """The keys a mask over everything seen would cover, and its offset."""
-        return self.columns + query_length, 0
 
     def __len__(self) -> int:
         return len(self.sites)
