@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
 from .call import call_decoder, logits_of
@@ -85,6 +86,11 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
         return own
     except Exception as own:  # whatever the model's own code raises
         return CaptureError(f"{name} doesn't run on input_ids and positions alone: {_first_line(own)}")
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return CaptureError(
+            f"{name} can't be held in one graph: its forward branches on, or takes a size from, values that "
+            "it computes (such as how many tokens an expert gets)."
+        )
     return CaptureError(f"torch.export can't trace {name}: {_first_line(error)}")
 
 

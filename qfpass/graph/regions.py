@@ -70,7 +70,7 @@ def outline(module: fx.GraphModule) -> Outlined:
         return _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure)
 
     cuts = choose_cuts(nodes, hidden, lambda a, b: piece(a, b).structure)
-    if len(cuts) < 2:
+    if len(cuts) < 2 or _asks_sizes_of(nodes, hidden, cuts[0]):
         return Outlined(module, None, kinds=1, regions=1)
     pieces = [piece(a, b) for a, b in pairwise(cuts)]
     head = _extract(module, nodes[cuts[-1] + 1 :], nodes[cuts[-1]], None, hidden, pure)
@@ -79,6 +79,12 @@ def outline(module: fx.GraphModule) -> Outlined:
     if not separable:
         return Outlined(module, None, kinds=1, regions=1)
     return Outlined(body, _build_head(module, head), kinds, len(pieces))
+
+
+def _asks_sizes_of(nodes: list[fx.Node], hidden: set[fx.Node], start: int) -> bool:
+    """Whether a size is that of a hidden value after `start`, so that it isn't known before the regions."""
+    later = hidden.intersection(nodes[start + 1 :])
+    return any(node not in hidden and later.intersection(node.all_input_nodes) for node in nodes)
 
 
 def _part_biases(module: fx.GraphModule) -> None:
