@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .cuts import choose_cuts, pure_nodes
 from .dependence import SIZES, text_dependent
+from .nesting import part_biases, part_complex
 
 aten = torch.ops.aten
 
@@ -60,8 +61,8 @@ def outline(module: fx.GraphModule) -> Outlined:
     if any(is_traceable_wrapper_subclass(p) for p in module.parameters()):
         # PyTorch 2.13 compiles no region that takes quantised weights, so they stay in one graph.
         return Outlined(module, None, kinds=1, regions=1)
-    _part_biases(module)
-    complex_numbers = _part_complex(module)
+    part_biases(module)
+    complex_numbers = part_complex(module)
     hidden = text_dependent(module.graph, SIZES)
     pure = pure_nodes(module.graph) | (complex_numbers - hidden)
     nodes = list(module.graph.nodes)
@@ -85,46 +86,6 @@ def _asks_sizes_of(nodes: list[fx.Node], hidden: set[fx.Node], start: int) -> bo
     """Whether a size is that of a hidden value after `start`, so that it isn't known before the regions."""
     later = hidden.intersection(nodes[start + 1 :])
     return any(node not in hidden and later.intersection(node.all_input_nodes) for node in nodes)
-
-
-def _part_biases(module: fx.GraphModule) -> None:
-    """Add the bias of each linear in a node of its own.
-
-    Inside a nested region, PyTorch's linear with a bias asks for its input's length as a number, which
-    would fix it for good; without one it doesn't.
-    """
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target is aten.linear.default and len(node.args) == 3 and node.args[2] is not None:
-            with graph.inserting_after(node):
-                biased = graph.call_function(aten.add.Tensor, (node, node.args[2]))
-            biased.meta = dict(node.meta)
-            node.replace_all_uses_with(biased, delete_user_cb=lambda user, b=biased: user is not b)
-            node.args = node.args[:2]
-    module.recompile()
-
-
-def _part_complex(module: fx.GraphModule) -> set[fx.Node]:
-    """Take complex numbers (of rotary positions) apart where they are made, and together where they are used.
-
-    A nested region can't take complex inputs; the nodes that put them together, which are given back, are
-    made in every region.
-    """
-    graph, together = module.graph, set[fx.Node]()
-    for node in list(graph.nodes):
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor) or not value.is_complex() or node.op == "output":
-            continue
-        with graph.inserting_after(node):
-            parts = graph.call_function(aten.view_as_real.default, (node,))
-        with graph.inserting_after(parts):
-            whole = graph.call_function(aten.view_as_complex.default, (parts,))
-        parts.meta = {**node.meta, "val": torch.view_as_real(value)}
-        whole.meta = dict(node.meta)
-        node.replace_all_uses_with(whole, delete_user_cb=lambda user, p=parts: user is not p)
-        together.add(whole)
-    module.recompile()
-    return together
 
 
 def _extract(
