@@ -21,7 +21,7 @@ def attend(
     if window is not None:
         bias = window_bias(query, key.shape[2], window)[None, None]
     elif bias is not None:
-        bias = bias.float().expand(query.shape[0], query.shape[1], -1, -1)
+        bias = bias.float()
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
         query, key, value, 0.0, causal and window is None, attn_mask=bias, scale=scale
     )
