@@ -1,5 +1,8 @@
 """A session as a cache: forked, reordered, asked for positions, and what it refuses."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,44 @@ def test_a_saved_session_goes_on_in_another_compile(original: nn.Module, tmp_pat
     more = text(9, batch=2, seed=1)
     wanted, actual = (m(more, past_key_values=s).logits for m, s in ((first, session), (second, loaded)))
     assert torch.equal(actual, wanted)
+
+
+IN_A_NEW_PROCESS = """
+import sys
+from test_session import compile_bounded, more_tokens
+model = compile_bounded()
+session = model.session().load(sys.argv[1])
+print(more_tokens(model, session))
+"""
+
+
+def compile_bounded() -> nn.Module:
+    return qfpass.compile(
+        FAMILIES["gemma3"](window=WINDOW), budget=24, chunk=10, recent=4, score="recency", backend="eager"
+    )
+
+
+def more_tokens(model: nn.Module, session: qfpass.Session) -> list[int]:
+    """Twenty tokens that greedy search adds to three more of the text."""
+    mask = torch.ones(1, session.columns + 3, dtype=torch.long)
+    settings = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False}
+    return model.generate(text(3, seed=1), past_key_values=session, **settings)[0, 3:].tolist()
+
+
+def test_a_saved_session_goes_on_in_a_new_process(tmp_path: Path) -> None:
+    model = compile_bounded()
+    session = model.session()
+    model(text(40), past_key_values=session)
+    session.save(tmp_path / "session")
+    here = Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path / "session")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parent, here.parents[1])))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip().splitlines()[-1] == str(more_tokens(model, session))
 
 
 def test_an_empty_session_is_saved_too(bounded: nn.Module, tmp_path: Path) -> None:
