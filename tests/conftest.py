@@ -3,6 +3,7 @@
 import os
 
 import hypothesis
+import pytest
 import torch
 
 hypothesis.settings.register_profile(
@@ -11,3 +12,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("qfpass")
 # Workers share two cores' worth of threads.
 torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real weights first, the longest tests, so that no worker is left with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("weights") is None)
