@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from ..errors import UnsupportedOpError
 from ..graph.calls import operator_name
 from ..graph.rewrite import Site
 from ..store.scores import SCORES
@@ -86,7 +87,10 @@ def _masked_node(site: Site) -> fx.Node:
         if operator_name(node) == SDPA or operator_name(node) in SOFTMAX:
             return node
         pending.extend(node.all_input_nodes)
-    raise NotImplementedError(f"{site.attention.name}: nowhere to mask evicted keys")
+    raise UnsupportedOpError(
+        f"{site.attention.name}: the census masks evicted keys in scaled_dot_product_attention and softmax "
+        "alone, and this attention is neither: compare it by a test of its own."
+    )
 
 
 def _shown(rule: SlotRule, query_heads: int, kv_heads: int, ends: Sequence[int]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Which values of a decoder's graph depend on the text, or on positions."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import fx
@@ -32,3 +32,14 @@ def dependent(
         if node.target not in passing_nothing_on and any(n in reached for n in node.all_input_nodes):
             reached.add(node)
     return reached
+
+
+def made_from(targets: Iterable[fx.Node]) -> set[fx.Node]:
+    """All that `targets` are made from, and themselves."""
+    needed, pending = set[fx.Node](), list(targets)
+    while pending:
+        node = pending.pop()
+        if node not in needed:
+            needed.add(node)
+            pending.extend(node.all_input_nodes)
+    return needed

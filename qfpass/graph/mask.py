@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
-from .dependence import SHAPE_ONLY, text_dependent
+from .dependence import SHAPE_ONLY, made_from, text_dependent
 
 BLOCKED_BELOW = -1e4  # additive masks use the dtype's lowest number or -inf; float16's is -65504
 
@@ -30,7 +30,7 @@ class Mask:
                 f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
                 "which keys it will show isn't known when one is evicted."
             )
-        needed = _backward(masks)
+        needed = made_from(masks)
         graph, self.numbers = _copied(masks, needed)
         self._program = fx.GraphModule(module, graph)
         held = [attribute(module, n) for n in needed if n.op == "get_attr"]
@@ -70,17 +70,6 @@ class Mask:
                 added = mask.masked_fill(~seen, 0.0).float()
                 bias = added if bias is None else bias + added
         return shown, bias
-
-
-def _backward(targets: Sequence[fx.Node]) -> set[fx.Node]:
-    """All that `targets` are made from, and themselves."""
-    needed, pending = set[fx.Node](), list(targets)
-    while pending:
-        node = pending.pop()
-        if node not in needed:
-            needed.add(node)
-            pending.extend(node.all_input_nodes)
-    return needed
 
 
 def _copied(targets: Sequence[fx.Node], needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:

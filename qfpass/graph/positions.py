@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from .dependence import SHAPE_ONLY, dependent, text_dependent
+from .dependence import SHAPE_ONLY, dependent, made_from, text_dependent
 
 aten = torch.ops.aten
 PROBES = (5, 8)  # lengths in tokens
@@ -23,7 +23,7 @@ def follow_positions(module: fx.GraphModule, position: fx.Node) -> None:
     free = [n for n in graph.nodes if n.op == "call_function" and n not in text and n not in placed]
     counting = dict(_counting(module, free))
     for node in free:
-        if node in counting and not counting.keys() & _above(node):
+        if node in counting and not counting.keys() & made_from(node.all_input_nodes):
             _replace(node, _as_counted(node, position, counting[node]))
         elif node.target is aten.slice.Tensor and _takes_first_rows(node):
             with graph.inserting_before(node):
@@ -39,7 +39,7 @@ def _counting(module: fx.GraphModule, free: list[fx.Node]) -> Iterator[tuple[fx.
     if not nodes:
         return
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    wanted = set(nodes).union(*(_above(n) for n in nodes))
+    wanted = made_from(nodes)
     for node in module.graph.nodes:
         if node.op == "placeholder" or node in wanted:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
@@ -100,14 +100,3 @@ def _takes_first_rows(node: fx.Node) -> bool:
 def _replace(node: fx.Node, new: fx.Node) -> None:
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new, propagate_meta=False)
-
-
-def _above(node: fx.Node) -> set[fx.Node]:
-    """All that `node` is made from."""
-    found, pending = set[fx.Node](), list(node.all_input_nodes)
-    while pending:
-        each = pending.pop()
-        if each not in found:
-            found.add(each)
-            pending.extend(each.all_input_nodes)
-    return found

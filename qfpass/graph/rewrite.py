@@ -9,7 +9,8 @@ from torch import fx
 
 from ..store.reading import Reading
 from ..store.ring import Ring, RingAttention, RingRule
-from ..store.slots import SlotAttention, SlotRule, Slots
+from ..store.slot_attention import SlotAttention
+from ..store.slots import SlotRule, Slots
 from .attention import Attention
 from .capture import Captured
 from .positions import follow_positions

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from ..kernels import join
-from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
 from .scores import SCORES
 
 
@@ -76,101 +73,6 @@ class Protection(NamedTuple):
 
     recent: int | torch.Tensor
     sinks: int
-
-
-class SlotAttention(nn.Module):
-    """Attention of one layer over its bounded store; evicts as it reads.
-
-    A single token takes the slot with the lowest score and then sees exactly the store. A chunk sees the
-    store and itself, then the best of both are kept. Either way the store ends with the sinks, the
-    `recent` newest tokens and the highest scores among the rest of all tokens seen.
-    """
-
-    slopes: torch.Tensor | None
-
-    def __init__(self, reading: Reading, rule: SlotRule) -> None:
-        super().__init__()
-        self.reading, self.rule = reading, rule
-        slopes = None if reading.slopes is None else torch.tensor(reading.slopes)
-        self.register_buffer("slopes", slopes, persistent=False)
-
-    @property
-    def sharing_key(self) -> tuple[object, ...]:
-        """Two layers with equal keys run the same code."""
-        return (type(self), self.reading, self.rule.recent, self.rule.sinks, self.rule.score)
-
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        position: torch.Tensor,
-        visible: torch.Tensor,
-        lengths: torch.Tensor | None,
-        recent: torch.Tensor | None,
-        filters: torch.Tensor | None,
-        sink: torch.Tensor | None,
-        *store: torch.Tensor,
-    ) -> torch.Tensor:
-        """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
-
-        `visible` is any tensor whose length counts the tokens in the store's reach: with the new one for
-        S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
-        differ. `recent` is the number of protected newest tokens, by default the rule's. `sink` [Hq] is one
-        more logit a query head, if the model learned some. `store` is a `Slots`, changed in place.
-        """
-        slots = Slots(*store)
-        protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
-        score = SCORES[self.rule.score].function(key, value, position, filters)
-        if query.shape[2] == 1:
-            replace_lowest(slots, protection, key, value, score, position)
-            out, lse = self._over_slots(slots, visible.shape[0], lengths, query, position)
-        else:
-            out, lse = self._over_slots_and_chunk(slots, visible.shape[0], query, key, value, position)
-            keep_best(slots, protection, key, value, score, position)
-        return weigh_with_sink(out, lse, sink)
-
-    def _over_slots(
-        self,
-        slots: Slots,
-        count: int,
-        lengths: torch.Tensor | None,
-        query: torch.Tensor,
-        position: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention over the first `count` slots, of which row b has filled `lengths[b]`."""
-        keys, values = slots.keys.narrow(2, 0, count), slots.values.narrow(2, 0, count)
-        bias = None if lengths is None else length_bias(lengths, keys.shape[2])
-        if self.slopes is not None:
-            distance = distance_bias(position, slots.positions[:, :, :count], self.slopes)
-            bias = distance if bias is None else distance + bias
-        return self.reading.attend(query, keys, values, bias=bias)
-
-    def _over_slots_and_chunk(
-        self,
-        slots: Slots,
-        count: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        position: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A chunk's attention over the first `count` slots and, causally, over itself."""
-        # Kernels want a key, so an empty store shows one slot, which must weigh nothing.
-        past, past_lse = self._over_slots(slots, torch.sym_max(count, 1), None, query, position)
-        empty = (slots.positions[:, :, :1] < 0).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        past_lse = past_lse.masked_fill(empty, float("-inf"))
-        own, own_lse = self._over_chunk(query, key, value, position)
-        return join(past, past_lse, own, own_lse)
-
-    def _over_chunk(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.slopes is None:
-            return self.reading.attend(query, key, value, causal=True)
-        later = position[:, None, None, :] > position[:, None, :, None]
-        bias = distance_bias(position, position[:, None], self.slopes) + hiding(later)
-        return self.reading.attend(query, key, value, bias=bias)
 
 
 def replace_lowest(

@@ -15,7 +15,7 @@ import qfpass
 from qfpass import Session
 from qfpass.errors import InputError, SessionError
 from qfpass.store.ring import RingAttention
-from qfpass.store.slots import SlotAttention
+from qfpass.store.slot_attention import SlotAttention
 
 Failing = Callable[[int], None]
 

@@ -4,9 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpass.kernels import Kernel, reference
-from qfpass.store.reading import Reading
-from qfpass.store.slots import Protection, SlotAttention, SlotRule, Slots, keep_best, replace_lowest
+from qfpass.store.slots import Protection, SlotRule, Slots, keep_best, replace_lowest
 
 BATCH, HEADS, DIM = 2, 3, 4
 CPU = torch.device("cpu")
@@ -112,25 +110,3 @@ def test_a_cleared_store_starts_afresh() -> None:
     key, value, score = tokens(4, seed=1)
     keep_best(store, Protection(2, 1), key, value, score, positions(0, 4))
     check_store(store, rule, 4, key, value, score)
-
-
-@given(pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 999))
-@settings(max_examples=25)
-def test_attention_with_room_for_all_is_causal_attention(pieces: list[int], seed: int) -> None:
-    total, group = sum(pieces), 2
-    rule = SlotRule(total, recent=1, sinks=0, score="recency")
-    layer = SlotAttention(Reading(Kernel("reference", reference.attend), 0.5), rule)
-    key, value, _ = tokens(total, seed)
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(BATCH, HEADS * group, total, DIM, generator=generator)
-    store = rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
-    outs, seen = [], 0
-    for piece in pieces:
-        new = (t[:, :, seen : seen + piece] for t in (query, key, value))
-        visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, positions(seen, piece), visible, None, None, None, None, *store))
-        seen += piece
-    wanted = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=0.5, enable_gqa=True
-    )
-    torch.testing.assert_close(torch.cat(outs, dim=2), wanted, atol=1e-5, rtol=1e-5)
