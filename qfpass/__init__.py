@@ -3,6 +3,7 @@
 `model = qfpass.compile(model, ratio=8)`; see `qfpass.compile`.
 """
 
+from .backend import session
 from .compile import compile
 from .errors import QFPassError
 from .filters import QFilters
@@ -11,4 +12,4 @@ from .report import report
 from .runtime.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["QFPassError", "QFilters", "Session", "calibrate", "compile", "report"]
+__all__ = ["QFPassError", "QFilters", "Session", "calibrate", "compile", "report", "session"]

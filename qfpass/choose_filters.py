@@ -49,10 +49,11 @@ def _made(captured: Captured, attentions: Sequence[Attention]) -> QFilters:
     """Calibrate on text that the model writes itself, and keep the result for the next time."""
     console = Console(file=sys.stderr)
     progress = console.is_terminal
-    program = Uncompressed(captured, attentions, capacity=TOKENS, batch=ROWS)
+    rows = captured.batch or ROWS
+    program = Uncompressed(captured, attentions, capacity=TOKENS, batch=rows)
     (logits,) = captured.module.graph.output_node().all_input_nodes
     vocabulary = int(logits.meta["val"].shape[-1])
-    first = torch.randint(vocabulary, (ROWS, 1), generator=torch.Generator().manual_seed(0))
+    first = torch.randint(vocabulary, (rows, 1), generator=torch.Generator().manual_seed(0))
     text = write_text(program.read, first.to(captured.device), TOKENS, progress)
     filters = calibrate_captured(
         captured,
@@ -60,13 +61,13 @@ def _made(captured: Captured, attentions: Sequence[Attention]) -> QFilters:
         [text],
         sequence_length=TOKENS,
         source={
-            "data": f"{ROWS} x {TOKENS} tokens that the model wrote itself",
+            "data": f"{rows} x {TOKENS} tokens that the model wrote itself",
             "fingerprint": model_fingerprint(captured, attentions),
         },
         progress=progress,
     )
     console.print(
-        f"qfpass: no filters were found for this model, so it wrote {ROWS} x {TOKENS} tokens and was "
+        f"qfpass: no filters were found for this model, so it wrote {rows} x {TOKENS} tokens and was "
         f"calibrated on them{_keep(filters)}. Filters from your own kind of text are better: "
         "filters=qfpass.calibrate(model, data)."
     )

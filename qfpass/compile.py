@@ -24,7 +24,7 @@ from .runtime.overflow import find_turns
 from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SlotRule
-from .verify import verify as verify_rewriting
+from .verify import verify
 
 
 def compile(
@@ -74,13 +74,18 @@ def compile(
         ratio, budget, context_length, recent, sinks, score, chunk, filters, tuple(skip_layers),
         overflow, backend, verify, compile_options,
     )  # fmt: skip
+    return build(model, config)
+
+
+def build(model: nn.Module, config: Config, batch: int | None = None) -> CompiledDecoder:
+    """The five steps; `batch` for a model that runs on that number of rows only."""
     model = getattr(model, "qfpass_original", model)
-    captured = capture(model)
-    own_length = _own_context_length(model)
-    attentions = find_attentions(captured, context_length or own_length)
+    captured = capture(model, batch)
+    own_length = own_context_length(model)
+    attentions = find_attentions(captured, config.context_length or own_length)
     sizes = config.resolve(own_length, len(attentions))
-    if verify:
-        verify_rewriting(model, captured, attentions)
+    if config.verify:
+        verify(model, captured, attentions)
     sites = [Site(a, _rule(a, config, sizes), reading_of(captured, a)) for a in attentions]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
@@ -106,7 +111,8 @@ def _rule(attention: Attention, config: Config, sizes: Sizes) -> Rule:
     return SlotRule(sizes.slots, sizes.recent, sizes.sinks, config.score)
 
 
-def _own_context_length(model: nn.Module) -> int | None:
+def own_context_length(model: nn.Module) -> int | None:
+    """Tokens that a model says it can take, None if it doesn't."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     length = getattr(text, "max_position_embeddings", None)

@@ -27,7 +27,7 @@ def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
     """
     ids = _text(captured)
     expected = original_logits(model, ids)
-    program = Uncompressed(captured, attentions, capacity=PROOF_TOKENS, batch=1)
+    program = Uncompressed(captured, attentions, capacity=PROOF_TOKENS, batch=len(ids))
     ways = {
         "at once": (0, PROOF_TOKENS),
         "in chunks": CHUNK_ENDS,
@@ -41,7 +41,7 @@ def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
             actual = torch.cat([program.read(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
         except (RuntimeError, IndexError) as error:
             raise _cannot_run(name, captured, way, error) from error
-        difference = _relative_difference(actual, expected)
+        difference = relative_difference(actual, expected)
         if not difference <= tolerance:
             if reason := mixing_reason(captured.module):
                 raise VerificationError(f"{name} can't be compiled: {reason}.")
@@ -74,7 +74,9 @@ def _text(captured: Captured) -> torch.Tensor:
     """Ids that every vocabulary has: the embedding's size is unknown, so small numbers, unordered."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = _vocabulary(captured)
-    return torch.randint(vocabulary, (1, PROOF_TOKENS), generator=generator).to(captured.device)
+    return torch.randint(vocabulary, (captured.batch or 1, PROOF_TOKENS), generator=generator).to(
+        captured.device
+    )
 
 
 def _vocabulary(captured: Captured) -> int:
@@ -83,7 +85,7 @@ def _vocabulary(captured: Captured) -> int:
     return int(logits.meta["val"].shape[-1])
 
 
-def _relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference over the largest magnitude; NaN if either holds one."""
     scale = expected.float().abs().max().clamp(min=1e-6)
     return float((actual.float() - expected.float()).abs().max() / scale)
@@ -115,7 +117,7 @@ def _first_different_site(
     """The first attention whose output differs, in words."""
     names = {a.node.name for a in attentions}
     original = _Recorder(captured.module, names)
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     original.run(ids, positions)
     program.restart()
     parts: dict[str, list[torch.Tensor]] = {}
@@ -129,6 +131,6 @@ def _first_different_site(
         expected = original.outputs[attention.node.name]
         if attention.heads_last:
             expected = expected[0].transpose(1, 2)
-        if not _relative_difference(actual, expected) <= tolerance:
+        if not relative_difference(actual, expected) <= tolerance:
             return f"the first attention that differs is {attention.name} (site {attention.index})"
     return "no attention differs, so the difference lies outside of them"

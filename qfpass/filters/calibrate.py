@@ -78,8 +78,7 @@ def calibrate_captured(
 def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:
     """The fingerprint that filters of this model are kept under: weights, buffers and heads."""
     module = captured.module
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return fingerprint(tensors.items(), attentions)
+    return fingerprint((*module.parameters(), *module.buffers()), attentions)
 
 
 class _QueryReader(fx.Interpreter):

@@ -28,17 +28,17 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else user_cache_path("qfpass", appauthor=False)
 
 
-def fingerprint(named_parameters: Iterable[tuple[str, Tensor]], layers: Sequence[LayerShape]) -> str:
+def fingerprint(tensors: Iterable[Tensor], layers: Sequence[LayerShape]) -> str:
     """16 hexadecimal digits that identify a model's architecture and weights.
 
-    Covers the layers' heads and dimensions, and each tensor's name, shape and 64 evenly spaced
+    Covers the layers' heads and dimensions, and each tensor's shape and 64 evenly spaced
     values. Those are rounded to bfloat16, so float32 and bfloat16 copies of the same weights
-    agree; device, memory layout and order of the tensors make no difference. Reads a few
+    agree; device, memory layout, names and order of the tensors make no difference. Reads a few
     kilobytes of weights, whatever their size. Fine-tuned weights differ, as they should.
     """
     lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
-    plain = (each for name, t in named_parameters for each in _plain(name, t))
-    lines += sorted(f"{name} {list(t.shape)} {_sample(t)}" for name, t in plain)
+    plain = (each for tensor in tensors for each in _plain(tensor))
+    lines += sorted(f"{list(t.shape)} {_sample(t)}" for t in plain)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
@@ -123,13 +123,13 @@ def _load_entry(folder: Path, disposable: Path) -> QFilters:
         ) from error
 
 
-def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors that hold a parameter's numbers: several where it is quantised, else itself."""
     if not is_traceable_wrapper_subclass(tensor):
-        yield name, tensor
+        yield tensor
         return
     for part in tensor.__tensor_flatten__()[0]:
-        yield from _plain(f"{name}.{part}", getattr(tensor, part))
+        yield from _plain(getattr(tensor, part))
 
 
 def _sample(tensor: Tensor) -> list[int]:

@@ -24,12 +24,14 @@ aten = torch.ops.aten
 class Captured:
     """A decoder's graph: placeholders `input_ids` and `position_ids` [B, S], output logits [B, S, V].
 
-    The graph module's parameters and buffers are the model's own, not copies.
+    The graph module's parameters and buffers are the model's own, not copies. `batch` is None where any
+    number of rows will do.
     """
 
     module: fx.GraphModule
     device: torch.device
     dtype: torch.dtype
+    batch: int | None = None
 
 
 class _Logits(nn.Module):
@@ -43,18 +45,18 @@ class _Logits(nn.Module):
         return logits_of(call_decoder(self.model, input_ids, position_ids))
 
 
-def capture(model: nn.Module) -> Captured:
-    """Trace `model` with a dynamic batch and length.
+def capture(model: nn.Module, batch: int | None = None) -> Captured:
+    """Trace `model` with a dynamic length and batch; `batch` for a model that is made for so many rows.
 
     Raises:
         CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
     """
     _refuse_unsuitable(model)
     device, dtype = _place(model)
-    ids = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=device)
-    positions = torch.arange(LENGTH, device=device).expand(BATCH, -1).contiguous()
+    ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
+    positions = torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
-    shape = {0: Dim.AUTO, 1: Dim.AUTO}
+    shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
     with torch.no_grad(), _sdpa_attention(model):
         try:
             program = torch.export.export(
@@ -64,9 +66,9 @@ def capture(model: nn.Module) -> Captured:
             raise
         except Exception as error:  # torch.export raises anything that the model's own code raises
             raise _untraceable(model, (ids, positions), error) from error
-        _refuse_odd_sizes(program, type(model).__name__)
+        _refuse_odd_sizes(program, type(model).__name__, batch)
         module = program.module()
-    return Captured(_clean(module), device, dtype)
+    return Captured(_clean(module), device, dtype, batch)
 
 
 def _refuse_unsuitable(model: nn.Module) -> None:
@@ -98,7 +100,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str) -> None:
+def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str, batch: int | None) -> None:
     ids = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "input_ids")
     (logits,) = program.graph.output_node().all_input_nodes
     if str(logits.meta["val"].shape[:2]) != str(ids.meta["val"].shape):
@@ -109,7 +111,7 @@ def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str) -> None:
     fixed = [
         what
         for what, size in zip(("batch", "length"), ids.meta["val"].shape, strict=True)
-        if isinstance(size, int) or size.node.maybe_as_int() is not None
+        if _is_fixed(size) and not (what == "batch" and batch is not None)
     ]
     if not fixed:
         return
@@ -119,6 +121,10 @@ def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str) -> None:
         f"{name} works for one {' and one '.join(fixed)} only: its forward turns that size into a "
         "constant (by a Python branch, a loop over tokens, or a view of a fixed size)."
     )
+
+
+def _is_fixed(size: int | torch.SymInt) -> bool:
+    return isinstance(size, int) or size.node.maybe_as_int() is not None
 
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:

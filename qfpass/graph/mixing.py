@@ -22,9 +22,10 @@ def mixing_layer(module: fx.GraphModule) -> str | None:
     """
     (logits,) = module.graph.output_node().all_input_nodes
     vocabulary = int(logits.meta["val"].shape[-1])
-    ids = torch.randint(1, vocabulary, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+    shape = (_batch(module), LENGTH)
+    ids = torch.randint(1, vocabulary, shape, generator=torch.Generator().manual_seed(0))
     ids = ids.to(logits.meta["val"].device)
-    position = torch.arange(LENGTH, device=ids.device).expand(BATCH, -1).contiguous()
+    position = torch.arange(LENGTH, device=ids.device).expand(len(ids), -1).contiguous()
     attentions = set(filter(None, map(_attention_output, module.graph.nodes)))
     first = _Run(module, {})
     first.run(ids, position)
@@ -36,6 +37,13 @@ def mixing_layer(module: fx.GraphModule) -> str | None:
         if node not in attentions and _differs_elsewhere(before, second.outputs[node]):
             return site_name(node)
     return None
+
+
+def _batch(module: fx.GraphModule) -> int:
+    """The example's number of rows, or the one that the graph is made for."""
+    ids = next(node for node in module.graph.nodes if node.op == "placeholder")
+    rows = ids.meta["val"].shape[0]
+    return rows if isinstance(rows, int) else BATCH
 
 
 def _attention_output(node: fx.Node) -> fx.Node | None:

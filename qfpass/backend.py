@@ -1,0 +1,207 @@
+"""torch.compile(model, backend="qfpass", options={"ratio": 8}): the pass on the graph that Dynamo traces.
+
+The contract:
+- `options` are the arguments of `qfpass.compile`; `dynamic=True` is needed, so that one graph serves texts of
+  any length.
+- The model is called with token ids [B, S] and, if it takes them, `position_ids` [B, S] by name, and
+  `use_cache=False`; it gives the logits of every token. Other arguments are refused, as is a model that
+  Dynamo traces in pieces.
+- Inside `with qfpass.session():` the calls of one model follow one another as one text, however it is cut;
+  outside, each call is a text of its own. Its first call has at least two tokens.
+- Logits have no gradient.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar, Token
+from typing import Any
+
+import torch
+from torch import fx
+
+from .compile import build, own_context_length
+from .config import Config
+from .errors import CaptureError, ConfigError, NoAttentionError, SessionError, VerificationError
+from .graph.call import call_decoder, logits_of
+from .graph.dynamo import IN_PIECES, Traced, keep_sources, module_being_traced, read_dynamo_graph
+from .runtime.model import CompiledDecoder
+from .runtime.session import Session
+from .verify import TOLERANCE, relative_difference
+
+_open: ContextVar["OpenSession | None"] = ContextVar("qfpass_session", default=None)
+
+
+def qfpass(
+    graph: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> "GraphReader":
+    """The backend: what torch.compile calls with a graph and gets the graph's replacement from."""
+    model = module_being_traced()
+    length = own_context_length(model) if model is not None else None
+    return GraphReader(graph, {"context_length": length, **(options or {})}, mode)
+
+
+def _config(options: Mapping[str, Any], mode: str | None) -> Config:
+    """The settings that torch.compile's options spell.
+
+    Raises:
+        ConfigError: an option that there isn't, or a value that can't be.
+    """
+    known = {field.name for field in dataclasses.fields(Config)} - {"compile_options"}
+    if unknown := sorted(set(options) - known):
+        raise ConfigError(
+            f"options has {', '.join(unknown)}, which qfpass.compile doesn't take; it takes "
+            f"{', '.join(sorted(known))}."
+        )
+    return Config(**options, compile_options={"mode": mode} if mode else {})
+
+
+class OpenSession:
+    """A text that calls of a model compiled by the backend go on with, inside `with session:`.
+
+    `current` is the model's own session, made by the first call; None before it.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
+        self.current: Session | None = None
+        self.model: CompiledDecoder | None = None
+        self._tokens = list[Token["OpenSession | None"]]()
+
+    def __enter__(self) -> "OpenSession":
+        self._tokens.append(_open.set(self))
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        _open.reset(self._tokens.pop())
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens read so far."""
+        return self.current.tokens_seen if self.current else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stores."""
+        return self.current.nbytes if self.current else 0
+
+    def reset(self) -> None:
+        """Forget everything read, keep the memory."""
+        if self.current:
+            self.current.reset()
+
+    def fork(self) -> "OpenSession":
+        """A session that stands where this one does and shares nothing that changes."""
+        twin = OpenSession(self.budget)
+        twin.model, twin.current = self.model, self.current.fork() if self.current else None
+        return twin
+
+
+def session(budget: int | None = None) -> OpenSession:
+    """A new text for models compiled with `torch.compile(model, backend="qfpass")`; see `qfpass.backend`.
+
+    Args:
+        budget: slots per key/value head, at most those compiled for.
+    """
+    return OpenSession(budget)
+
+
+class GraphReader:
+    """What takes a Dynamo graph's place: reads the call's tokens into the open session.
+
+    Dynamo makes a graph anew for one token, or where its guards fail; all those that are called in one
+    session read through the decoder of its first call, once they have been proved to be the same model.
+    """
+
+    def __init__(self, graph: fx.GraphModule, options: Mapping[str, Any], mode: str | None) -> None:
+        keep_sources(graph)
+        self._graph, self._options, self._mode = graph, options, mode
+        self._made = list[tuple[Traced, CompiledDecoder | None]]()
+        self._proved = list[tuple[Traced, CompiledDecoder]]()
+
+    def __call__(self, *inputs: Any) -> tuple[torch.Tensor]:
+        # torch.compile(dynamic=True) makes every size of whatever is compiled inside dynamic too.
+        with torch._dynamo.config.patch(assume_static_by_default=True):
+            return (self._read(inputs),)
+
+    def _read(self, inputs: Sequence[Any]) -> torch.Tensor:
+        """The call's logits [B, S, V]."""
+        index = self._index(inputs)
+        traced, _ = self._made[index]
+        open_session = _open.get()
+        model = open_session.model if open_session and open_session.model else self._model(index)
+        self._prove_same(traced, model)
+        current = open_session.current if open_session else None
+        if current is None:
+            current = model.session(open_session.budget if open_session else None)
+        positions = None if traced.positions is None else inputs[traced.positions]
+        if positions is not None and positions.dim() == 1:
+            positions = positions[None].expand(len(inputs[traced.ids]), -1)
+        logits = model(inputs[traced.ids].long(), position_ids=positions, past_key_values=current)
+        if open_session:  # a first call that failed leaves the session as it was: empty
+            open_session.model, open_session.current = model, current
+        return logits
+
+    def _index(self, inputs: Sequence[Any]) -> int:
+        """The decoder for these parameters: Dynamo calls one graph for all models of one class."""
+        for index, (traced, _) in enumerate(self._made):
+            if traced.belongs_to(inputs):
+                return index
+        self._made.append((read_dynamo_graph(self._graph, inputs), None))
+        return len(self._made) - 1
+
+    def _model(self, index: int) -> CompiledDecoder:
+        traced, model = self._made[index]
+        if model is None:
+            if traced.length is not None:
+                raise _one_length(traced.length)
+            try:
+                model = build(traced.module, _config(self._options, self._mode), traced.batch)
+            except NoAttentionError as error:
+                raise NoAttentionError(f"{error} {IN_PIECES}") from error
+            self._made[index] = traced, model
+            self._proved.append((traced, model))
+        return model
+
+    @torch.no_grad()
+    def _prove_same(self, traced: Traced, model: CompiledDecoder) -> None:
+        """Compare this graph with the one that the session's decoder was made from, on a short text.
+
+        Raises:
+            SessionError: another model's session.
+            VerificationError: another computation.
+        """
+        if any(traced is ours and model is theirs for ours, theirs in self._proved):
+            return
+        original = model.qfpass_original
+        known = {id(part) for part in original.parameters()}
+        if not all(id(part) in known for part in traced.module.parameters()):
+            raise SessionError("the open session belongs to another model: open one for each.")
+        tokens = traced.length or 3
+        rows = traced.batch or 1
+        ids = torch.arange(rows * (tokens + 1)).reshape(rows, -1) % 7
+        ids = ids.to(model.qfpass_decoder.device)
+        positions = torch.arange(tokens + 1, device=ids.device).expand(rows, -1)
+        expected = logits_of(call_decoder(original, ids, positions))[:, :tokens]
+        actual = logits_of(call_decoder(traced.module, ids[:, :tokens], positions[:, :tokens]))
+        if not relative_difference(actual, expected) <= TOLERANCE.get(expected.dtype, 1e-1):
+            raise VerificationError(
+                "this call doesn't compute what the session's first call did: call the model alike in all of "
+                "a session."
+            )
+        self._proved.append((traced, model))
+
+
+def _one_length(length: int) -> CaptureError:
+    if length == 1:
+        return CaptureError(
+            "a text's first call has a single token, for which Dynamo makes a graph of its own: begin with "
+            "two or more, and read one at a time inside `with qfpass.session():`."
+        )
+    return CaptureError(
+        f"Dynamo made a graph for texts of {length} tokens only: compile with dynamic=True, before the "
+        "first call."
+    )

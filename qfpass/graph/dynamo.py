@@ -1,0 +1,217 @@
+"""A graph that Dynamo traced, as the decoder that it was traced from: (input_ids, position_ids) -> logits."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._dynamo.symbolic_convert import InstructionTranslator
+
+from ..errors import CaptureError
+
+IN_PIECES = (
+    "If these aren't the model's own arguments and results, Dynamo traced it in pieces: "
+    "torch.compile(fullgraph=True) says why."
+)
+_STEP = re.compile(r"\['?([^'\]]+)'?\]|\.(\w+)")
+_HOLDERS = {"_modules", "_parameters", "_buffers"}  # where a module keeps its parts; no part of a name
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A decoder made from a graph of Dynamo's, and how that graph's inputs map to it.
+
+    Attributes:
+        module: (input_ids [B, S], position_ids [B, S], if the model takes them) -> logits [B, S, V]. Its
+            parameters and buffers are the model's own, under their own names.
+        ids, positions: which of the graph's inputs they are.
+        parts: the model's parameters and buffers among the inputs.
+        numbers: the model's floats among them, which Dynamo passes as tensors.
+        batch, length: the sizes that the graph is made for, None where any will do.
+    """
+
+    module: fx.GraphModule
+    ids: int
+    positions: int | None
+    parts: dict[int, torch.Tensor]
+    numbers: dict[int, float]
+    batch: int | None
+    length: int | None
+
+    def belongs_to(self, inputs: Sequence[Any]) -> bool:
+        """Whether a call's parameters, buffers and floats are those that this decoder was made with."""
+        return all(inputs[i] is part for i, part in self.parts.items()) and all(
+            inputs[i].item() == number for i, number in self.numbers.items()
+        )
+
+
+def module_being_traced() -> nn.Module | None:
+    """The module whose forward Dynamo is compiling, None if it is no module's."""
+    scope = InstructionTranslator.current_tx().output.local_scope
+    module = scope.get("self")
+    return module if isinstance(module, nn.Module) else None
+
+
+def keep_sources(traced: fx.GraphModule) -> None:
+    """Keep where a graph's inputs come from, which Dynamo forgets once the graph is compiled."""
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            node.meta["source_name"] = node.meta["grapharg"].source.name
+
+
+def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> Traced:
+    """The decoder in a graph that a torch.compile backend got, for the inputs of one call.
+
+    Dynamo makes parameters, buffers, sizes and floats inputs of its graph, beside the call's arguments.
+    `keep_sources` must have run on the graph while it was being compiled.
+
+    Raises:
+        CaptureError: the call has arguments besides ids and positions, or gives more than logits.
+    """
+    places = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    ids, positions = _arguments(places)
+    graph, new, attributes = fx.Graph(), dict[fx.Node, Any](), _children(traced)
+    new[places[ids]] = graph.placeholder("input_ids")
+    if positions is not None:
+        new[places[positions]] = _placed(graph, places[positions])
+    parts, numbers = dict[int, torch.Tensor](), dict[int, float]()
+    for i, (node, value) in enumerate(zip(places, inputs, strict=True)):
+        if node in new:
+            continue
+        if _is_size(node):
+            new[node] = _size(graph, node, new) if node.users else None
+        elif _is_number(node):
+            new[node] = numbers[i] = value.item()
+        else:
+            name = _name(node)
+            new[node], attributes[name], parts[i] = graph.get_attr(name), value, value
+    for node in traced.graph.nodes:
+        if node.op == "output":
+            graph.output(new[_only_output(node)])
+        elif node.target == "item" and isinstance(new[node.args[0]], float):
+            new[node] = new[node.args[0]]
+        elif node not in new:
+            new[node] = graph.node_copy(node, new.__getitem__)
+    module = fx.GraphModule(attributes, graph).eval()
+    batch, length = (None if _varies(size) else int(size) for size in _example(places[ids]).shape)
+    return Traced(module, ids, positions, parts, numbers, batch, length)
+
+
+def _arguments(places: Sequence[fx.Node]) -> tuple[int, int | None]:
+    """Which inputs are the ids and the positions; the latter have "pos" in their name.
+
+    Raises:
+        CaptureError: there are others, or no ids.
+    """
+    given = [i for i, node in enumerate(places) if _is_argument(node)]
+    positions = [i for i in given if "pos" in _source(places[i])]
+    ids = [i for i in given if i not in positions and _is_ids(places[i])]
+    if len(ids) == 1 and len(positions) <= 1 and len(given) == len(ids) + len(positions):
+        return ids[0], positions[0] if positions else None
+    names = ", ".join(_argument_name(places[i]) for i in given) or "nothing"
+    raise CaptureError(
+        f"a graph with the arguments {names} can't be compiled by the qfpass backend, which takes token ids "
+        f"and position_ids=, by name: leave masks and caches out and pass use_cache=False. {IN_PIECES}"
+    )
+
+
+def _placed(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The positions as the traced graph takes them: [B, S], or [S] for models that take one row."""
+    positions = graph.placeholder("position_ids")
+    if _example(node).dim() == 2:
+        return positions
+    return graph.call_function(torch.select, (positions, 0, 0))
+
+
+def _size(graph: fx.Graph, node: fx.Node, arguments: dict[fx.Node, Any]) -> fx.Node:
+    """The size of an argument that a placeholder of Dynamo's stands for."""
+    symbol = _example(node).node.expr
+    for argument, value in arguments.items():
+        if not isinstance(_example(argument), torch.Tensor):
+            continue
+        for method in ("size", "stride"):
+            for dim, size in enumerate(getattr(_example(argument), method)()):
+                if _varies(size) and size.node.expr == symbol:
+                    return graph.call_method(method, (value, dim))
+    raise CaptureError(
+        f"the call takes a number that varies, {_argument_name(node)}, besides the sizes of its ids: the "
+        "qfpass backend compiles calls of token ids and positions only."
+    )
+
+
+def _only_output(output: fx.Node) -> fx.Node:
+    """The logits that a graph gives.
+
+    Raises:
+        CaptureError: it gives something else too.
+    """
+    (results,) = output.args
+    if isinstance(results, tuple | list) and len(results) == 1:
+        return results[0]
+    raise CaptureError(
+        f"the graph gives {len(results)} values, not logits alone: call the model with use_cache=False, "
+        "without hidden states or attentions."
+    )
+
+
+def _children(traced: fx.GraphModule) -> dict[str, Any]:
+    """What a graph holds itself: modules of higher-order operators, constants."""
+    names = {node.target for node in traced.graph.nodes if node.op in ("get_attr", "call_module")}
+    return {name: _attribute(traced, name) for name in names}
+
+
+def _attribute(module: Any, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(_example(node), torch.SymInt)
+
+
+def _is_argument(node: fx.Node) -> bool:
+    """Whether an input is a local of the call, neither of the model nor a global such as math.pi."""
+    source = _source(node)
+    return not _is_size(node) and source.startswith("L[") and not source.startswith("L['self']")
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a part of the model is a Python float, passed as a float64 tensor [] and read by item()."""
+    example = _example(node)
+    is_scalar = example.dim() == 0 and example.dtype == torch.float64
+    return is_scalar and all(user.target == "item" for user in node.users)
+
+
+def _is_ids(node: fx.Node) -> bool:
+    example = _example(node)
+    return example.dim() == 2 and example.dtype in (torch.int64, torch.int32)
+
+
+def _varies(size: Any) -> bool:
+    return isinstance(size, torch.SymInt)
+
+
+def _example(node: fx.Node) -> Any:
+    return node.meta["example_value"]
+
+
+def _source(node: fx.Node) -> str:
+    return node.meta["source_name"]
+
+
+def _argument_name(node: fx.Node) -> str:
+    """L['kwargs']['position_ids'] is position_ids, L['args'][1] argument 1."""
+    name = _steps(node)[-1]
+    return f"argument {name}" if name.isdigit() else name
+
+
+def _name(node: fx.Node) -> str:
+    """A part's name in the model: L['self']._modules['head']._parameters['weight'] is head.weight."""
+    return ".".join(part for part in _steps(node)[1:] if part not in _HOLDERS)
+
+
+def _steps(node: fx.Node) -> tuple[str, ...]:
+    return tuple(a or b for a, b in _STEP.findall(_source(node)))
