@@ -6,10 +6,21 @@
 from .backend import session
 from .compile import compile
 from .errors import QFPassError
-from .filters import QFilters
+from .filters import QFilters, TrainedFilters
 from .filters.calibrate import calibrate
 from .report import report
 from .runtime.session import Session
+from .training.train import train
 
 __version__ = "0.1.0"
-__all__ = ["QFPassError", "QFilters", "Session", "calibrate", "compile", "report", "session"]
+__all__ = [
+    "QFPassError",
+    "QFilters",
+    "Session",
+    "TrainedFilters",
+    "calibrate",
+    "compile",
+    "report",
+    "session",
+    "train",
+]

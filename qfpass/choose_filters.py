@@ -3,38 +3,64 @@
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from .config import Config
-from .errors import FilterFileError
-from .filters import QFilters, find_cached, find_on_hub, store_cached
+from .errors import ConfigError, FilterFileError
+from .filters import QFilters, TrainedFilters, find_cached, find_on_hub, load_filters, store_cached
 from .filters.calibrate import calibrate_captured, model_fingerprint
 from .filters.self_written import ROWS, TOKENS, write_text
 from .graph.attention import Attention
 from .graph.capture import Captured
 from .runtime.uncompressed import Uncompressed
+from .store.scores import SCORES
 
 log = logging.getLogger(__name__)
 
 
-def choose_filters(
-    model: nn.Module, captured: Captured, attentions: Sequence[Attention], config: Config
-) -> QFilters:
-    """The filters of `config`, or some found or made; they fit the model or an error is raised."""
-    filters = _given(config) or _found(model, captured, attentions)
+def given_filters(config: Config, attentions: Sequence[Attention]) -> QFilters | TrainedFilters | None:
+    """The filters of `config`, None if it has none.
+
+    Raises:
+        ConfigError: they are of another kind than the score reads.
+        FilterFileError, FilterMismatchError: they can't be read, or belong to another model.
+    """
+    filters = config.filters
+    if isinstance(filters, str | Path):
+        filters = load_filters(filters)
     if filters is None:
-        filters = _made(captured, attentions)
+        if config.score == "trained":
+            raise ConfigError(
+                "score='trained' reads filters that qfpass.train made for this model: give filters="
+            )
+        return None
+    if config.score is not None and SCORES[config.score].needs_filters and config.score != filters.score:
+        raise ConfigError(
+            f"score={config.score!r} doesn't read the filters that were given, which are for the "
+            f"{filters.score!r} score: leave score out, or give other filters."
+        )
     filters.check(attentions)
-    return filters.to(captured.device)
+    return filters
 
 
-def _given(config: Config) -> QFilters | None:
-    if config.filters is None or isinstance(config.filters, QFilters):
-        return config.filters
-    return QFilters.load(config.filters)
+def layer_shares(
+    filters: QFilters | TrainedFilters | None, config: Config, attentions: Sequence[Attention]
+) -> tuple[float, ...]:
+    """Each layer's part of the slots, over the mean: what the filters say, if the score reads them."""
+    if filters is None or config.score != filters.score:
+        return (1.0,) * len(attentions)
+    return filters.shares
+
+
+def find_or_make_filters(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters:
+    """Q-Filters from the cache or the hub, or made on the spot; they fit the model or an error is raised."""
+    filters = _found(model, captured, attentions) or _made(captured, attentions)
+    filters.check(attentions)
+    return filters
 
 
 def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters | None:

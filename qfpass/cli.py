@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate ...`, `qfpass calibrate` and `qfpass census`.
+"""The command line: `qfpass evaluate ...`, `qfpass calibrate`, `qfpass train` and `qfpass census`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -14,7 +14,9 @@ from . import evaluate
 from .errors import ConfigError, InputError, QFPassError
 from .evaluate.models import load_model, load_tokenizer
 from .evaluate.needles import KINDS
+from .filters import QFilters, TrainedFilters, load_filters
 from .filters.calibrate import calibrate as calibrate_model
+from .training.train import train as train_filters
 
 try:
     import typer
@@ -41,7 +43,9 @@ Budgets = Annotated[list[int] | None, typer.Option("--budget", help="Slots a hea
 Scores = Annotated[list[str] | None, typer.Option("--score", help="Which key goes first; repeatable.")]
 Recent = Annotated[int | None, typer.Option(help="Newest tokens kept; a quarter of the slots by default.")]
 Sinks = Annotated[int, typer.Option(help="First tokens kept.")]
-Filters = Annotated[str | None, typer.Option(help="Q-Filters: a folder or hub name; else found or made.")]
+Filters = Annotated[
+    list[str] | None, typer.Option(help="A folder or hub name, repeatable: each for its score.")
+]
 Out = Annotated[Path, typer.Option(help="Where the JSON record and the PNG plot go.")]
 Seed = Annotated[int, typer.Option(help="Decides every sample.")]
 Batch = Annotated[int, typer.Option(min=1, help="Texts run together.")]
@@ -72,7 +76,7 @@ def perplexity(
     def run(each: Any) -> Any:
         return evaluate.perplexity(each, rows, first=first, batch=batch, progress=progress)
 
-    models = evaluate.with_methods(original, chosen, _compile_options(filters))
+    models = evaluate.with_methods(original, chosen, filters=_load(filters))
     _finish(
         evaluate.compare("perplexity", _short(model), models, run, settings | {"first": first}), out, plot
     )
@@ -101,7 +105,7 @@ def needle(
             kinds=kind or KINDS, chat=chat, seed=seed, batch=batch, progress=progress,
         )  # fmt: skip
 
-    models = evaluate.with_methods(original, chosen, _compile_options(filters))
+    models = evaluate.with_methods(original, chosen, filters=_load(filters))
     _finish(evaluate.compare("needle", _short(model), models, run, settings), out, plot)
 
 
@@ -127,7 +131,7 @@ def ruler(
             chat=chat, seed=seed, batch=batch, progress=progress,
         )  # fmt: skip
 
-    models = evaluate.with_methods(original, chosen, _compile_options(filters))
+    models = evaluate.with_methods(original, chosen, filters=_load(filters))
     _finish(evaluate.compare("ruler", _short(model), models, run, settings), out, plot)
 
 
@@ -154,7 +158,7 @@ def generation(
             each, original, rows, new_tokens=tokens, expected=expected, batch=batch, progress=progress
         )
 
-    models = evaluate.with_methods(original, chosen, _compile_options(filters))
+    models = evaluate.with_methods(original, chosen, filters=_load(filters))
     _finish(evaluate.compare("generation", _short(model), models, run, settings), out, plot)
 
 
@@ -172,11 +176,34 @@ def calibrate(
     filters = calibrate_model(
         original, list(rows), sequence_length=tokens, description=described, progress=progress
     )
+    _save(filters, out)
+    Console().print(f"Q-Filters of {len(filters.filters)} layers from {described}, in {out}")
+
+
+@app.command()
+def train(
+    model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
+    ratio: Annotated[float, typer.Option(help="How many times smaller the store will be.")] = 8.0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 250,
+    lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 64,
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens a piece.")] = 1024,
+    seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
+) -> None:  # fmt: skip
+    """Train filters of a model on a text, for `qfpass.compile(model, filters=OUT)`."""
+    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    filters = train_filters(
+        original, tokenizer, evaluate.read_texts(data), ratio=ratio, steps=steps, lessons=lessons,
+        length=tokens, seed=seed, description=data.name, progress=progress,
+    )  # fmt: skip
+    _save(filters, out)
+    Console().print(f"trained filters of {len(filters.filters)} layers, in {out}")
+
+
+def _save(filters: QFilters | TrainedFilters, out: Path) -> None:
     try:
         filters.save(out)
     except OSError as error:
         raise InputError(f"can't write the filters into {out} ({error}): give another --out.") from error
-    Console().print(f"Q-Filters of {len(filters.filters)} layers from {described}, in {out}")
 
 
 def main() -> None:
@@ -203,8 +230,8 @@ def _methods(
     ]
 
 
-def _compile_options(filters: str | None) -> dict[str, Any]:
-    return {} if filters is None else {"filters": filters}
+def _load(filters: list[str] | None) -> list[QFilters | TrainedFilters]:
+    return [load_filters(each) for each in filters or []]
 
 
 def _settings(arguments: dict[str, Any]) -> dict[str, Any]:

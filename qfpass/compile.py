@@ -1,5 +1,6 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .choose_filters import choose_filters
+from .choose_filters import find_or_make_filters, given_filters, layer_shares
 from .config import Config, Sizes
-from .filters import QFilters
+from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder
@@ -35,9 +36,9 @@ def compile(
     context_length: int | None = None,
     recent: int | None = None,
     sinks: int = 4,
-    score: str = "published",
+    score: str | None = None,
     chunk: int | None = None,
-    filters: QFilters | str | Path | None = None,
+    filters: QFilters | TrainedFilters | str | Path | None = None,
     skip_layers: Sequence[int] = (),
     overflow: str = "error",
     backend: Any = "inductor",
@@ -52,11 +53,14 @@ def compile(
         ratio: slots = ceil(context_length / ratio); 1, the default, keeps every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
-        recent: newest tokens never evicted; by default a quarter of the slots.
+        recent: newest tokens never evicted; by default a quarter of the slots, an eighth of them with
+            trained filters.
         sinks: first tokens never evicted.
-        score: which key goes first: "published" (Godey et al. 2025, arXiv 2503.02812) or "recency".
+        score: which key goes first: "published" (Godey et al. 2025, arXiv 2503.02812), "trained" (by
+            `qfpass.train`), "recency", "knorm" or "random"; by default what the filters are for.
         chunk: tokens of a prompt read at a time; by default 512, or the slots if fewer.
-        filters: Q-Filters, a folder or hub repository of them; by default found or made.
+        filters: Q-Filters or trained filters, a folder or hub repository of them; by default Q-Filters are
+            found or made.
         skip_layers: attentions, counted from 0, that keep every key.
         overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
             "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
@@ -83,13 +87,20 @@ def build(model: nn.Module, config: Config, batch: int | None = None) -> Compile
     captured = capture(model, batch)
     own_length = own_context_length(model)
     attentions = find_attentions(captured, config.context_length or own_length)
-    sizes = config.resolve(own_length, len(attentions))
+    given = given_filters(config, attentions)
+    config = dataclasses.replace(config, score=config.score or (given.score if given else "published"))
+    shares = layer_shares(given, config, attentions)
+    sizes = config.resolve(own_length, len(attentions), min(shares))
     if config.verify:
         verify(model, captured, attentions)
-    sites = [Site(a, _rule(a, config, sizes), reading_of(captured, a)) for a in attentions]
+    sites = [
+        Site(a, _rule(a, config, sizes, share), reading_of(captured, a))
+        for a, share in zip(attentions, shares, strict=True)
+    ]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
-        chosen = choose_filters(model, captured, attentions, config)
+        chosen = given or find_or_make_filters(model, captured, attentions)
+        chosen = chosen.to(captured.device)
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
@@ -101,14 +112,15 @@ def build(model: nn.Module, config: Config, batch: int | None = None) -> Compile
     return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
 
 
-def _rule(attention: Attention, config: Config, sizes: Sizes) -> Rule:
+def _rule(attention: Attention, config: Config, sizes: Sizes, share: float) -> Rule:
     """How a layer keeps keys: a ring of its window or chunk, every key, or the best by score."""
     reach = attention.span.reach
     if reach is not None and (reach < sizes.context_length or config.overflow != "error"):
         return RingRule(reach, chunked=attention.span.chunk is not None)
     if attention.index in config.skip_layers or sizes.slots >= sizes.context_length:
         return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency", is_bounded=False)
-    return SlotRule(sizes.slots, sizes.recent, sizes.sinks, config.score)
+    assert config.score is not None
+    return SlotRule(sizes.slots_of(share), sizes.recent, sizes.sinks, config.score, share=share)
 
 
 def own_context_length(model: nn.Module) -> int | None:

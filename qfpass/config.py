@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
-from .filters import QFilters
+from .filters import QFilters, TrainedFilters
 from .store.scores import SCORES
 
 DEFAULT_CHUNK = 512
@@ -23,11 +23,14 @@ class Config:
             1 keeps every key.
         budget: slots per key/value head, said directly instead of `ratio`.
         context_length: tokens that a session may see; None takes the model's own.
-        recent: newest tokens that are never evicted; None takes a quarter of the slots.
+        recent: newest tokens that are never evicted; None takes a quarter of the slots, an eighth for the
+            trained score.
         sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
-        score: which key goes first, a name in `qfpass.store.scores.SCORES`.
+        score: which key goes first, a name in `qfpass.store.scores.SCORES`; None takes the filters' own,
+            "published" without any.
         chunk: tokens read at a time from a prompt; None takes 512, or slots - 1 if fewer.
-        filters: Q-Filters, or a folder or hub repository of them; None finds or makes some that fit.
+        filters: Q-Filters or trained filters, or a folder or hub repository of them; None finds or makes
+            Q-Filters that fit.
         skip_layers: attention sites, counted from 0, that keep every key.
         overflow: what happens to a text longer than `context_length`: "error" refuses it, "continue" lets
             positions go on, "rerotate" moves the stored keys to earlier positions so that they stay in range.
@@ -41,9 +44,9 @@ class Config:
     context_length: int | None = None
     recent: int | None = None
     sinks: int = 4
-    score: str = "published"
+    score: str | None = None
     chunk: int | None = None
-    filters: QFilters | str | Path | None = None
+    filters: QFilters | TrainedFilters | str | Path | None = None
     skip_layers: tuple[int, ...] = ()
     overflow: str = "error"
     backend: Any = "inductor"
@@ -61,13 +64,13 @@ class Config:
         for name, least in (("budget", 2), ("context_length", 2), ("recent", 1), ("chunk", 2)):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), least)
-        if self.score not in SCORES:
+        if self.score is not None and self.score not in SCORES:
             raise ConfigError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}.")
         if self.overflow not in OVERFLOWS:
             raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}.")
-        if self.filters is not None and not isinstance(self.filters, (QFilters, str, Path)):
+        if self.filters is not None and not isinstance(self.filters, (QFilters, TrainedFilters, str, Path)):
             raise ConfigError(
-                "filters must be a QFilters, a folder or a hub repository's name, "
+                "filters must be QFilters or TrainedFilters, a folder or a hub repository's name, "
                 f"not {type(self.filters).__name__}."
             )
         object.__setattr__(self, "skip_layers", _layer_numbers(self.skip_layers))
@@ -83,8 +86,11 @@ class Config:
         if taken:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
 
-    def resolve(self, model_context_length: int | None, sites: int) -> "Sizes":
-        """The sizes for a model: `model_context_length` in tokens (None: it has none), `sites` attentions."""
+    def resolve(self, model_context_length: int | None, sites: int, least_share: float = 1.0) -> "Sizes":
+        """The sizes for a model: `model_context_length` in tokens (None: it has none), `sites` attentions.
+
+        `least_share` is that of the layer with the fewest slots, over the mean.
+        """
         context_length = self.context_length or model_context_length
         if context_length is None:
             raise ConfigError(
@@ -94,13 +100,15 @@ class Config:
         if outside:
             raise ConfigError(f"skip_layers names {outside}, but the model has {sites} attentions, from 0.")
         slots = self._slots(context_length)
-        recent = self.recent if self.recent is not None else max(1, slots // 4)
-        if slots < context_length and slots < self.sinks + recent + 1:
+        part = SCORES[self.score or "published"].recent_part
+        recent = self.recent if self.recent is not None else max(1, slots // part)
+        least = slots_of_share(least_share, slots, recent + self.sinks)
+        if slots < context_length and least < self.sinks + recent + 1:
             raise ConfigError(
-                f"a budget of {slots} slots is smaller than sinks ({self.sinks}) + recent ({recent}) + 1: "
-                "raise the budget (or lower the ratio), or lower sinks or recent."
+                f"a budget of {slots} slots{_fewest(slots, least)} is smaller than sinks ({self.sinks}) "
+                f"+ recent ({recent}) + 1: raise the budget (or lower the ratio), or lower sinks or recent."
             )
-        return Sizes(context_length, slots, recent, self.sinks, self._chunk(slots))
+        return Sizes(context_length, slots, recent, self.sinks, self._chunk(min(slots, least)))
 
     def _slots(self, context_length: int) -> int:
         if self.budget is not None:
@@ -124,6 +132,19 @@ class Sizes:
     recent: int
     sinks: int
     chunk: int
+
+    def slots_of(self, share: float) -> int:
+        """Slots a head of a bounded layer that has this share."""
+        return min(self.context_length, slots_of_share(share, self.slots, self.recent + self.sinks))
+
+
+def slots_of_share(share: float, slots: int, protected: int) -> int:
+    """Slots of a layer with this share of what scores fill, where `slots` is the mean of all layers."""
+    return protected + int(share * (slots - protected))
+
+
+def _fewest(slots: int, least: int) -> str:
+    return "" if least == slots else f" on average, {least} in the layer that has fewest,"
 
 
 def _require_number(name: str, value: object) -> None:

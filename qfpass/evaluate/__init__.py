@@ -16,7 +16,7 @@ from .reader import open_reader
 from .report import Evaluation, compare
 from .ruler import RulerResult, ruler
 from .ruler_tasks import TASKS
-from .texts import read_text, token_rows
+from .texts import read_text, read_texts, token_rows
 
 __all__ = [
     "Asker",
@@ -37,6 +37,7 @@ __all__ = [
     "perplexity",
     "plot",
     "read_text",
+    "read_texts",
     "ruler",
     "token_rows",
     "with_methods",

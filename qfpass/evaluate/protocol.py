@@ -1,6 +1,7 @@
 """The two protocols: a fixed budget, and a budget of n / ratio for a prompt of n tokens."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 import qfpass
 
 from ..errors import ConfigError
+from ..filters import QFilters, TrainedFilters
 from ..runtime.model import CompiledDecoder
 from ..store.scores import SCORES
 from .baselines import BASELINES, Baseline
@@ -26,7 +28,7 @@ class Method:
         budget: slots per key/value head, whatever the prompt: the first protocol.
         ratio: instead, a prompt of n tokens gets ceil(n / ratio) slots, up to the next multiple of 8:
             the second protocol.
-        recent: newest tokens never evicted; None takes a quarter of the slots.
+        recent: newest tokens never evicted; None takes the score's own part of the slots.
         sinks: first tokens never evicted.
 
     Raises:
@@ -98,10 +100,20 @@ def compile_budget(model: nn.Module, slots: int, method: Method, options: dict[s
 
 
 def with_methods(
-    model: nn.Module, methods: list[Method], compile_options: dict[str, Any] | None = None
+    model: nn.Module,
+    methods: list[Method],
+    compile_options: dict[str, Any] | None = None,
+    filters: Sequence[QFilters | TrainedFilters] = (),
 ) -> dict[str, Model]:
-    """What to compare, by name: the uncompressed model first, then the model under each method."""
+    """What to compare, by name: the uncompressed model first, then the model under each method.
+
+    A method takes the `filters` that are for its score.
+    """
     rows: dict[str, Model] = {"uncompressed": model}
     for method in methods:
-        rows[str(method)] = Bounded(model, method, dict(compile_options or {}))
+        options = dict(compile_options or {})
+        fitting = [each for each in filters if each.score == method.score]
+        if fitting:
+            options["filters"] = fitting[-1]
+        rows[str(method)] = Bounded(model, method, options)
     return rows

@@ -11,8 +11,8 @@ from ..errors import InputError
 SUFFIXES = (".txt", ".md")
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file, or of all .txt and .md files of a folder in the order of their names.
+def read_texts(path: str | Path) -> list[str]:
+    """The text of a file, or of each .txt and .md file of a folder in the order of their names.
 
     Raises:
         InputError: nothing there, or not UTF-8 text.
@@ -20,14 +20,19 @@ def read_text(path: str | Path) -> str:
     path = Path(path).expanduser()
     files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]
     try:
-        text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+        texts = [file.read_text(encoding="utf-8") for file in files]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"can't read text from {path} ({error}): give a UTF-8 file or folder.") from error
-    if not text.strip():
+    if not any(text.strip() for text in texts):
         raise InputError(
             f"{path} holds no text: give a file, or a folder with {' or '.join(SUFFIXES)} files."
         )
-    return text
+    return texts
+
+
+def read_text(path: str | Path) -> str:
+    """The texts of `read_texts` as one."""
+    return "\n\n".join(read_texts(path))
 
 
 def token_rows(tokenizer: Any, text: str, *, tokens: int, rows: int, seed: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Q-Filters: what they are, where they are kept, and the query statistics that they come from."""
+"""Filters: what they are, where they are kept, and the query statistics that Q-Filters come from."""
 
 from qfpass.filters.artifact import QFilters
 from qfpass.filters.find import (
@@ -8,14 +8,18 @@ from qfpass.filters.find import (
     fingerprint,
     store_cached,
 )
+from qfpass.filters.load import load_filters
 from qfpass.filters.statistics import QueryStatistics
+from qfpass.filters.trained import TrainedFilters
 
 __all__ = [
     "QFilters",
     "QueryStatistics",
+    "TrainedFilters",
     "cache_folder",
     "find_cached",
     "find_on_hub",
     "fingerprint",
+    "load_filters",
     "store_cached",
 ]

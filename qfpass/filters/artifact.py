@@ -62,6 +62,8 @@ class QFilters:
     mean_query: tuple[Tensor, ...] | None = None
     source: dict[str, Any] = field(default_factory=dict)
 
+    score = "published"
+
     def __post_init__(self) -> None:
         for name, tensors in self._present().items():
             _check_ranks(name, tensors, layers=len(self.filters))
@@ -105,6 +107,15 @@ class QFilters:
                 f"  filters come from: {self.source}\n"
                 "Give the filters of this model, or calibrate on it to make them."
             )
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Every layer gets the same slots."""
+        return (1.0,) * len(self.filters)
+
+    def for_slots(self, slots: int) -> tuple[Tensor, ...]:
+        """The filters, whatever the slots."""
+        return self.filters
 
     def to(self, device: torch.device | str) -> "QFilters":
         """The same filters with every tensor on `device`."""

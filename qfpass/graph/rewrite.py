@@ -17,7 +17,7 @@ from .positions import follow_positions
 
 aten = torch.ops.aten
 Rule = SlotRule | RingRule
-REACH = ("seen", "held", "lengths", "recent")
+REACH = ("seen", "lengths", "recent")
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ class Site:
 
 
 def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
-    """The decoder on stores: (input_ids, position_ids, *`REACH`, *per site: filters?, store) -> logits.
+    """The decoder on stores: (input_ids, position_ids, *`REACH`, *held, *a site: filters?, store) -> logits.
 
-    `seen` and `held` are any tensors whose lengths count the tokens in reach (with the new one if a single
-    token is read) of layers that keep all they see and of bounded ones; `lengths` [B] counts them row by
-    row, None where rows are alike; `recent`, a tensor [], is how many newest tokens bounded layers protect.
-    Every site takes its filters [Hkv, D] if its rule needs some, then its store's tensors, which are
-    changed in place. Parameters stay the model's own; `captured` is left as it was.
+    `seen` and `held` are any tensors whose last sizes count the tokens in reach (with the new one if a single
+    token is read) of layers that keep all they see and of bounded ones, one for each of `bounded_shares`;
+    `lengths` [B] counts them row by row, None where rows are alike; `recent`, a tensor [], is how many
+    newest tokens bounded layers protect. Every site takes its filters [Hkv, P] if its rule needs some, then
+    its store's tensors, which are changed in place. Parameters stay the model's own; `captured` is left as
+    it was.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -49,19 +50,27 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     module = fx.GraphModule(captured.module, graph)
     position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
     last, reach = position, dict[str, fx.Node]()
-    for name in REACH:
+    held = [f"held_{i}" for i in range(len(bounded_shares(sites)))]
+    for name in (*REACH, *held):
         last = reach[name] = _add_input(graph, last, name)
+    held_of = dict(zip(bounded_shares(sites), held, strict=True))
     for site in sites:
         inputs = []
         for name in _input_names(site):
             last = _add_input(graph, last, f"{name}_{site.attention.index}")
             inputs.append(last)
-        _replace(module, site, copies, position, reach, inputs)
+        visible = reach[held_of[site.rule.share] if site.rule.is_bounded else "seen"]
+        _replace(module, site, copies, position, reach, visible, inputs)
     graph.eliminate_dead_code()
     follow_positions(module, position)
     graph.lint()
     module.recompile()
     return module
+
+
+def bounded_shares(sites: Sequence[Site]) -> list[float]:
+    """The different shares of slots that bounded layers have, ascending."""
+    return sorted({site.rule.share for site in sites if site.rule.is_bounded})
 
 
 def _input_names(site: Site) -> tuple[str, ...]:
@@ -80,6 +89,7 @@ def _replace(
     copies: dict[fx.Node, fx.Node],
     position: fx.Node,
     reach: dict[str, fx.Node],
+    visible: fx.Node,
     inputs: list[fx.Node],
 ) -> None:
     attention = site.attention
@@ -92,7 +102,6 @@ def _replace(
         operands = [copies[n] for n in (attention.query, attention.key, attention.value)]
         if attention.heads_last:
             operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
-        visible = reach["held" if site.rule.is_bounded else "seen"]
         recent = reach["recent"] if site.rule.is_bounded else None
         sink = None if attention.sink is None else _flat(graph, copies[attention.sink])
         arguments = (*operands, position, visible, reach["lengths"], recent, filters, sink, *store)
@@ -101,7 +110,7 @@ def _replace(
         result = new
         if attention.heads_last:
             result = graph.call_function(aten.transpose.int, (new, 1, 2))
-    _use_instead(old, result, is_tuple=attention.heads_last)
+    use_instead(old, result, is_tuple=attention.heads_last)
 
 
 def _flat(graph: fx.Graph, node: fx.Node) -> fx.Node:
@@ -114,7 +123,7 @@ def _flat(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return flat
 
 
-def _use_instead(old: fx.Node, new: fx.Node, is_tuple: bool) -> None:
+def use_instead(old: fx.Node, new: fx.Node, is_tuple: bool) -> None:
     """Replace the attention's output, the first of a tuple for flash_attn, by `new`."""
     if not is_tuple:
         old.replace_all_uses_with(new)

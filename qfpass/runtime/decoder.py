@@ -17,9 +17,9 @@ from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from ..config import Config, Sizes
 from ..errors import SessionError
-from ..filters import QFilters
+from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
-from ..graph.rewrite import Site
+from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from .rows import Row, all_equal
 from .session import Session, Stores
@@ -38,7 +38,7 @@ class Decoder:
         self,
         outlined: Outlined,
         sites: Sequence[Site],
-        filters: QFilters | None,
+        filters: QFilters | TrainedFilters | None,
         sizes: Sizes,
         config: Config,
         device: torch.device,
@@ -56,6 +56,8 @@ class Decoder:
         self._chunk = _compile(self._modules["chunk"], config)
         self._step = _compile(self._modules["step"], config)
         self._head = _compile(self._modules["head"], config) if outlined.head else None
+        self._shares = bounded_shares(sites)
+        self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
         self._count = torch.empty(self._most + 1, device=device)
 
@@ -81,7 +83,7 @@ class Decoder:
         asked = dataclasses.replace(
             self.config, ratio=None, budget=budget, context_length=context_length, chunk=chunk
         )
-        sizes = asked.resolve(None, len(self.sites))
+        sizes = asked.resolve(None, len(self.sites), min(self._shares))
         if budget > self.sizes.slots:
             raise SessionError(
                 f"a session can't have {budget} slots, since the model was compiled with "
@@ -117,7 +119,8 @@ class Decoder:
         ids = ids.clone(memory_format=torch.contiguous_format)
         for tensor in (ids, position):
             torch._dynamo.mark_dynamic(tensor, 1, min=2, max=max(3, self.sizes.chunk))
-        hidden = self._chunk(ids, position, *self._reach(row.tokens, None, sizes), *self._inputs(stores))
+        reach = self._reach(row.tokens, None, sizes)
+        hidden = self._chunk(ids, position, *reach, *self._inputs(stores, sizes))
         if len(wanted) == 0:
             return None
         chosen = hidden[:, wanted.to(self.device)]
@@ -133,12 +136,18 @@ class Decoder:
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
         position = torch.tensor([[row.position] for row in rows], device=self.device)
         ids = ids.clone(memory_format=torch.contiguous_format)
-        return self._step(ids, position, *self._reach(max(tokens), lengths, sizes), *self._inputs(stores))
+        reach = self._reach(max(tokens), lengths, sizes)
+        return self._step(ids, position, *reach, *self._inputs(stores, sizes))
 
     def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
         """The inputs that say how much of the stores is filled; see `rewrite`."""
-        seen, held = (_countable(self._count[: min(tokens, most)]) for most in (self._most, sizes.slots))
-        return seen, held, lengths, torch.tensor(sizes.recent, device=self.device)
+        seen = _countable(self._count[: min(tokens, self._most)])
+        # [2, n], [3, n], ...: Dynamo tells regions that read different ones apart by a size that it knows.
+        held = [
+            _countable(self._count[: min(tokens, sizes.slots_of(share))].expand(i + 2, -1))
+            for i, share in enumerate(self._shares)
+        ]
+        return seen, lengths, torch.tensor(sizes.recent, device=self.device), *held
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The head on hidden [B, T, E]; one token is read twice, so that one graph serves every T."""
@@ -150,19 +159,25 @@ class Decoder:
         assert self._head is not None
         return self._head(hidden)[:, :tokens]
 
-    def _inputs(self, stores: Stores) -> list[torch.Tensor]:
+    def _inputs(self, stores: Stores, sizes: Sizes) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
+        filters = self._filters_for(sizes.slots)
         for site, store in zip(self.sites, stores, strict=True):
             if site.rule.needs_filters:
-                assert self.filters is not None
-                inputs.append(self.filters.filters[site.attention.index])
+                inputs.append(filters[site.attention.index])
             inputs.extend(store)
         return inputs
 
+    def _filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
+        """The filters of every site for a budget."""
+        if slots not in self._filters:
+            self._filters[slots] = self.filters.for_slots(slots) if self.filters else ()
+        return self._filters[slots]
+
 
 def _countable(tensor: torch.Tensor) -> torch.Tensor:
-    """Mark a tensor whose length is all that matters, so that no length of it is special."""
-    torch._dynamo.decorators.mark_unbacked(tensor, 0)
+    """Mark a tensor whose last size is all that matters, so that no size is special."""
+    torch._dynamo.decorators.mark_unbacked(tensor, tensor.dim() - 1)
     return tensor
 
 

@@ -49,6 +49,11 @@ def find_turns(
             f"overflow='rerotate' would move the chunks that {', '.join(chunked)} counts from position 0: "
             "use overflow='continue' or 'error'."
         )
+    if SCORES[config.score or "published"].reads_all_heads:
+        raise ConfigError(
+            f"overflow='rerotate' scores moved keys anew, which the {config.score} score can't, since it "
+            "reads the keys of all heads at a token: use overflow='continue' or 'error', or another score."
+        )
     start = restart(sites, sizes.slots)
     if start + sizes.chunk > sizes.context_length:
         raise ConfigError(

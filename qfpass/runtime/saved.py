@@ -56,8 +56,9 @@ def read(
                 raise SessionError(f"{path} holds no session that this version of qfpass wrote.")
             _require_same(path, json.loads(header["belongs_to"]), belongs_to)
             rows = tuple(Row(*row) for row in json.loads(header["rows"]))
+            # Copied, for the file's own memory isn't aligned as kernels want it.
             stores = tuple(
-                kind(*(file.get_tensor(f"{i}.{name}") for name in kind._fields))
+                kind(*(file.get_tensor(f"{i}.{name}").clone() for name in kind._fields))
                 for i, kind in enumerate(kinds if rows else ())
             )
             return stores, rows, int(header["columns"])

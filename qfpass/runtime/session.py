@@ -49,7 +49,7 @@ class Session(Counts):
 
     @property
     def slots(self) -> int:
-        """Slots a key/value head that this session uses in bounded layers."""
+        """Slots a key/value head that this session uses in bounded layers, on average."""
         return self.sizes.slots
 
     def allocate(self, batch: int) -> None:
@@ -67,7 +67,7 @@ class Session(Counts):
         return store
 
     def _clear(self, site: Site, store: Slots | Ring) -> None:
-        slots = self.sizes.slots if site.rule.is_bounded else None
+        slots = self.sizes.slots_of(site.rule.share) if site.rule.is_bounded else None
         site.rule.clear(store, slots)  # type: ignore[arg-type]
 
     def stores_of(self, row: int) -> Stores:

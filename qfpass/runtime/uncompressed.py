@@ -52,7 +52,7 @@ class Uncompressed:
         self.tokens_seen = seen + length
         position = torch.arange(seen, seen + length, device=self._device).expand(len(ids), -1)
         visible = torch.empty(seen + 1 if length == 1 else seen, device=self._device)
-        return (ids, position, visible, visible, None, None, *self._stores)
+        return (ids, position, visible, None, None, *self._stores)
 
 
 def reading_of(captured: Captured, attention: Attention) -> Reading:

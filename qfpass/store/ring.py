@@ -30,6 +30,7 @@ class RingRule:
     chunked: bool = False
     needs_filters = False
     is_bounded = False  # a session's budget doesn't apply: the window is exact
+    share = 1.0
 
     @property
     def score(self) -> str:
@@ -89,9 +90,9 @@ class RingAttention(nn.Module):
         ring = Ring(*store)
         if query.shape[2] == 1:
             write_token(ring, key, value, position)
-            out, lse = self._over_ring(ring, visible.shape[0], lengths, query, position)
+            out, lse = self._over_ring(ring, visible.shape[-1], lengths, query, position)
         else:
-            out, lse = self._over_ring_and_chunk(ring, visible.shape[0], query, key, value, position)
+            out, lse = self._over_ring_and_chunk(ring, visible.shape[-1], query, key, value, position)
             write_chunk(ring, key, value, position)
         return weigh_with_sink(out, lse, sink)
 

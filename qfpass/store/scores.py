@@ -1,7 +1,7 @@
 """Which key goes first: one function a score, the lowest score is evicted.
 
 Every score has the same form: keys [B, Hkv, S, D] and values [B, Hkv, S, Dv] as they stand in the
-store (positions applied), positions [B, S] int64, filters [Hkv, D] float32 or None, and returns
+store (positions applied), positions [B, S] int64, filters [Hkv, P] float32 or None, and returns
 [B, Hkv, S] float32. A key's score never changes, so keeping the best is exact however a text is cut.
 """
 
@@ -15,10 +15,18 @@ ScoreFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
 
 @dataclass(frozen=True)
 class Score:
-    """A named score and whether it reads filters."""
+    """A named score.
+
+    Attributes:
+        needs_filters: it reads filters.
+        recent_part: by default, one of so many slots protects the newest tokens.
+        reads_all_heads: a head's score depends on the other heads' keys and values at its token.
+    """
 
     function: ScoreFunction
     needs_filters: bool
+    recent_part: int = 4
+    reads_all_heads: bool = False
 
 
 def published(
@@ -34,6 +42,26 @@ def published(
     """
     assert filters is not None, "the published score reads filters"
     return (keys.float() * filters[:, None, :]).sum(-1)
+
+
+def trained(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    positions: torch.Tensor,
+    filters: torch.Tensor | None,
+) -> torch.Tensor:
+    """What `qfpass.train` learned: a projection of the token's keys and values, the log of the norm of the
+    head's own value, and how fast the head forgets.
+
+    A head keeps key i at time t if <w, [k_i; v_i]> + a log|v_i| - c (t - i) is among its best; c t is the
+    same for all of them, so the score needs the position i alone and never changes.
+    """
+    assert filters is not None, "the trained score reads filters"
+    pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
+    weights, norm_weight, position_weight = filters.split([pairs.shape[-1], 1, 1], dim=1)
+    norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
+    projection = (pairs @ weights.T).transpose(1, 2)
+    return projection + norm_weight * norm.log() + position_weight * positions[:, None, :].float()
 
 
 def recency(
@@ -79,6 +107,7 @@ def random(
 
 SCORES = {
     "published": Score(published, needs_filters=True),
+    "trained": Score(trained, needs_filters=True, recent_part=8, reads_all_heads=True),
     "recency": Score(recency, needs_filters=False),
     "knorm": Score(knorm, needs_filters=False),
     "random": Score(random, needs_filters=False),

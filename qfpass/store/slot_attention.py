@@ -28,7 +28,7 @@ class SlotAttention(nn.Module):
     @property
     def sharing_key(self) -> tuple[object, ...]:
         """Two layers with equal keys run the same code."""
-        return (type(self), self.reading, self.rule.recent, self.rule.sinks, self.rule.score)
+        return (type(self), self.reading, self.rule)
 
     def forward(
         self,
@@ -45,7 +45,7 @@ class SlotAttention(nn.Module):
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
 
-        `visible` is any tensor whose length counts the tokens in the store's reach: with the new one for
+        `visible` is any tensor whose last size counts the tokens in the store's reach: with the new one for
         S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
         differ. `recent` is the number of protected newest tokens, by default the rule's. `sink` [Hq] is one
         more logit a query head, if the model learned some. `store` is a `Slots`, changed in place.
@@ -55,9 +55,9 @@ class SlotAttention(nn.Module):
         score = SCORES[self.rule.score].function(key, value, position, filters)
         if query.shape[2] == 1:
             replace_lowest(slots, protection, key, value, score, position)
-            out, lse = self._over_slots(slots, visible.shape[0], lengths, query, position)
+            out, lse = self._over_slots(slots, visible.shape[-1], lengths, query, position)
         else:
-            out, lse = self._over_slots_and_chunk(slots, visible.shape[0], query, key, value, position)
+            out, lse = self._over_slots_and_chunk(slots, visible.shape[-1], query, key, value, position)
             keep_best(slots, protection, key, value, score, position)
         return weigh_with_sink(out, lse, sink)
 

@@ -26,6 +26,7 @@ class SlotRule:
     """How one layer keeps keys: slots a head, protected tokens, score by name.
 
     A layer that isn't bounded keeps every key that its slots take; a session's budget doesn't apply to it.
+    `share` is its part of the slots that scores fill, over the mean of all layers.
     """
 
     slots: int
@@ -33,6 +34,7 @@ class SlotRule:
     sinks: int
     score: str
     is_bounded: bool = True
+    share: float = 1.0
 
     @property
     def needs_filters(self) -> bool:

@@ -6,12 +6,14 @@ import torch
 from qfpass.store.scores import SCORES, Score, knorm, published, random, recency
 
 
-def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def operands(score: Score = SCORES["published"]) -> tuple[torch.Tensor, ...]:
+    """Keys of 4 numbers and values of 6 of three heads, positions, and filters as the score reads them."""
+    width = 3 * (4 + 6) + 2 if score.reads_all_heads else 4
     generator = torch.Generator().manual_seed(0)
     key = torch.randn(2, 3, 5, 4, generator=generator)
     value = torch.randn(2, 3, 5, 6, generator=generator)
     position = torch.arange(10, 15).expand(2, -1)
-    return key, value, position, torch.randn(3, 4, generator=generator)
+    return key, value, position, torch.randn(3, width, generator=generator)
 
 
 def test_published_is_the_projection_on_the_heads_filter() -> None:
@@ -58,7 +60,7 @@ def test_random_is_uniform_and_differs_by_head() -> None:
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_a_cut_does_not_change_scores(score: Score) -> None:
-    key, value, position, filters = operands()
+    key, value, position, filters = operands(score)
     whole = score.function(key, value, position, filters)
     parts = [
         score.function(key[:, :, cut], value[:, :, cut], position[:, cut], filters)
@@ -69,7 +71,7 @@ def test_a_cut_does_not_change_scores(score: Score) -> None:
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_only_scores_that_need_filters_read_them(score: Score) -> None:
-    key, value, position, filters = operands()
+    key, value, position, filters = operands(score)
     first = score.function(key, value, position, filters)
     second = score.function(key, value, position, -filters)
     assert torch.equal(first, second) is not score.needs_filters

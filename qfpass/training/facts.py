@@ -1,0 +1,101 @@
+"""Recall tasks: small invented facts put into a text, and the questions that only they answer."""
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+_NAMES = (
+    "Adela", "Bertram", "Corinne", "Dmitri", "Edith", "Franz", "Gudrun", "Hamid", "Isolde", "Jorge",
+    "Kirsten", "Leopold",
+)  # fmt: skip
+_OBJECTS = (
+    "barge", "cellar", "depot", "engine", "foundry", "gallery", "hangar", "kiosk", "loom", "mill",
+    "orchard", "pier", "quarry",
+)  # fmt: skip
+_WORDS = (
+    "acorn", "banjo", "cactus", "dahlia", "ermine", "ferret", "gravel", "heron", "icicle", "jigsaw",
+    "kernel", "lichen", "mitten", "nickel", "otter", "parsley", "quiver", "raisin", "sandal", "thimble",
+    "urchin", "velvet", "willow", "yarrow", "zipper",
+)  # fmt: skip
+_PROPERTIES = ("locker code", "call sign", "invoice number", "alias", "part number", "signal word", "batch")
+_FORMS = (
+    ("The {property} of the {thing} is {answer}.", "What is the {property} of the {thing}?"),
+    ("{name} noted that the {thing} has the {property} {answer}.", "Which {property} did {name} note?"),
+    ("Remember: {thing}, {property}: {answer}.", "Which {property} goes with the {thing}?"),
+    ("{name}'s {property} used to be {answer}.", "What did {name}'s {property} use to be?"),
+    ("Under {property} {answer} one finds the {thing}.", "Under which {property} is the {thing} found?"),
+    ("Whoever asks {name} for the {property} hears {answer}.", "Which {property} does {name} tell?"),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A sentence for the text, and a question whose answer stands in it."""
+
+    sentence: str
+    question: str
+    answer: str
+
+
+def invent(random: Random) -> Fact:
+    """A fact that no text holds, nor the model knows."""
+    sentence, question = random.choice(_FORMS)
+    thing = f"{random.choice(_WORDS)} {random.choice(_OBJECTS)}"
+    parts = {"property": random.choice(_PROPERTIES), "thing": thing, "name": random.choice(_NAMES)}
+    answer = _answer(random)
+    return Fact(sentence.format(answer=answer, **parts), question.format(**parts), answer)
+
+
+def _answer(random: Random) -> str:
+    """Digits, a few words, or letters and digits."""
+    kind = random.randrange(4)
+    if kind < 2:
+        return "".join(random.choice("0123456789") for _ in range(random.randint(4, 8)))
+    if kind == 2:
+        return " ".join(random.sample(_WORDS, random.randint(1, 3)))
+    letters = "".join(random.choice("ABCDEFGHKLMNPRSTUVWXYZ") for _ in range(2))
+    return f"{letters}-{random.randint(100, 9999)}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Token ids of a question up to its answer, and of the answer."""
+
+    asked: list[int]
+    answer: list[int]
+
+
+def ask(tokenizer: Any, fact: Fact) -> Question | None:
+    """The question as tokens, None where the answer doesn't begin with a token of its own."""
+    asked = f"\n\nQuestion: {fact.question}\nAnswer: {fact.sentence.partition(fact.answer)[0]}".rstrip()
+    before, both = _ids(tokenizer, asked), _ids(tokenizer, f"{asked} {fact.answer}")
+    if both[: len(before)] != before:
+        return None
+    return Question(before, both[len(before) :])
+
+
+def insert(tokenizer: Any, text: list[int], facts: list[Fact], random: Random, length: int) -> list[int]:
+    """`length` tokens of a text with the facts put between its words, each at a depth of its own.
+
+    Raises:
+        ValueError: the text is too short.
+    """
+    pieces = [sentence_ids(tokenizer, fact) for fact in facts]
+    room = length - sum(map(len, pieces))
+    if room < 1 or len(text) < room:
+        raise ValueError(f"a text of {len(text)} tokens leaves no room for the facts in {length}")
+    depths = sorted(random.randrange(room + 1) for _ in pieces)
+    ids, last = [], 0
+    for depth, piece in zip(depths, pieces, strict=True):
+        ids += text[last:depth] + piece
+        last = depth
+    return ids + text[last:room]
+
+
+def sentence_ids(tokenizer: Any, fact: Fact) -> list[int]:
+    """The tokens of a fact's sentence in a text."""
+    return _ids(tokenizer, f" {fact.sentence}")
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids

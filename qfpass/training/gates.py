@@ -1,0 +1,55 @@
+"""Soft eviction: a gate between 0 and 1 for each key, so that what is kept can be learned by gradients."""
+
+import torch
+from torch.nn import functional as F
+
+LOWEST = -20.0  # of a gate's logarithm
+
+
+def thresholds(score: torch.Tensor, count: torch.Tensor, temperature: float) -> torch.Tensor:
+    """For scores [H, n], the thresholds [H] above which `count` [H] keys lie, softly.
+
+    sum_i sigmoid((score_i - threshold) / temperature) = count; found by bisection, with the gradients that
+    the equation implies.
+    """
+    with torch.no_grad():
+        low = score.amin(-1) - 10 * temperature
+        high = score.amax(-1) + 10 * temperature
+        for _ in range(30):
+            middle = (low + high) / 2
+            above = torch.sigmoid((score - middle[:, None]) / temperature).sum(-1) > count
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        found = (low + high) / 2
+        gate = torch.sigmoid((score - found[:, None]) / temperature)
+        slope = gate * (1 - gate)
+        total = slope.sum(-1).clamp_min(1e-6)
+    follows_scores = (slope * (score - score.detach())).sum(-1) / total
+    return found + follows_scores - temperature / total * (count - count.detach())
+
+
+def log_gate(margin: torch.Tensor, temperature: float, always: torch.Tensor) -> torch.Tensor:
+    """log of the gates of keys `margin` above the threshold; 0 where they are `always` kept."""
+    return F.logsigmoid(margin / temperature).clamp_min(LOWEST).masked_fill(always, 0.0)
+
+
+def logistic_noise(like: torch.Tensor) -> torch.Tensor:
+    """Noise of a logistic distribution: it makes a soft gate a coin whose mean is the gate."""
+    share = torch.rand_like(like).clamp(1e-4, 1 - 1e-4)
+    return torch.log(share / (1 - share))
+
+
+def gated_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    log_gates: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Attention whose keys weigh by their gates: query [1, Hq, T, D], keys and values [1, Hkv, n, .].
+
+    log_gates [Hkv, T, n] are added to the logits; returns [1, Hq, T, Dv].
+    """
+    grouped = query.unflatten(1, (keys.shape[1], -1)).float() * scale
+    logits = grouped @ keys[:, :, None].transpose(-1, -2).float() + log_gates[None, :, None]
+    out = logits.softmax(-1) @ values[:, :, None].float()
+    return out.flatten(1, 2).to(query.dtype)

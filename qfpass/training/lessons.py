@@ -1,0 +1,107 @@
+"""Lessons: a context with its keys and values, what follows it, and what the full model says there."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..graph.attention import Attention
+from . import facts
+from .reader import Reader
+from .suffixes import Lesson, SuffixAttention
+
+FACTS = 8  # a context
+SUFFIX = 176  # tokens of questions and continuation
+CONTINUATION = 64  # tokens
+
+
+class Teacher:
+    """Makes lessons of a text with the uncompressed model."""
+
+    def __init__(
+        self, reader: Reader, attentions: Sequence[Attention], tokenizer: Any, device: torch.device
+    ) -> None:
+        self._reader, self._attentions, self._tokenizer = reader, attentions, tokenizer
+        self._device = device
+
+    @torch.no_grad()
+    def lesson(self, text: list[int], length: int, random: Random) -> Lesson:
+        """A lesson on a random piece of a text: `length` tokens with facts in them, and what follows.
+
+        Raises:
+            InputError: the text is shorter than that.
+        """
+        spare = len(text) - length - CONTINUATION
+        if spare < 0:
+            raise InputError(
+                f"a text of {len(text)} tokens is too short for a lesson of {length + CONTINUATION}: give "
+                "longer texts, or a smaller length."
+            )
+        start = random.randrange(spare + 1)
+        invented = [facts.invent(random) for _ in range(FACTS)]
+        context = facts.insert(self._tokenizer, text[start:], invented, random, length)
+        used = length - sum(len(facts.sentence_ids(self._tokenizer, fact)) for fact in invented)
+        continuation = text[start + used :][: CONTINUATION + 1]
+        keys, values = self._read_context(context)
+        questions = [q for q in (facts.ask(self._tokenizer, fact) for fact in invented) if q]
+        random.shuffle(questions)
+        return self._with_suffixes(context, keys, values, questions, continuation)
+
+    def _read_context(self, ids: list[int]) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        kept = dict[int, tuple[torch.Tensor, torch.Tensor]]()
+
+        def attend(index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            kept[index] = key, value
+            attention = self._attentions[index]
+            mask = None if attention.span.reach is None else _within(attention.span.reach, key.shape[2])
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, scale=attention.scale,
+                enable_gqa=True,
+            )  # fmt: skip
+
+        self._reader.read_keys(*self._placed(ids, 0), attend)
+        keys, values = zip(*(kept[a.index] for a in self._attentions), strict=True)
+        return keys, values
+
+    def _with_suffixes(
+        self,
+        context: list[int],
+        keys: tuple[torch.Tensor, ...],
+        values: tuple[torch.Tensor, ...],
+        questions: Sequence[facts.Question],
+        continuation: list[int],
+    ) -> Lesson:
+        blocks = [(continuation[:-1], len(continuation) - 1)]
+        for question in questions:
+            ids = question.asked + question.answer
+            if sum(len(b) for b, _ in blocks) + len(ids) <= SUFFIX:
+                blocks.append((ids[:-1], len(question.answer)))
+        device, total = self._device, sum(len(ids) for ids, _ in blocks)
+        apart = torch.ones(total, total, dtype=torch.bool, device=device)
+        asked = torch.zeros(total, dtype=torch.bool, device=device)
+        follows = torch.zeros_like(asked)
+        before = torch.tensor(context, device=device)
+        start = 0
+        for number, (ids, counted) in enumerate(blocks):
+            end = start + len(ids)
+            apart[start:end, start:end] = apart[start:end, start:end].triu(1)
+            (asked if number else follows)[end - counted : end] = True
+            start = end
+        tokens = torch.tensor([i for block, _ in blocks for i in block], device=device)
+        places = torch.cat([torch.arange(len(b), device=device) for b, _ in blocks]) + len(context)
+        lesson = Lesson(before, keys, values, tokens, places, apart, asked, follows, torch.empty(0))
+        logits = self._reader.read(tokens, places, SuffixAttention(lesson, self._attentions))
+        expected = logits[asked | follows].float().log_softmax(-1)
+        return Lesson(before, keys, values, tokens, places, apart, asked, follows, expected.to(torch.float16))
+
+    def _placed(self, ids: list[int], start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = torch.tensor(ids, device=self._device)
+        return tokens, torch.arange(start, start + len(ids), device=self._device)
+
+
+def _within(reach: int, length: int) -> torch.Tensor:
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    return (distance >= 0) & (distance < reach)
