@@ -10,11 +10,15 @@ from ..errors import NoAttentionError, UnsupportedOpError
 from .calls import OPERATORS, Call, operator_name, site_name
 from .capture import Captured
 from .dependence import SHAPE_ONLY, text_dependent
+from .mask import constant
 from .mixing import mixing_reason
 from .softmax import SOFTMAX, read_softmax
 from .span import Meaning, Span, learn_meaning
 
 aten = torch.ops.aten
+Known = dict[
+    tuple[tuple[fx.Node, ...], tuple[fx.Node, ...], bool], Meaning
+]  # by masks, factors, beside a sink
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def find_attentions(captured: Captured, context_length: int | None) -> list[Atte
         NoAttentionError: there is none.
         UnsupportedOpError: one can't be understood; names it.
     """
-    known: dict[tuple[tuple[fx.Node, ...], bool], Meaning] = {}
+    known: Known = {}
     found: list[Attention] = []
     for call in _calls(captured.module):
         site = site_name(call.node)
@@ -86,7 +90,7 @@ def _meaning(
     call: Call,
     site: str,
     context_length: int | None,
-    known: dict[tuple[tuple[fx.Node, ...], bool], Meaning],
+    known: Known,
 ) -> Meaning:
     if call.dropout:
         raise UnsupportedOpError(f"{site}: attention dropout ({call.dropout}) is on: call model.eval().")
@@ -95,15 +99,14 @@ def _meaning(
             raise UnsupportedOpError(
                 f"{site}: bidirectional attention (no mask, not causal); qfpass compiles causal decoders."
             )
-        return Meaning(Span(call.window))
+        slopes = None if call.slopes is None else _constant_slopes(captured.module, call.slopes, site)
+        return Meaning(Span(call.window), slopes)
     if call.causal:
         raise UnsupportedOpError(f"{site}: both a mask and is_causal, which contradict each other.")
-    beside_sink = call.sink is not None
-    if (call.masks, beside_sink) not in known:
-        known[call.masks, beside_sink] = learn_meaning(
-            captured.module, call.masks, site, context_length, beside_sink
-        )
-    return known[call.masks, beside_sink]
+    question = call.masks, call.factors, call.sink is not None
+    if question not in known:
+        known[question] = learn_meaning(captured.module, *question, site, context_length)
+    return known[question]
 
 
 def _record(index: int, site: str, call: Call, meaning: Meaning) -> Attention:
@@ -127,6 +130,8 @@ def _record(index: int, site: str, call: Call, meaning: Meaning) -> Attention:
             f"{site}: queries and keys have different lengths ({', '.join(sorted(lengths))}): "
             "not plain self-attention."
         )
+    if meaning.slopes is not None and meaning.span.reach is not None:
+        raise UnsupportedOpError(f"{site}: a bias by distance within a window or chunk isn't supported.")
     scale = float(call.scale) if call.scale is not None else head_dim**-0.5
     value_dim = int(value.meta["val"].shape[3])
     return Attention(
@@ -134,6 +139,16 @@ def _record(index: int, site: str, call: Call, meaning: Meaning) -> Attention:
         query_heads, kv_heads, head_dim, value_dim, meaning.span, call.softcap,
         _slope_each(meaning.slopes, query_heads, site), call.sink, call.heads_last,
     )  # fmt: skip
+
+
+def _constant_slopes(module: fx.GraphModule, node: fx.Node, site: str) -> tuple[float, ...]:
+    slopes = constant(module, node)
+    if slopes is None or slopes.dim() != 1:
+        raise UnsupportedOpError(
+            f"{site}: flash_attn's alibi_slopes must be constants, one a head; here they are "
+            "computed from the call's inputs or differ by row."
+        )
+    return tuple(slopes.tolist())
 
 
 def _slope_each(slopes: tuple[float, ...] | None, query_heads: int, site: str) -> tuple[float, ...] | None:

@@ -14,8 +14,9 @@ class Call:
     """One attention's output, operands and form.
 
     `node` gives the output, the first of a tuple if `heads_last`; `masks` are nodes, each of which must
-    let a key be seen, or adds a bias; `scale` None is the operator's own; `softcap` caps logits by tanh;
-    `sink` holds one more logit a query head, whose value is nothing.
+    let a key be seen, or adds a bias; `factors` multiply the logits before those, and must be 1 for keys
+    seen; `scale` None is the operator's own; `softcap` caps logits by tanh; `sink` holds one more logit a
+    query head, whose value is nothing; `slopes` holds flash_attn's ALiBi slopes, one a query head.
     """
 
     node: fx.Node
@@ -28,6 +29,8 @@ class Call:
     causal: bool = False
     window: int | None = None
     masks: tuple[fx.Node, ...] = ()
+    factors: tuple[fx.Node, ...] = ()
+    slopes: fx.Node | None = None
     dropout: float = 0.0
     heads_last: bool = False
 
@@ -57,9 +60,11 @@ def _read_flash_attn(node: fx.Node) -> Call:
     """flash_attn's forward operator; its window_size_left counts the keys before the query's own."""
     names = [argument.name for argument in node.target._schema.arguments]
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    site = site_name(node)
-    if given.get("alibi_slopes") is not None:
-        raise UnsupportedOpError(f"{site}: flash_attn with alibi_slopes isn't supported.")
+    if any(user.args[1] != 0 and user.users for user in node.users):
+        raise UnsupportedOpError(
+            f"{site_name(node)}: flash_attn's log-sum-exps are read too, which would need the "
+            "keys that are gone."
+        )
     left = given.get("window_size_left", -1)
     causal = bool(given.get("causal", False)) or given.get("window_size_right", -1) == 0
     return Call(
@@ -71,6 +76,7 @@ def _read_flash_attn(node: fx.Node) -> Call:
         softcap=given.get("softcap") or None,
         causal=causal,
         window=None if left is None or left < 0 else left + 1,
+        slopes=given.get("alibi_slopes"),
         dropout=float(given.get("dropout_p", 0.0)),
         heads_last=True,
     )

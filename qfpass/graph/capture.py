@@ -16,6 +16,7 @@ from .flex import spell_flex_attention
 from .inplace import spell_out_of_place
 from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
+from .sinks import spell_sinks
 
 aten = torch.ops.aten
 
@@ -180,6 +181,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     spell_flex_attention(module, graph)
     spell_out_of_place(graph)
     spell_products(graph)
+    spell_sinks(graph)
     merged = fx_graph_cse(graph)
     merged.lint()
     return fx.GraphModule(module, merged)

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from .dependence import SHAPE_ONLY
 from .mask import BLOCKED_BELOW, attribute
 from .products import RESHAPES, insert, keeps_last_two
 
@@ -17,14 +18,16 @@ _SCALES = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 _DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
 _CHOICES = {aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
 _FILLS = {aten.masked_fill.Scalar, aten.masked_fill.Tensor}
+_CLAMPS = {aten.max.other, aten.maximum.default, aten.clamp.default, aten.clamp_min.default}
 _LARGEST = {aten.amax.default, aten.max.dim}
 
 
 @dataclass
 class Logits:
-    """softcap(scale * query @ key^T) + masks, and `sink` beside them as the last column.
+    """softcap(scale * factors * query @ key^T) + masks, and `sink` beside them as the last column.
 
-    `text` has the nodes that depend on the tokens; what doesn't is a mask.
+    `text` has the nodes that depend on the tokens; what doesn't is a mask, or a factor that must be 1 for
+    the keys seen.
     """
 
     module: fx.GraphModule
@@ -33,6 +36,7 @@ class Logits:
     scale: float = 1.0
     softcap: float | None = None
     masks: list[fx.Node] = field(default_factory=list)
+    factors: list[fx.Node] = field(default_factory=list)
     sink: fx.Node | None = None
 
 
@@ -61,6 +65,8 @@ def read_logits(logits: Logits, softmax: fx.Node) -> fx.Node | None:
             node = _added(logits, node)
         elif node.target is aten.sub.Tensor:
             node = _less(logits, node)
+        elif node.target in _CLAMPS:
+            node = _clamped(logits, node)
         elif node.target is aten.cat.default:
             node = _beside_sink(logits, node)
         elif node.target in _CHOICES:
@@ -73,7 +79,7 @@ def read_logits(logits: Logits, softmax: fx.Node) -> fx.Node | None:
 
 def _require_single_reader(logits: Logits, node: fx.Node, reader: fx.Node) -> None:
     for other in node.users:
-        if other is not reader and other.target not in _LARGEST:
+        if other is not reader and other.target not in _LARGEST | SHAPE_ONLY:
             raise UnsupportedOpError(
                 f"{logits.site}: its logits are read by {other.target} ({other.name}) too, which would need "
                 "those of keys that are gone."
@@ -83,11 +89,19 @@ def _require_single_reader(logits: Logits, node: fx.Node, reader: fx.Node) -> No
 def _scaled(logits: Logits, node: fx.Node) -> fx.Node:
     left, right = node.args[:2]
     divides = node.target in _DIVISIONS
-    if (factor := _number(logits.module, right)) is None:
-        if divides or (factor := _number(logits.module, left)) is None:
-            raise unknown(logits.site, node)
-        left = right
-    logits.scale *= 1 / factor if divides else factor
+    if (factor := _number(logits.module, right)) is not None:
+        logits.scale *= 1 / factor if divides else factor
+        return left
+    if divides:
+        raise unknown(logits.site, node)
+    if (factor := _number(logits.module, left)) is not None:
+        logits.scale *= factor
+        return right
+    if isinstance(left, fx.Node) and left not in logits.text:
+        left, right = right, left
+    if not isinstance(right, fx.Node) or right in logits.text:
+        raise unknown(logits.site, node)
+    logits.factors.append(right)
     return left
 
 
@@ -109,6 +123,17 @@ def _added(logits: Logits, node: fx.Node) -> fx.Node:
     return left
 
 
+def _clamped(logits: Logits, node: fx.Node) -> fx.Node:
+    """max(x, lowest), the lowest number of the dtype, which keeps -inf out and changes nothing else."""
+    bounds = dict(zip(("min", "max"), node.args[1:], strict=False)) | dict(node.kwargs)
+    least, lowest = _number(logits.module, bounds.get("min")), torch.finfo(node.meta["val"].dtype).min
+    changes = least is None or least > lowest or bounds.get("max") is not None
+    # What it leaves of a mask below it must hide a key even after the scaling above it.
+    if changes or lowest * logits.scale > BLOCKED_BELOW:
+        raise unknown(logits.site, node)
+    return node.args[0]
+
+
 def _less(logits: Logits, node: fx.Node) -> fx.Node:
     """x - max(x), which a softmax doesn't see, or x less a bias."""
     left, right = node.args[:2]
@@ -126,12 +151,15 @@ def _less(logits: Logits, node: fx.Node) -> fx.Node:
 def _beside_sink(logits: Logits, node: fx.Node) -> fx.Node:
     """cat([logits, sink], -1), the sink one learned number a head: gpt-oss's attention sinks."""
     parts, dim = node.args[0], node.args[1] if len(node.args) > 1 else 0
-    if len(parts) != 2 or dim not in (-1, 3) or logits.sink is not None or logits.masks or logits.scale != 1:
+    dims = node.meta["val"].dim()
+    if len(parts) != 2 or dims < 4 or dim % dims != dims - 1:
+        raise unknown(logits.site, node)
+    if logits.sink is not None or logits.masks or logits.scale != 1:
         raise unknown(logits.site, node)
     product, learned = parts
     while learned.target in (aten.expand.default, *RESHAPES, *CASTS):
         learned = learned.args[0]
-    heads = node.meta["val"].shape[1]
+    heads = node.meta["val"].shape[1:-2].numel()
     if learned in logits.text or learned.meta["val"].shape.numel() != heads:
         raise unknown(logits.site, node)
     logits.sink = learned
@@ -159,7 +187,7 @@ def _filled(logits: Logits, node: fx.Node) -> fx.Node:
 
 def _note_mask(logits: Logits, node: fx.Node, mask: fx.Node) -> None:
     """A mask as it reaches the softmax, so times what the logits are multiplied by after it."""
-    if logits.softcap is not None or logits.scale <= 0:
+    if logits.softcap is not None or logits.scale <= 0 or logits.factors:
         raise unknown(logits.site, node)
     if logits.scale != 1 and mask.meta["val"].dtype != torch.bool:
         mask = insert(node, aten.mul.Tensor, mask, logits.scale)

@@ -14,6 +14,8 @@ BLOCKED_BELOW = -1e4  # additive masks use the dtype's lowest number or -inf; fl
 class Mask:
     """The masks of the attention named `site`, nodes of `module`'s graph, taken together.
 
+    `factors` are nodes that multiply its logits before the masks.
+
     Attributes:
         numbers: the whole numbers that they are made with, a window's length among them if there is one.
         table_length: the longest text that a table stored in the model covers; None without a table.
@@ -22,16 +24,18 @@ class Mask:
         UnsupportedOpError: one depends on the text.
     """
 
-    def __init__(self, module: fx.GraphModule, masks: Sequence[fx.Node], site: str) -> None:
-        self.site, self.device = site, masks[0].meta["val"].device
+    def __init__(
+        self, module: fx.GraphModule, masks: Sequence[fx.Node], factors: Sequence[fx.Node], site: str
+    ) -> None:
+        self.site, self.device, self._masks = site, masks[0].meta["val"].device, len(masks)
         text = text_dependent(masks[0].graph, SHAPE_ONLY)
         if any(mask in text for mask in masks):
             raise UnsupportedOpError(
                 f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
                 "which keys it will show isn't known when one is evicted."
             )
-        needed = made_from(masks)
-        graph, self.numbers = _copied(masks, needed)
+        needed = made_from([*masks, *factors])
+        graph, self.numbers = _copied([*masks, *factors], needed)
         self._program = fx.GraphModule(module, graph)
         held = [attribute(module, n) for n in needed if n.op == "get_attr"]
         tables = [t for t in held if isinstance(t, torch.Tensor) and bool(t.isfinite().any())]
@@ -51,7 +55,7 @@ class Mask:
         ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
         positions = torch.arange(offset, offset + length, device=self.device)[None]
         try:
-            masks = self._program(ids, positions)
+            values = self._program(ids, positions)
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UnsupportedOpError(
@@ -60,7 +64,7 @@ class Mask:
             ) from error
         shown = torch.ones(length, length, dtype=torch.bool, device=self.device)
         bias: torch.Tensor | None = None
-        for mask in masks:
+        for mask in values[: self._masks]:
             mask = mask.reshape(-1, *mask.shape[-2:])
             seen = mask if mask.dtype == torch.bool else mask > BLOCKED_BELOW
             if not bool((seen == seen[0]).all()):
@@ -69,7 +73,27 @@ class Mask:
             if mask.dtype != torch.bool and bool(((mask != 0) & seen).any()):
                 added = mask.masked_fill(~seen, 0.0).float()
                 bias = added if bias is None else bias + added
+        if any(_changes(factor, shown) for factor in values[self._masks :]):
+            raise UnsupportedOpError(
+                f"{self.site}: its logits are multiplied by numbers that depend on the position, other "
+                "than 1 for keys that are seen."
+            )
         return shown, bias
+
+
+def constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
+    """What a node of `module`'s graph holds whatever the inputs are; None if it is made from them."""
+    needed = made_from([node])
+    if any(n.op == "placeholder" for n in needed):
+        return None
+    (value,) = fx.GraphModule(module, _copied([node], needed)[0])(None, None)
+    return value
+
+
+def _changes(factor: torch.Tensor, shown: torch.Tensor) -> bool:
+    """Whether it does more to the logits than to shrink those of keys that aren't shown."""
+    factor = factor.expand(*factor.shape[:-2], *shown.shape)
+    return bool(((factor != 1) & shown).any()) or not bool(((factor >= 0) & (factor <= 1)).all())
 
 
 def _copied(targets: Sequence[fx.Node], needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:

@@ -1,4 +1,4 @@
-"""Products in one form: what bmm, baddbmm and einsum compute over heads, written as matmuls of [B, H, ., .].
+"""Products in one form: what is computed over heads or groups of heads, written as matmuls of [B, H, ., .].
 
 So that attention, which people write with any of them, is read in one form. What can't be told to be a
 product over batch and heads is left as it is.
@@ -26,16 +26,19 @@ def spell_products(graph: fx.Graph) -> None:
             _spell_bmm(node)
         elif node.target is aten.einsum.default:
             _spell_einsum(node)
+        elif node.target is aten.matmul.default:
+            _spell_grouped(node)
     graph.eliminate_dead_code()
 
 
-def insert(before: fx.Node, target: torch._ops.OpOverload, *args: object) -> fx.Node:
+def insert(before: fx.Node, target: torch._ops.OpOverload, *args: object, **kwargs: object) -> fx.Node:
     """A new call before a node, with the value that it has in the trace."""
     with before.graph.inserting_before(before):
-        node = before.graph.call_function(target, args)
+        node = before.graph.call_function(target, args, kwargs)
     node.meta = {k: v for k, v in before.meta.items() if k != "val"}
-    values: Any = fx.map_arg(args, lambda n: n.meta["val"])  # type: ignore[type-var]
-    node.meta["val"] = target(*values)
+    given: Any = (args, kwargs)
+    values, named = fx.map_arg(given, lambda n: n.meta["val"])
+    node.meta["val"] = target(*values, **named)
     return node
 
 
@@ -68,9 +71,9 @@ def _order(node: fx.Node) -> list[int]:
 
 
 def keeps_last_two(node: fx.Node) -> bool:
-    """Whether a reshape only folds heads into the batch, or parts them again."""
+    """Whether a reshape only folds heads into the batch or into groups, or parts them again."""
     before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
-    return {len(before), len(after)} <= {3, 4} and str(before[-2:]) == str(after[-2:])
+    return {len(before), len(after)} <= {3, 4, 5} and str(before[-2:]) == str(after[-2:])
 
 
 def _without_addend(node: fx.Node) -> fx.Node:
@@ -118,34 +121,79 @@ def _parted(user: fx.Node, node: fx.Node) -> fx.Node | None:
     return source if source.meta["val"].dim() == 4 and isinstance(source.meta["val"].shape[1], int) else None
 
 
+def _spell_grouped(node: fx.Node) -> None:
+    """[B, Hkv, G, n, m] @ [B, Hkv, 1 or G, m, p], G query heads for each of Hkv, over Hkv * G heads."""
+    left, right = node.args[:2]
+    if any(n.meta["val"].dim() != 5 for n in (left, right)):
+        return
+    (heads, groups), others = (list(n.meta["val"].shape[1:3]) for n in (left, right))
+    if (
+        not isinstance(heads, int)
+        or not isinstance(groups, int)
+        or others not in ([heads, 1], [heads, groups])
+    ):
+        return
+    if others == [heads, groups]:
+        right = insert(node, aten.flatten.using_ints, right, 1, 2)
+    else:
+        right = _repeated(node, _narrowed(node, right), groups)
+    left = insert(node, aten.flatten.using_ints, left, 1, 2)
+    product = insert(node, aten.matmul.default, left, right)
+    _replace(node, insert(node, aten.unflatten.int, product, 1, [heads, groups]))
+
+
+def _narrowed(user: fx.Node, node: fx.Node) -> fx.Node:
+    """[B, H, 1, n, m] as [B, H, n, m]."""
+    if node.target is aten.unsqueeze.default and node.args[1] in (2, -3):
+        return node.args[0]
+    if node.target is aten.transpose.int and {d % 5 for d in node.args[1:]} == {3, 4}:
+        return permuted(user, _narrowed(user, node.args[0]), [0, 1, 3, 2])
+    return insert(user, aten.select.int, node, 2, 0)
+
+
+def _repeated(user: fx.Node, node: fx.Node, groups: int) -> fx.Node:
+    """Each head of [B, H, n, m] `groups` times; keys, whose last dimension is tokens, are transposed last."""
+    repeat = aten.repeat_interleave.self_int
+    if isinstance(node.meta["val"].shape[3], int):
+        return insert(user, repeat, node, groups, 1)
+    keys = permuted(user, node, [0, 1, 3, 2])
+    return insert(user, aten.transpose.int, insert(user, repeat, keys, groups, 1), 2, 3)
+
+
 def _spell_einsum(node: fx.Node) -> None:
-    """Two operands of four dimensions, two of them (batch and heads) in both and in the result."""
+    """Two operands that share two letters of the result (batch and heads) and sum over one.
+
+    Each has one of its own (rows), and one of them maybe a second, of a fixed size: a head's groups.
+    """
     terms, result = _letters(node)
-    if result is None or len(terms) != 2 or any(len(set(t)) != 4 or len(t) != 4 for t in (*terms, result)):
+    if result is None or len(terms) != 2 or any(len(set(t)) != len(t) for t in (*terms, result)):
         return
     shared = [c for c in result if c in terms[0] and c in terms[1]]
-    rows = [c for c in result if c not in shared]
     summed = [c for c in terms[0] if c in terms[1] and c not in result]
-    if (len(shared), len(rows), len(summed)) != (2, 2, 1):
+    own = [[c for c in result if c in t and c not in shared] for t in terms]
+    if (len(shared), len(summed)) != (2, 1) or sorted(map(len, own)) not in ([1, 1], [1, 2]):
         return
-    operands = list(zip(terms, node.args[1], strict=True))
-    if rows[0] not in terms[0]:
-        operands.reverse()
-    wanted = ([*shared, rows[0], summed[0]], [*shared, summed[0], rows[1]])
-    if any(set(w) != set(t) for w, (t, _) in zip(wanted, operands, strict=True)):
+    operands = list(zip(terms, own, node.args[1], strict=True))
+    operands.sort(key=lambda operand: (-len(operand[1]), result.index(operand[1][0])))
+    (first, rows, left), (second, columns, right) = operands
+    if {*first} != {*shared, *rows, *summed} or {*second} != {*shared, *columns, *summed}:
         return
-    sides = [permuted(node, x, [t.index(c) for c in w]) for w, (t, x) in zip(wanted, operands, strict=True)]
-    product = insert(node, aten.matmul.default, *sides)
-    made = [*shared, *rows]
+    rows.sort(key=lambda c: not isinstance(left.meta["val"].shape[first.index(c)], int))
+    left = permuted(node, left, [first.index(c) for c in (*shared, *rows, *summed)])
+    right = permuted(node, right, [second.index(c) for c in (*shared, *summed, *columns)])
+    if len(rows) == 2:
+        right = insert(node, aten.unsqueeze.default, right, 2)
+    product = insert(node, aten.matmul.default, left, right)
+    made = [*shared, *rows, *columns]
     _replace(node, permuted(node, product, [made.index(c) for c in result]))
+    _spell_grouped(product)
 
 
 def _letters(node: fx.Node) -> tuple[list[str], str | None]:
     equation = str(node.args[0]).replace(" ", "")
     inputs, arrow, result = equation.partition("->")
-    return inputs.split(","), result if arrow and equation.replace("->", "").replace(
-        ",", ""
-    ).isalpha() else None
+    written = equation.replace("->", "").replace(",", "")
+    return inputs.split(","), result if arrow and written.isalpha() else None
 
 
 def _replace(old: fx.Node, new: fx.Node) -> None:

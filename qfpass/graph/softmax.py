@@ -39,10 +39,10 @@ def read_softmax(module: fx.GraphModule, softmax: fx.Node, text: set[fx.Node]) -
     query, key = _uncast(query, dtype), _uncast(key, dtype)
     if not query.meta["val"].dtype == key.meta["val"].dtype == dtype:
         raise UnsupportedOpError(f"{logits.site}: query, key and value have different dtypes.")
-    scale = logits.scale
     return Call(
-        output, query, key, value, scale, softcap=logits.softcap, sink=logits.sink, masks=tuple(logits.masks)
-    )
+        output, query, key, value, logits.scale, softcap=logits.softcap, sink=logits.sink,
+        masks=tuple(logits.masks), factors=tuple(logits.factors),
+    )  # fmt: skip
 
 
 def product_with_values(softmax: fx.Node) -> tuple[fx.Node, fx.Node | None]:
@@ -75,6 +75,8 @@ def _require_plain(
         raise UnsupportedOpError(
             f"{logits.site}: its softmax runs over dimension {softmax.args[1]}, not keys."
         )
+    if str(output.meta["val"].shape[:2]) != str(product.meta["val"].shape[:2]):
+        raise unknown(logits.site, output)
     # The sink's column is cut off, and nothing else is.
     if str(weights.meta["val"].shape[-2:]) != str(product.meta["val"].shape[-2:]):
         raise unknown(logits.site, weights)

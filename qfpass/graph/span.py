@@ -59,12 +59,14 @@ class Meaning:
 def learn_meaning(
     module: fx.GraphModule,
     masks: Sequence[fx.Node],
+    factors: Sequence[fx.Node],
+    beside_sink: bool,
     site: str,
     context_length: int | None,
-    beside_sink: bool = False,
 ) -> Meaning:
     """What the masks (nodes of `module`'s graph) of the attention named `site` do together.
 
+    `factors` multiply the logits before the masks and must be 1 wherever these show a key.
     A bias may differ by a constant a query, which a softmax doesn't see, unless it is `beside_sink`.
 
     They are evaluated at two lengths, the longer past every window that their numbers could mean, and
@@ -74,7 +76,7 @@ def learn_meaning(
         UnsupportedOpError: they are none of these, have a bias that isn't linear in the distance, depend
             on the text, or are too long to evaluate.
     """
-    mask = Mask(module, masks, site)
+    mask = Mask(module, masks, factors, site)
     long, short = _lengths(mask, context_length)
     shown, bias = mask.evaluate(long, 0)
     span = _read_span(shown, site)
@@ -89,8 +91,6 @@ def learn_meaning(
             )
         if not _is_linear(bias, slopes, beside_sink):
             raise _not_linear(site)
-    if slopes is not None and span.reach is not None:
-        raise UnsupportedOpError(f"{site}: a bias by distance within a window or chunk isn't supported.")
     return Meaning(span, slopes)
 
 

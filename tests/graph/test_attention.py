@@ -1,11 +1,11 @@
 """Finding attention in graphs of small decoders, and rewriting what was found."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
-from decoders import HEAD_DIM, KV_HEADS, QUERY_HEADS, causal, decoder
+from decoders import HEAD_DIM, KV_HEADS, QUERY_HEADS, Attend, causal, decoder
 from rewriting import check_rewritten, found
 
 from qfpass.errors import NoAttentionError, UnsupportedOpError
@@ -142,9 +142,14 @@ def flash_attn() -> Iterator[torch.library.Library]:
         return_softmax: bool,
     ) -> tuple[T, T, T, T]:  # fmt: skip
         window = window_size_left + 1 if window_size_left >= 0 else None
+        bias = None
+        if alibi_slopes is not None and alibi_slopes.shape[-1] == q.shape[2]:
+            place = torch.arange(q.shape[1])
+            bias = -alibi_slopes[..., None, None] * (place[:, None] - place).abs()
+            bias = bias.expand(q.shape[0], -1, -1, -1).masked_fill(place > place[:, None], float("-inf"))
         out, lse = reference.attend(
-            *(t.transpose(1, 2) for t in (q, k, v)),
-            scale=softmax_scale, causal=causal, window=window, softcap=softcap or None,
+            *(t.transpose(1, 2) for t in (q, k, v)), softcap=softcap or None, bias=bias,
+            scale=softmax_scale, causal=causal and bias is None, window=window,
         )  # fmt: skip
         out = out.transpose(1, 2).contiguous()
         return out, lse.contiguous(), q.new_empty(0), torch.empty(2, dtype=torch.int64)
@@ -192,11 +197,47 @@ def test_flash_attn_with_a_soft_cap_is_found(flash_attn: torch.library.Library) 
     check_rewritten(model, captured, attentions)
 
 
-def test_flash_attn_with_alibi_is_refused(flash_attn: torch.library.Library) -> None:
+def with_alibi(slopes: Callable[[T], T], left: int = -1) -> Attend:
     def attend(query: T, key: T, value: T, positions: T) -> T:
-        return call_flash(query, key, value, alibi=torch.ones(QUERY_HEADS))
+        return call_flash(query, key, value, alibi=slopes(positions), left=left, softcap=0.7)
 
-    with pytest.raises(UnsupportedOpError, match=r"layers\.0.*alibi_slopes"):
+    return attend
+
+
+def test_flash_attn_with_alibi_is_found(flash_attn: torch.library.Library) -> None:
+    slopes = [2.0 ** -(i + 1) for i in range(QUERY_HEADS)]
+    model = decoder(with_alibi(lambda _: torch.tensor(slopes)))
+    captured, attentions = found(model)
+    assert [a.slopes for a in attentions] == [tuple(slopes)] * 2
+    check_rewritten(model, captured, attentions)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "left", "reason"),
+    [
+        (lambda p: torch.ones(QUERY_HEADS) * p.shape[0], -1, "must be constants"),
+        (lambda p: torch.ones(1, QUERY_HEADS), -1, "must be constants"),
+        (lambda p: torch.ones(QUERY_HEADS - 1), -1, "a bias for 5 heads"),
+        (lambda p: torch.ones(QUERY_HEADS), 3, "distance within a window"),
+    ],
+    ids=["of the inputs", "by row", "too few", "windowed"],
+)
+def test_other_slopes_are_refused(
+    flash_attn: torch.library.Library, slopes: Callable[[T], T], left: int, reason: str
+) -> None:
+    with pytest.raises(UnsupportedOpError, match=rf"layers\.0.*{reason}"):
+        found(decoder(with_alibi(slopes, left), layers=1))
+
+
+def test_flash_attn_whose_sums_are_read_is_refused(flash_attn: torch.library.Library) -> None:
+    def attend(query: T, key: T, value: T, positions: T) -> T:
+        operands = [t.transpose(1, 2) for t in (query, key, value)]
+        out, lse, *_ = torch.ops.flash_attn._flash_attn_forward(
+            *operands, 0.0, 0.4, True, -1, -1, 0.0, None, False
+        )
+        return out.transpose(1, 2) * lse[..., None]
+
+    with pytest.raises(UnsupportedOpError, match=r"layers\.0.*log-sum-exps are read"):
         found(decoder(attend, layers=1))
 
 

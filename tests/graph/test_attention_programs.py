@@ -31,7 +31,7 @@ class Program:
     span: Span
     softcap: float | None
     slopes: str | None
-    sink: bool
+    sink: str | None
     upcast: bool
 
     def __call__(self, query: T, key: T, value: T, positions: T) -> T:
@@ -47,8 +47,11 @@ class Program:
             logits = logits.double()
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        weights = self._weights(self._masked(self._biased(logits, positions), positions))
-        return self._output(weights.to(value.dtype), self._wide(value))
+        if self.mask == "multiplied":
+            logits = logits * _like(logits, self._seen(positions).float())
+        logits = self._masked(self._biased(logits, positions), positions)
+        out = self._output(self._weights(logits).to(value.dtype), self._wide(value))
+        return self._gated(out, logits).to(value.dtype) if self.sink == "gate" else out
 
     @property
     def true_scale(self) -> float:
@@ -56,6 +59,9 @@ class Program:
         return {"query": 1.0, "after": 0.3, "inside": 0.3, "divided": 10**-0.5}[self.scale]
 
     def _wide(self, kv: T) -> T:
+        """[B, Hq, S, D], or [B, Hkv, S, D] for a grouped product."""
+        if self.product.startswith("grouped"):
+            return kv[:, :1] if self.repeat == "one" else kv
         if self.repeat == "interleave":
             return kv.repeat_interleave(GROUP, dim=1)
         if self.repeat == "expand":
@@ -65,6 +71,16 @@ class Program:
 
     def _product(self, query: T, key: T, factor: float) -> T:
         batch, heads, length, _ = query.shape
+        if self.product.startswith("grouped"):
+            query = query.unflatten(1, (key.shape[1], -1))
+            if self.product == "grouped matmul":
+                logits = query @ key[:, :, None].transpose(-1, -2)
+            elif self.product == "grouped einsum":
+                logits = torch.einsum("bhgqd,bhkd->bhgqk", query, key)
+            else:
+                query, key = query.permute(0, 3, 1, 2, 4).contiguous(), key.transpose(1, 2).contiguous()
+                logits = torch.einsum("bqhgd,bkhd->bhgqk", query, key)
+            return logits * (factor if self.scale == "inside" else 1)
         if self.product == "matmul":
             return query @ key.transpose(2, 3) * (factor if self.scale == "inside" else 1)
         if self.product == "einsum":
@@ -85,33 +101,56 @@ class Program:
     def _biased(self, logits: T, positions: T) -> T:
         slopes = SLOPES[:, None, None]
         if self.slopes == "key":  # a row's own constant doesn't matter to a softmax
-            return logits + slopes * positions[:, None, None, :]
+            return logits + _like(logits, slopes * positions[:, None, None, :])
         if self.slopes == "distance":
-            return logits - slopes * (positions[:, None, :, None] - positions[:, None, None, :])
+            distance = positions[:, None, :, None] - positions[:, None, None, :]
+            return logits - _like(logits, slopes * distance)
         return logits
 
-    def _masked(self, logits: T, positions: T) -> T:
+    def _seen(self, positions: T) -> T:
+        """[B, 1, S, S]: which keys a query sees."""
         here, there = positions[:, None, :, None], positions[:, None, None, :]
         seen = here >= there
         if self.span.window is not None:
             seen = seen & (here - there < self.span.window)
         if self.span.chunk is not None:
             seen = seen & (here // self.span.chunk == there // self.span.chunk)
+        return seen
+
+    def _masked(self, logits: T, positions: T) -> T:
+        seen = _like(logits, self._seen(positions))
+        if self.mask == "multiplied":
+            return logits + -1e4 * (1 - seen.float())
         if self.mask == "added":
             return logits + torch.where(seen, 0.0, LOWEST)
+        if self.mask == "clamped":
+            hidden = torch.where(seen, 0.0, float("-inf"))
+            return torch.max(logits + hidden, torch.full((), torch.finfo(logits.dtype).min))
         if self.mask == "chosen":
             return torch.where(seen, logits, LOWEST)
         return logits.masked_fill(~seen, float("-inf"))
 
     def _weights(self, logits: T) -> T:
-        if not self.sink:
+        if self.sink != "column":
             return logits.softmax(-1)
-        batch, _, length, _ = logits.shape
-        sink = SINK.to(logits.dtype).reshape(1, -1, 1, 1).expand(batch, -1, length, -1)
+        sink = _like(logits, SINK.to(logits.dtype).reshape(1, -1, 1, 1)).expand(*logits.shape[:-1], 1)
         logits = torch.cat([logits, sink], dim=-1)
         return (logits - logits.max(dim=-1, keepdim=True).values).softmax(-1)[..., :-1]
 
+    def _gated(self, out: T, logits: T) -> T:
+        """The same by what the keys have of the weight beside the sink."""
+        sink = _like(logits, SINK.reshape(1, -1, 1, 1)).squeeze(-1)
+        gate = (logits.logsumexp(-1) - sink).float().sigmoid().unsqueeze(-1)
+        return out * (gate.flatten(1, 2) if gate.dim() == 5 else gate)
+
     def _output(self, weights: T, value: T) -> T:
+        if self.product == "grouped matmul":
+            return (weights @ value[:, :, None]).flatten(1, 2)
+        if self.product == "grouped einsum":
+            return torch.einsum("bhgqk,bhkd->bhgqd", weights, value).flatten(1, 2)
+        if self.product.startswith("grouped"):
+            value = value.transpose(1, 2).contiguous()
+            return torch.einsum("bhgqk,bkhd->bqhgd", weights, value).flatten(2, 3).transpose(1, 2)
         batch, heads, length, dim = value.shape
         if self.product == "einsum":
             return torch.einsum("bhqk,bhkd->bhqd", weights, value)
@@ -124,16 +163,25 @@ class Program:
         return weights @ value
 
 
+def _like(logits: T, x: T) -> T:
+    """[B, 1 or Hq, ., .] in the form of the logits, whose heads may be split in groups."""
+    if logits.dim() == 4:
+        return x
+    return x[:, :, None] if x.shape[1] == 1 else x.unflatten(1, logits.shape[1:3])
+
+
+GROUPED = ["grouped matmul", "grouped einsum", "grouped einsum heads last"]
+
 programs = st.builds(
     Program,
-    product=st.sampled_from(["matmul", "bmm", "baddbmm", "einsum", "einsum heads last"]),
+    product=st.sampled_from(["matmul", "bmm", "baddbmm", "einsum", "einsum heads last", *GROUPED]),
     repeat=st.sampled_from(["interleave", "expand", "one"]),
     scale=st.sampled_from(["query", "after", "inside", "divided"]),
-    mask=st.sampled_from(["added", "chosen", "filled"]),
+    mask=st.sampled_from(["added", "chosen", "filled", "clamped", "multiplied"]),
     span=st.sampled_from([Span(), Span(), Span(window=5), Span(chunk=4)]),
     softcap=st.sampled_from([None, None, 0.5]),
     slopes=st.sampled_from([None, None, "key", "distance"]),
-    sink=st.booleans(),
+    sink=st.sampled_from([None, None, "column", "gate"]),
     upcast=st.booleans(),
 )
 
@@ -141,14 +189,15 @@ programs = st.builds(
 @given(program=programs)
 @settings(max_examples=25, phases=[Phase.generate])  # shrinking takes minutes
 def test_no_program_is_misread(program: Program) -> None:
-    # Both refused: see below.
+    # All refused: see below.
     assume(not (program.slopes and program.span.reach) and not (program.slopes == "key" and program.sink))
+    assume(not (program.product.endswith("heads last") and program.sink == "gate"))
     model = decoder(program, layers=1)
     captured, (attention,) = found(model)
     assert attention.span == program.span
     assert attention.scale == pytest.approx(program.true_scale)
     assert attention.softcap == (None if program.softcap is None else pytest.approx(program.softcap))
-    assert (attention.sink is not None) == program.sink
+    assert (attention.sink is not None) == (program.sink is not None)
     assert attention.head_dim == attention.value_dim == HEAD_DIM
     assert attention.kv_heads == (1 if program.repeat == "one" else KV_HEADS)
     slopes = None if program.slopes is None else pytest.approx(SLOPES.tolist(), rel=1e-4)
@@ -157,13 +206,17 @@ def test_no_program_is_misread(program: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    ("span", "slopes", "sink", "reason"),
+    ("product", "span", "slopes", "sink", "reason"),
     [
-        (Span(window=5), "distance", False, "distance within a window"),
-        (Span(), "key", True, "isn't linear in the distance"),  # beside a sink, a row's constant matters
+        ("matmul", Span(window=5), "distance", None, "distance within a window"),
+        # Beside a sink, a row's constant matters.
+        ("matmul", Span(), "key", "column", "isn't linear in the distance"),
+        ("grouped matmul", Span(), "key", "gate", "isn't linear in the distance"),
+        # Which head a number of the gate is for isn't followed through a permutation.
+        ("einsum heads last", Span(), None, "gate", "read by aten.logsumexp"),
     ],
 )
-def test_is_refused(span: Span, slopes: str, sink: bool, reason: str) -> None:
-    program = Program("matmul", "expand", "after", "filled", span, None, slopes, sink, upcast=False)
+def test_is_refused(product: str, span: Span, slopes: str | None, sink: str | None, reason: str) -> None:
+    program = Program(product, "expand", "after", "filled", span, None, slopes, sink, upcast=False)
     with pytest.raises(UnsupportedOpError, match=rf"layers\.0.*{reason}"):
         found(decoder(program, layers=1))

@@ -39,6 +39,11 @@ def written_out(weights: Callable[[T, T], T]) -> Callable[[T, T, T, T], T]:
     return attend
 
 
+def shown(positions: T) -> T:
+    """[B, 1, S, S]: 1 where a key is seen, else 0."""
+    return torch.where(gap(positions) >= 0, 1.0, 0.0)
+
+
 def added(logits: T, p: T) -> T:
     return (logits * 0.3 + torch.where(gap(p) >= 0, 0.0, LOWEST)).softmax(-1)
 
@@ -64,6 +69,19 @@ def upcast(logits: T, p: T) -> T:
     return F.dropout(masked.softmax(-1, dtype=torch.float64).to(logits.dtype), 0.1, training=False)
 
 
+def multiplied(logits: T, p: T) -> T:
+    return (logits / 3 * shown(p) + -1e4 * (1 - shown(p))).softmax(-1)
+
+
+def at_least_the_lowest(logits: T, p: T) -> T:
+    hidden = torch.where(gap(p) >= 0, 0.0, float("-inf"))
+    return torch.max(logits * 0.3 + hidden, torch.tensor(LOWEST)).softmax(-1)
+
+
+def clamped_at_the_lowest(logits: T, p: T) -> T:
+    return (0.3 * logits.masked_fill(gap(p) < 0, float("-inf")).clamp(min=LOWEST)).softmax(-1)
+
+
 def windowed(logits: T, p: T) -> T:
     return (0.3 * logits).masked_fill((gap(p) < 0) | (gap(p) >= 5), float("-inf")).softmax(-1)
 
@@ -80,6 +98,9 @@ FORMS: dict[str, tuple[Callable[[T, T], T], float, Span]] = {
     "chosen otherwise": (chosen_otherwise, 1.0, Span()),
     "masked, then scaled": (masked_then_scaled, 1 / 3, Span()),
     "upcast": (upcast, 0.3, Span()),
+    "multiplied": (multiplied, 1 / 3, Span()),
+    "at least the lowest": (at_least_the_lowest, 0.3, Span()),
+    "clamped at the lowest": (clamped_at_the_lowest, 0.3, Span()),
     "windowed": (windowed, 0.3, Span(5)),
     "windowed by two masks": (windowed_by_two_masks, 0.3, Span(5)),
 }
@@ -120,7 +141,11 @@ def test_products_of_query_and_key(product: Callable[[T, T], T]) -> None:
         (lambda x, p: (x - gap(p) ** 2).masked_fill(gap(p) < 0, -1e9).softmax(-1), "isn't linear"),
         (lambda x, p: (x - x[..., :1]).masked_fill(gap(p) < 0, -1e9).softmax(-1), "sub"),
         (lambda x, p: (x + x.mean()).masked_fill(gap(p) < 0, -1e9).softmax(-1), "add"),
-        (lambda x, p: (x * gap(p)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "mul"),
+        (lambda x, p: (x * gap(p)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "multiplied by numbers"),
+        (lambda x, p: (x * (3 * shown(p)) - 1e4 * (1 - shown(p))).softmax(-1), "multiplied by numbers"),
+        (lambda x, p: ((x - 1e4 * (1 - shown(p))) * shown(p)).softmax(-1), "sub"),
+        (lambda x, p: x.masked_fill(gap(p) < 0, -1e9).clamp(min=-1e4).softmax(-1), "clamp"),
+        (lambda x, p: x.masked_fill(gap(p) < 0, -1e9).clamp(LOWEST, 5.0).softmax(-1), "clamp"),
         (lambda x, p: x.masked_fill(gap(p) < 0, -5.0).softmax(-1), "masked_fill"),
         (lambda x, p: x.softmax(-1), "bidirectional"),
         (lambda x, p: x.masked_fill(gap(p) < 0, -1e9).softmax(-2), "dimension -2"),
@@ -132,6 +157,10 @@ def test_products_of_query_and_key(product: Callable[[T, T], T]) -> None:
         "less the text",
         "reads the text",
         "scaled by place",
+        "scaled where seen",
+        "mask multiplied",
+        "clamped",
+        "clamped above",
         "soft mask",
         "none",
         "dim",
@@ -145,11 +174,8 @@ def test_other_forms_are_refused_by_name(weights: Callable[[T, T], T], reason: s
 
 def test_other_products_are_refused_by_name() -> None:
     def attend(query: T, key: T, value: T, positions: T) -> T:
-        grouped = query.unflatten(1, (KV_HEADS, GROUP))
-        logits = torch.einsum("bhgqd,bhkd->bhgqk", grouped, key).masked_fill(
-            gap(positions)[:, :, None] < 0, -1e9
-        )
-        return torch.einsum("bhgqk,bhkd->bhgqd", logits.softmax(-1), value).flatten(1, 2)
+        logits = torch.einsum("bhqd,bhke->bhqk", query, wide(key)).masked_fill(gap(positions) < 0, -1e9)
+        return logits.softmax(-1) @ wide(value)
 
     with pytest.raises(UnsupportedOpError, match="einsum"):
         find_attentions(capture(decoder(attend, layers=1)), 64)
