@@ -14,6 +14,7 @@ from ..errors import CaptureError
 from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
 from .inplace import spell_out_of_place
+from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
 from .sinks import spell_sinks
@@ -88,7 +89,11 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
     except CaptureError as own:
         return own
     except Exception as own:  # whatever the model's own code raises
-        return CaptureError(f"{name} doesn't run on input_ids and positions alone: {_first_line(own)}")
+        tokens = "x".join(map(str, example[0].shape))
+        return CaptureError(
+            f"{name} doesn't run on {tokens} token ids and their positions alone; its own forward fails: "
+            f"{_first_line(own)}"
+        )
     if isinstance(error, GuardOnDataDependentSymNode):
         return CaptureError(
             f"{name} can't be held in one graph: its forward branches on, or takes a size from, values that "
@@ -163,6 +168,7 @@ def _sdpa_attention(model: nn.Module) -> Iterator[None]:
 def _clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop checks and what does nothing, spell products one way, merge equal nodes, flatten the signature."""
     graph = module.graph
+    spell_likes(graph)
     for node in list(graph.nodes):
         if (
             node.op == "call_module" and str(node.target) == "_guards_fn"

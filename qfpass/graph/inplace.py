@@ -3,6 +3,8 @@
 import torch
 from torch import fx
 
+from .dependence import SHAPE_ONLY
+
 aten = torch.ops.aten
 # Composite operations that never give a view, though their schemas don't say so.
 _FRESH = {aten.linear.default, aten.matmul.default, aten.softmax.int}
@@ -17,7 +19,8 @@ def spell_out_of_place(graph: fx.Graph) -> None:
             continue
         changed = node.args[0]
         later = [user for user in changed.users if user is not node and order[user] > order[node]]
-        if any(_gives_views(user) for user in changed.users if user is not node):
+        readers = [user for user in changed.users if user is not node and user.target not in SHAPE_ONLY]
+        if any(map(_gives_views, readers)):
             continue
         with graph.inserting_before(node):
             value = graph.call_function(twin, node.args, node.kwargs)

@@ -117,7 +117,12 @@ def _added(logits: Logits, node: fx.Node) -> fx.Node:
     left, right = node.args[:2]
     if right in logits.text and isinstance(left, fx.Node) and left not in logits.text:
         left, right = right, left
-    if not isinstance(right, fx.Node) or right in logits.text or node.kwargs.get("alpha", 1) != 1:
+    if right in logits.text:
+        raise UnsupportedOpError(
+            f"{logits.site}: numbers that depend on the tokens are added to its logits ({node.name}), such "
+            "as a second product or a bias that a query chooses; the pass keeps no more than keys and values."
+        )
+    if not isinstance(right, fx.Node) or node.kwargs.get("alpha", 1) != 1:
         raise unknown(logits.site, node)
     _note_mask(logits, node, right)
     return left

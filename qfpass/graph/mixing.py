@@ -60,8 +60,9 @@ def mixing_reason(module: fx.GraphModule) -> str | None:
     if layer is None:
         return None
     return (
-        f"{layer} passes something from token to token outside attention (a recurrence, a convolution, a "
-        "linear attention), which a session doesn't carry"
+        f"{layer} passes something from token to token outside attention that the pass can read (a "
+        "recurrence, a convolution, a linear attention, an attention over hashed or shifted tokens), which a "
+        "session doesn't carry"
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import GenerationMixin, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
 from ..errors import InputError, SessionError
@@ -60,10 +60,12 @@ class CompiledGeneration(CompiledDecoder):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """transformers' own, without a mask in steps: every row's new token is one, unless the row rests."""
-        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
-        )
+        """transformers' own, without a mask in steps: every row's new token is one, unless the row rests.
+
+        Not the model's class's: some old ones pass the whole text in every step, having no cache.
+        """
+        generic: Any = GenerationMixin.prepare_inputs_for_generation
+        inputs = generic(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration:
             inputs.pop("attention_mask", None)
         return inputs

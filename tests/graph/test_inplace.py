@@ -34,6 +34,11 @@ def adds_to_a_view(x: T) -> T:
     return y
 
 
+def reads_its_shape(x: T) -> T:
+    y = x * 2
+    return y.masked_fill_((x[:, :1] > 1).expand(y.shape), 5.0) + torch.zeros_like(y)
+
+
 def is_viewed(x: T) -> T:
     y = x * 2
     rows = y.transpose(0, 1)
@@ -56,8 +61,8 @@ class Function(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("function", "left"),
-    [(adds_to_fresh, 0), (scatters, 0), (adds_twice, 0), (adds_to_a_view, 1), (is_viewed, 1),
-     (changes_its_input, 1)],
+    [(adds_to_fresh, 0), (reads_its_shape, 0), (scatters, 0), (adds_twice, 0), (adds_to_a_view, 1),
+     (is_viewed, 1), (changes_its_input, 1)],
 )  # fmt: skip
 def test_values_stay_the_same(function: Callable[[T], T], left: int) -> None:
     x = torch.arange(6.0).view(2, 3)

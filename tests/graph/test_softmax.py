@@ -82,6 +82,11 @@ def clamped_at_the_lowest(logits: T, p: T) -> T:
     return (0.3 * logits.masked_fill(gap(p) < 0, float("-inf")).clamp(min=LOWEST)).softmax(-1)
 
 
+def shaped_like_the_logits(logits: T, p: T) -> T:
+    hidden = (gap(p) < 0).expand_as(logits)
+    return (0.3 * logits).masked_fill_(hidden, LOWEST).double().softmax(-1).type_as(logits)
+
+
 def windowed(logits: T, p: T) -> T:
     return (0.3 * logits).masked_fill((gap(p) < 0) | (gap(p) >= 5), float("-inf")).softmax(-1)
 
@@ -101,6 +106,7 @@ FORMS: dict[str, tuple[Callable[[T, T], T], float, Span]] = {
     "multiplied": (multiplied, 1 / 3, Span()),
     "at least the lowest": (at_least_the_lowest, 0.3, Span()),
     "clamped at the lowest": (clamped_at_the_lowest, 0.3, Span()),
+    "shaped like the logits": (shaped_like_the_logits, 0.3, Span()),
     "windowed": (windowed, 0.3, Span(5)),
     "windowed by two masks": (windowed_by_two_masks, 0.3, Span(5)),
 }
@@ -140,7 +146,7 @@ def test_products_of_query_and_key(product: Callable[[T, T], T]) -> None:
         (lambda x, p: torch.tanh(torch.tanh(x)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "tanh"),
         (lambda x, p: (x - gap(p) ** 2).masked_fill(gap(p) < 0, -1e9).softmax(-1), "isn't linear"),
         (lambda x, p: (x - x[..., :1]).masked_fill(gap(p) < 0, -1e9).softmax(-1), "sub"),
-        (lambda x, p: (x + x.mean()).masked_fill(gap(p) < 0, -1e9).softmax(-1), "add"),
+        (lambda x, p: (x + x.mean()).masked_fill(gap(p) < 0, -1e9).softmax(-1), "depend on the tokens"),
         (lambda x, p: (x * gap(p)).masked_fill(gap(p) < 0, -1e9).softmax(-1), "multiplied by numbers"),
         (lambda x, p: (x * (3 * shown(p)) - 1e4 * (1 - shown(p))).softmax(-1), "multiplied by numbers"),
         (lambda x, p: ((x - 1e4 * (1 - shown(p))) * shown(p)).softmax(-1), "sub"),

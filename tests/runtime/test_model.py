@@ -49,6 +49,19 @@ class AfterTokens(StoppingCriteria):
         return torch.full(input_ids.shape[:1], input_ids.shape[1] >= self.tokens)
 
 
+def test_a_class_that_passes_the_whole_text_in_every_step_generates() -> None:
+    class Old(LlamaForCausalLM):
+        def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+            return {"input_ids": input_ids, **kwargs}
+
+    model = llama()
+    model.__class__ = Old
+    ids = text(9)
+    ours = compiled(model, budget=CONTEXT).generate(ids, max_new_tokens=6, do_sample=False)
+    theirs = llama().generate(ids, max_new_tokens=6, do_sample=False)
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+
+
 def test_stopping_criteria_stop_it_where_the_original_stops() -> None:
     original, ids = llama(), text(5)
     stops = StoppingCriteriaList([AfterTokens(12)])
