@@ -125,7 +125,8 @@ class Program:
             return logits + torch.where(seen, 0.0, LOWEST)
         if self.mask == "clamped":
             hidden = torch.where(seen, 0.0, float("-inf"))
-            return torch.max(logits + hidden, torch.full((), torch.finfo(logits.dtype).min))
+            lowest = torch.full((), torch.finfo(logits.dtype).min, dtype=logits.dtype)
+            return torch.max(logits + hidden, lowest)
         if self.mask == "chosen":
             return torch.where(seen, logits, LOWEST)
         return logits.masked_fill(~seen, float("-inf"))
