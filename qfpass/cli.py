@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate ...`, `qfpass calibrate` and `qfpass census`.
+"""The command line: `qfpass evaluate ...`, `qfpass calibrate`, `qfpass census` and `qfpass bench`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -19,6 +19,7 @@ from .filters.calibrate import calibrate as calibrate_model
 try:
     import typer
 
+    from .bench.command import run_bench
     from .census.command import run_census
 except ImportError:  # before any command exists
     sys.exit("qfpass: the command line needs typer: pip install 'qfpass[evaluate]'")
@@ -31,6 +32,7 @@ commands = typer.Typer(
 )
 app.add_typer(commands, name="evaluate")
 app.command("census")(run_census)
+app.command("bench")(run_bench)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub name.")]
 Data = Annotated[Path, typer.Option(help="A text file, or a folder of .txt and .md files.")]

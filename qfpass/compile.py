@@ -1,6 +1,6 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SlotRule
 from .verify import verify
+
+ChooseRule = Callable[[Attention, Config, Sizes], Rule]
 
 
 def compile(
@@ -77,8 +79,15 @@ def compile(
     return build(model, config)
 
 
-def build(model: nn.Module, config: Config, batch: int | None = None) -> CompiledDecoder:
-    """The five steps; `batch` for a model that runs on that number of rows only."""
+def build(
+    model: nn.Module, config: Config, batch: int | None = None, rule: ChooseRule | None = None
+) -> CompiledDecoder:
+    """The five steps.
+
+    Args:
+        batch: for a model that runs on that number of rows only.
+        rule: decides otherwise than the config how each layer keeps keys.
+    """
     model = getattr(model, "qfpass_original", model)
     captured = capture(model, batch)
     own_length = own_context_length(model)
@@ -86,7 +95,8 @@ def build(model: nn.Module, config: Config, batch: int | None = None) -> Compile
     sizes = config.resolve(own_length, len(attentions))
     if config.verify:
         verify(model, captured, attentions)
-    sites = [Site(a, _rule(a, config, sizes), reading_of(captured, a)) for a in attentions]
+    choose = rule or _rule
+    sites = [Site(a, choose(a, config, sizes), reading_of(captured, a)) for a in attentions]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
         chosen = choose_filters(model, captured, attentions, config)
