@@ -1,4 +1,4 @@
-"""`qfpass bench` on SmolLM2-135M-Instruct with the demo's filters: make bench. Takes that command's options."""
+"""make bench: `qfpass bench` on SmolLM2-135M-Instruct with the demo's filters; takes its options."""
 
 import sys
 from pathlib import Path

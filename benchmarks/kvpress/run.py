@@ -18,6 +18,7 @@ import torch
 from kvpress import DecodingPress, QFilterPress
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 UNTIMED, STEPS = 5, 130
 PROMPT = 8192
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1024)
     parser.add_argument("--dtype", action="append", choices=list(DTYPES))
     asked = parser.parse_args()
+    disable_progress_bar()
     text = "\n\n".join(path.read_text() for path in sorted(asked.essays.glob("*.txt")))
     tokenizer = AutoTokenizer.from_pretrained(asked.weights)
     ids = tokenizer(text[: 8 * PROMPT], return_tensors="pt", verbose=False).input_ids[:, :PROMPT]

@@ -26,7 +26,6 @@ def profile(setup: Setup, slots: int) -> list[Figure]:
         "batch": 1,
         "tokens": 2 * slots,
         "slots": slots,
-        "samples": STEPS,
     }
     return [
         Figure("profile", f"{name} x {calls:g}", unit="ms", value=ms, samples=STEPS, **where)

@@ -8,6 +8,7 @@ import torch
 from qfpass.bench.compile_time import PARTS, compile_time
 from qfpass.bench.compile_time import measure as compile_and_run
 from qfpass.bench.memory import held, measure, memory, peak_while, settle
+from qfpass.bench.profile import profile
 from qfpass.bench.setup import Setup
 from qfpass.errors import QFPassError
 
@@ -68,3 +69,10 @@ def test_memory_on_a_gpu_is_the_allocators(setup: Setup) -> None:
     before = torch.cuda.memory_allocated()
     peak = peak_while(place, lambda: torch.ones(2**26, dtype=torch.uint8, device=place).sum())
     assert 2**26 <= peak - before < 2**27
+
+
+def test_a_profile_accounts_for_the_step(setup: Setup) -> None:
+    figures = profile(setup, slots=16)
+    assert {"aten::mm", "all smaller"} <= {f.contender.split(" x ")[0] for f in figures}
+    times = [f.value for f in figures[:-1]]
+    assert times == sorted(times, reverse=True) and times[-1] > 0
