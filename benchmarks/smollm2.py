@@ -1,4 +1,4 @@
-"""make bench: `qfpass bench` on SmolLM2-135M-Instruct with the demo's filters; takes its options."""
+"""make bench: `qfpass bench` on SmolLM2-135M with the demo's filters; takes the options of that."""
 
 import sys
 from pathlib import Path

@@ -14,6 +14,7 @@ from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder
 from .graph.capture import capture
+from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
 from .graph.vocabulary import vocabulary
@@ -103,6 +104,8 @@ def build(
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
+    if config.backend == "inductor" and captured.device.type == "cpu":
+        stream_weights(outlined)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
         model_fingerprint(captured, attentions), vocabulary(captured),
