@@ -3,12 +3,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv weights demo test census sessions fuzz lm-eval lint clean
+.PHONY: help venv weights demo test census bench bench-kvpress bench-llama-cpp sessions fuzz lm-eval lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
 	@echo "make test   set everything up, run the tests"
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
+	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
+	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
@@ -36,6 +38,23 @@ test: weights
 
 census: venv
 	$(BIN)/qfpass census --configs docs/models.json --out docs/models.md
+
+# More options of `qfpass bench` with BENCH="--quick --dtype bfloat16".
+bench: weights
+	$(BIN)/python benchmarks/smollm2.py --out build/bench $(BENCH)
+
+# kvpress wants an older transformers, and torch as it is here.
+bench-kvpress: weights
+	$(PYTHON) -m venv build/kvpress
+	build/kvpress/bin/pip install --quiet torch==2.13.0
+	build/kvpress/bin/pip install --quiet -r benchmarks/kvpress/requirements.txt
+	build/kvpress/bin/python benchmarks/kvpress/run.py $$($(BIN)/python examples/assets.py) build/bench/kvpress.json
+
+# llama.cpp is compiled for this processor, which takes some twelve minutes on two cores.
+bench-llama-cpp: venv
+	$(PYTHON) -m venv build/llama-cpp
+	build/llama-cpp/bin/pip install --quiet -r benchmarks/llama_cpp/requirements.txt
+	build/llama-cpp/bin/python benchmarks/llama_cpp/run.py build/bench/llama_cpp.json
 
 sessions: weights
 	$(BIN)/python benchmarks/sessions.py

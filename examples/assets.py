@@ -10,6 +10,11 @@ def weights_folder() -> Path:
     return cache_folder() / "assets" / "smollm2-135m-instruct"
 
 
+def filters_folder() -> Path:
+    """Q-Filters of it, made by the demo."""
+    return cache_folder() / "assets" / "smollm2-filters"
+
+
 def essays_folder() -> Path:
     """The essays that needle tests use, one text file each."""
     return cache_folder() / "assets" / "essays"
@@ -18,3 +23,7 @@ def essays_folder() -> Path:
 def essays_text() -> str:
     """All essays, joined in the order of their names."""
     return "\n\n".join(path.read_text() for path in sorted(essays_folder().glob("*.txt")))
+
+
+if __name__ == "__main__":
+    print(weights_folder(), filters_folder(), essays_folder())

@@ -15,13 +15,12 @@ from typing import Any
 
 import psutil
 import torch
-from assets import essays_text, weights_folder
+from assets import essays_text, filters_folder, weights_folder
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import qfpass
-from qfpass.filters import cache_folder
 
 RATIO = 8
 PROMPT_TOKENS, NEW_TOKENS = 8000, 48
@@ -99,7 +98,7 @@ def full_kv_bytes(cache: DynamicCache) -> int:
 
 def filters_for(model: torch.nn.Module, text: torch.Tensor) -> qfpass.QFilters:
     """Filters calibrated on `text` [N], made once and kept."""
-    folder = cache_folder() / "assets" / "smollm2-filters"
+    folder = filters_folder()
     if folder.exists():
         return qfpass.QFilters.load(folder)
     sequences = text[: CALIBRATION_SEQUENCES * CALIBRATION_LENGTH].split(CALIBRATION_LENGTH)

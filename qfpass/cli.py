@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate ...`, `qfpass calibrate`, `qfpass train` and `qfpass census`.
+"""The command line: `qfpass evaluate`, `calibrate`, `train`, `census` and `bench`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -21,6 +21,7 @@ from .training.train import train as train_filters
 try:
     import typer
 
+    from .bench.command import run_bench
     from .census.command import run_census
 except ImportError:  # before any command exists
     sys.exit("qfpass: the command line needs typer: pip install 'qfpass[evaluate]'")
@@ -33,6 +34,7 @@ commands = typer.Typer(
 )
 app.add_typer(commands, name="evaluate")
 app.command("census")(run_census)
+app.command("bench")(run_bench)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub name.")]
 Data = Annotated[Path, typer.Option(help="A text file, or a folder of .txt and .md files.")]
@@ -76,7 +78,7 @@ def perplexity(
     def run(each: Any) -> Any:
         return evaluate.perplexity(each, rows, first=first, batch=batch, progress=progress)
 
-    models = evaluate.with_methods(original, chosen, filters=_load(filters))
+    models = evaluate.with_methods(original, chosen, filters=list(map(load_filters, filters or [])))
     _finish(
         evaluate.compare("perplexity", _short(model), models, run, settings | {"first": first}), out, plot
     )
@@ -105,7 +107,7 @@ def needle(
             kinds=kind or KINDS, chat=chat, seed=seed, batch=batch, progress=progress,
         )  # fmt: skip
 
-    models = evaluate.with_methods(original, chosen, filters=_load(filters))
+    models = evaluate.with_methods(original, chosen, filters=list(map(load_filters, filters or [])))
     _finish(evaluate.compare("needle", _short(model), models, run, settings), out, plot)
 
 
@@ -131,7 +133,7 @@ def ruler(
             chat=chat, seed=seed, batch=batch, progress=progress,
         )  # fmt: skip
 
-    models = evaluate.with_methods(original, chosen, filters=_load(filters))
+    models = evaluate.with_methods(original, chosen, filters=list(map(load_filters, filters or [])))
     _finish(evaluate.compare("ruler", _short(model), models, run, settings), out, plot)
 
 
@@ -158,7 +160,7 @@ def generation(
             each, original, rows, new_tokens=tokens, expected=expected, batch=batch, progress=progress
         )
 
-    models = evaluate.with_methods(original, chosen, filters=_load(filters))
+    models = evaluate.with_methods(original, chosen, filters=list(map(load_filters, filters or [])))
     _finish(evaluate.compare("generation", _short(model), models, run, settings), out, plot)
 
 
@@ -228,10 +230,6 @@ def _methods(
         for size in sizes or [{"ratio": 8.0}]
         for score in scores or ["published"]
     ]
-
-
-def _load(filters: list[str] | None) -> list[QFilters | TrainedFilters]:
-    return [load_filters(each) for each in filters or []]
 
 
 def _settings(arguments: dict[str, Any]) -> dict[str, Any]:

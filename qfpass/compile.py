@@ -1,7 +1,7 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder
 from .graph.capture import capture
+from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
 from .graph.vocabulary import vocabulary
@@ -26,6 +27,8 @@ from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SlotRule
 from .verify import verify
+
+ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
 
 def compile(
@@ -81,8 +84,15 @@ def compile(
     return build(model, config)
 
 
-def build(model: nn.Module, config: Config, batch: int | None = None) -> CompiledDecoder:
-    """The five steps; `batch` for a model that runs on that number of rows only."""
+def build(
+    model: nn.Module, config: Config, batch: int | None = None, rule: ChooseRule | None = None
+) -> CompiledDecoder:
+    """The five steps.
+
+    Args:
+        batch: for a model that runs on that number of rows only.
+        rule: decides otherwise than the config how each layer keeps keys.
+    """
     model = getattr(model, "qfpass_original", model)
     captured = capture(model, batch)
     own_length = own_context_length(model)
@@ -93,8 +103,9 @@ def build(model: nn.Module, config: Config, batch: int | None = None) -> Compile
     sizes = config.resolve(own_length, len(attentions), min(shares))
     if config.verify:
         verify(model, captured, attentions)
+    choose = rule or _rule
     sites = [
-        Site(a, _rule(a, config, sizes, share), reading_of(captured, a))
+        Site(a, choose(a, config, sizes, share), reading_of(captured, a))
         for a, share in zip(attentions, shares, strict=True)
     ]
     chosen = None
@@ -104,6 +115,8 @@ def build(model: nn.Module, config: Config, batch: int | None = None) -> Compile
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
+    if config.backend == "inductor" and captured.device.type == "cpu":
+        stream_weights(outlined)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
         model_fingerprint(captured, attentions), vocabulary(captured),

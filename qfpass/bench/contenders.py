@@ -1,0 +1,155 @@
+"""What is compared: decoders that read on after any number of tokens, their caches filled at random.
+
+Nothing reads the earlier tokens: a cache has its real shapes and random keys, which cost the same. So a
+context may be longer than what the model was trained on.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from transformers import Cache, DynamicCache, StaticCache
+
+from ..runtime.model import CompiledDecoder
+from ..store.slots import Slots
+
+
+class Context(Protocol):
+    """A decoder that stands after some tokens."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache that a step reads."""
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read ids [B, S] next; logits [B, 1, V] of the last."""
+
+    def twin(self) -> "Context":
+        """One that stands where this one does and goes on by itself."""
+
+
+class Contender(Protocol):
+    """A way to run the model."""
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+
+    @property
+    def slots(self) -> int | None:
+        """Keys kept a head; None if every key is."""
+
+    def after(self, tokens: int, batch: int, room: int = 0) -> Context:
+        """Stands after `tokens` tokens of `batch` rows; `room` for so many more."""
+
+
+class FullCache:
+    """A Hugging Face model over a cache that keeps every key, eager or compiled."""
+
+    slots = None
+
+    def __init__(self, model: Any, name: str, forward: Callable[..., Any], is_static: bool = False) -> None:
+        self.name = name
+        self._model, self._forward, self._is_static = model, forward, is_static
+
+    def after(self, tokens: int, batch: int, room: int = 0) -> Context:
+        """See `Contender`."""
+        config = self._model.config
+        cache: Cache
+        if self._is_static:
+            cache = StaticCache(config=config, max_cache_len=tokens + room)
+        else:
+            cache = DynamicCache(config=config)
+        if tokens:
+            _fill(self._model, cache, tokens, batch)
+        return FullContext(self._forward, cache)
+
+
+@torch.no_grad()
+def _fill(model: Any, cache: Cache, tokens: int, batch: int) -> None:
+    """One token is read, which makes the cache's layers; the rest is random."""
+    model(input_ids=torch.zeros(batch, 1, dtype=torch.long, device=model.device), past_key_values=cache)
+    layers: list[Any] = list(cache.layers)
+    for layer in layers if tokens > 1 else []:
+        keys, values = (
+            torch.randn(batch, t.shape[1], tokens - 1, t.shape[3], dtype=t.dtype, device=t.device)
+            for t in (layer.keys, layer.values)
+        )
+        layer.update(keys, values)
+
+
+class FullContext:
+    """See `Context`."""
+
+    def __init__(self, forward: Callable[..., Any], cache: Cache) -> None:
+        self._forward, self.cache = forward, cache
+
+    @property
+    def nbytes(self) -> int:
+        """See `Context`."""
+        held: list[Any] = list(self.cache.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in held)
+
+    @torch.no_grad()
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `Context`."""
+        return self._forward(input_ids=ids, past_key_values=self.cache, logits_to_keep=1).logits
+
+    def twin(self) -> Context:
+        """See `Context`; a dynamic cache only, which never writes to the tensors that it holds."""
+        twin = copy.copy(self.cache)
+        twin.layers = [copy.copy(layer) for layer in self.cache.layers]
+        return FullContext(self._forward, twin)
+
+
+class Bounded:
+    """A compiled decoder over sessions."""
+
+    def __init__(self, model: CompiledDecoder, name: str) -> None:
+        sizes = model.qfpass_decoder.sizes
+        self.slots = sizes.slots if sizes.slots < sizes.context_length else None
+        self.name, self._model = name, model
+
+    def after(self, tokens: int, batch: int, room: int = 0) -> Context:
+        """See `Contender`; the newest tokens are held."""
+        session = self._model.session()
+        if tokens:
+            session.allocate(batch)
+            for store in session.stores:
+                _fill_store(store, tokens)
+            session.advance(range(batch), tokens)
+            session.count_columns(tokens)
+        return BoundedContext(self._model, session)
+
+
+def _fill_store(store: Any, tokens: int) -> None:
+    held = min(tokens, store.keys.shape[2])
+    store.keys[:, :, :held].normal_()
+    store.values[:, :, :held].normal_()
+    if isinstance(store, Slots):
+        store.scores[:, :, :held].normal_()
+        store.positions[:, :, :held] = torch.arange(tokens - held, tokens, device=store.positions.device)
+
+
+class BoundedContext:
+    """See `Context`."""
+
+    def __init__(self, model: CompiledDecoder, session: Any) -> None:
+        self._model, self.session = model, session
+
+    @property
+    def nbytes(self) -> int:
+        """See `Context`; of slots that are empty nothing."""
+        shares = (min(1.0, self.session.tokens_seen / s.keys.shape[2]) for s in self.session.stores)
+        sizes = (sum(t.nbytes for t in store) for store in self.session.stores)
+        return round(sum(share * size for share, size in zip(shares, sizes, strict=True)))
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `Context`."""
+        out = self._model(input_ids=ids, past_key_values=self.session, logits_to_keep=1)
+        return getattr(out, "logits", out)
+
+    def twin(self) -> Context:
+        """See `Context`."""
+        return BoundedContext(self._model, self.session.fork())

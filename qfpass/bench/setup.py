@@ -1,0 +1,85 @@
+"""How a model is loaded and compiled for a measurement, in this process or a fresh one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ..compile import build, compile
+from ..config import Config
+from ..evaluate.models import DTYPES, load_model
+from ..runtime.model import CompiledDecoder
+from ..store.ring import RingRule
+from .contenders import Bounded, FullCache
+
+ROOM = 1024  # tokens that a measurement may read past the longest context
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that decides a model and its compile; plain values, so that another process can be told.
+
+    Attributes:
+        model: a folder or hub name.
+        filters: Q-Filters' folder; None finds or makes some.
+        layers: a model of this depth with random weights instead.
+        mode: of torch.compile, None for the default.
+    """
+
+    model: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    score: str = "published"
+    filters: str | None = None
+    backend: str = "inductor"
+    mode: str | None = None
+    layers: int | None = None
+
+    @property
+    def place(self) -> torch.device:
+        return torch.device(self.device)
+
+    def load(self) -> Any:
+        """The model, in eval mode."""
+        if self.layers is None:
+            return load_model(self.model, self.dtype, self.device)
+        config = AutoConfig.from_pretrained(self.model)
+        config.num_hidden_layers = self.layers
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[self.dtype])
+        return model.eval().to(self.place)
+
+    def compile(self, model: nn.Module, **sizes: Any) -> CompiledDecoder:
+        """qfpass.compile with these sizes."""
+        return compile(model, **self._settings(), **sizes)
+
+    def bounded(self, model: nn.Module, slots: int, context: int, name: str) -> Bounded:
+        """`slots` slots a head for contexts up to `context` tokens."""
+        return Bounded(self.compile(model, budget=slots, context_length=context + ROOM, verify=False), name)
+
+    def unevicted(self, model: nn.Module, slots: int, context: int) -> Bounded:
+        """The same slots without scores: every layer writes them in turn."""
+        settings = self._settings()
+        options = {"mode": settings.pop("mode")} if "mode" in settings else {}
+        config = Config(
+            budget=slots, context_length=context + ROOM, verify=False, compile_options=options, **settings
+        )
+        made = build(model, config, rule=lambda *_: RingRule(slots))
+        return Bounded(made, f"qfpass, {slots} slots without eviction")
+
+    def _settings(self) -> dict[str, Any]:
+        mode = {} if self.mode is None else {"mode": self.mode}
+        return {"score": self.score, "filters": self.filters, "backend": self.backend, **mode}
+
+
+def full_caches(model: Any, backend: str) -> dict[str, FullCache]:
+    """transformers' own: "eager", "compiled" and "static"."""
+    dynamic = torch.compile(model.forward, dynamic=True, backend=backend)
+    static = torch.compile(model.forward, dynamic=False, backend=backend)
+    return {
+        "eager": FullCache(model, "DynamicCache, eager", model.forward),
+        "compiled": FullCache(model, "DynamicCache, torch.compile", dynamic),
+        "static": FullCache(model, "StaticCache, torch.compile", static, is_static=True),
+    }

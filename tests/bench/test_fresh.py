@@ -1,0 +1,78 @@
+"""Measurements in processes of their own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from qfpass.bench.compile_time import PARTS, compile_time
+from qfpass.bench.compile_time import measure as compile_and_run
+from qfpass.bench.memory import held, measure, memory, peak_while, settle
+from qfpass.bench.profile import profile
+from qfpass.bench.setup import Setup
+from qfpass.errors import QFPassError
+
+CPU = torch.device("cpu")
+
+
+def test_a_peak_that_is_gone_afterwards_is_seen() -> None:
+    settle()
+    before, size = held(CPU), 2**26
+
+    def work() -> None:
+        torch.ones(size, dtype=torch.uint8).add_(1)
+
+    peak = peak_while(CPU, work)
+    settle()
+    assert size * 0.9 < peak - before < size * 1.5
+    assert held(CPU) - before < size / 2
+    assert peak_while(CPU, lambda: None) - before < size / 2  # an earlier peak is forgotten
+
+
+def test_memory_of_both_contenders(setup: Setup) -> None:
+    figures = memory(setup, tokens=1200, ratio=40)
+    assert len(figures) == 6 and {f.unit for f in figures} == {"MiB"}
+    cache = {f.contender: f.value for f in figures if "cache" in f.contender.split(", ")[-1]}
+    a_token = 4 * 2 * 2 * 2 * 8  # bytes, keys and values, layers, heads, dimensions
+    assert cache["DynamicCache, eager, of which cache"] == pytest.approx(1200 * a_token / 2**20)
+    scored = a_token + 2 * 2 * 8
+    assert cache["qfpass, of which cache"] == pytest.approx(30 * scored / 2**20)
+
+
+def test_a_process_that_fails_says_why(setup: Setup) -> None:
+    with pytest.raises(QFPassError, match=r"measures memory failed .*\n(.*\n)*.*no-such-model"):
+        memory(replace(setup, model="/no-such-model"), tokens=100, ratio=2)
+
+
+def test_compile_time_is_told_part_by_part(setup: Setup) -> None:
+    figures = compile_time(setup, slots=16)
+    assert [f.contender.split(": ")[0] for f in figures] == ["cold, default, all layers"] * 3 + [
+        "warm, default, all layers"
+    ] * 3
+    for heat in (figures[:3], figures[3:]):
+        assert [f.contender.split("to ")[1] for f in heat] == list(PARTS)
+        assert 0 < heat[0].value < heat[1].value < heat[2].value
+
+
+def test_a_deeper_model_and_no_graph_after_warm_up(setup: Setup) -> None:
+    found = compile_and_run(replace(setup, layers=3), slots=16, calls=6)
+    assert found["graphs"] == 0
+    assert replace(setup, layers=3).load().config.num_hidden_layers == 3
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_memory_on_a_gpu_is_the_allocators(setup: Setup) -> None:
+    found = measure(replace(setup, device="cuda"), "qfpass", tokens=1200, ratio=40)
+    assert found["of which cache"] <= found["above the weights"] < 2**28
+    place = torch.device("cuda")
+    before = torch.cuda.memory_allocated()
+    peak = peak_while(place, lambda: torch.ones(2**26, dtype=torch.uint8, device=place).sum())
+    assert 2**26 <= peak - before < 2**27
+
+
+def test_a_profile_accounts_for_the_step(setup: Setup) -> None:
+    figures = profile(setup, slots=16)
+    assert {"aten::mm", "all smaller"} <= {f.contender.split(" x ")[0] for f in figures}
+    times = [f.value for f in figures[:-1]]
+    assert times == sorted(times, reverse=True) and times[-1] > 0
