@@ -65,7 +65,7 @@ def run_bench(
             for figure in MEASURES[name](run):
                 figures.append(figure)
                 console.print(f"{name}: {figure.contender}, {figure.tokens} tokens", markup=False)
-            _save(Record(tuple(figures), run.settings), out / f"{name}-{each}.json")
+                _save(Record(tuple(figures), run.settings), out / f"{name}-{each}.json")
     record = Record.join(out)
     print(record)
     if drawn:

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import InputError
 from .record import Figure, Record
 
+ELSEWHERE = ("q4_1",)  # formats of other programs, drawn beside every dtype
 STYLES = ("o-", "s-", "^-", "D-", "v-", "P-", "X-", "*-")
 
 
@@ -19,8 +20,8 @@ def plot(record: Record, folder: Path) -> list[Path]:
     written = []
     for measure, draw in PLOTS.items():
         figures = record.of(measure)
-        for dtype in dict.fromkeys(f.dtype for f in figures):
-            own = [f for f in figures if f.dtype == dtype and f.unit != "GB/s"]
+        for dtype in dict.fromkeys(f.dtype for f in figures if f.dtype not in ELSEWHERE):
+            own = [f for f in figures if f.dtype in (dtype, *ELSEWHERE) and f.unit != "GB/s"]
             if own:
                 path = folder / f"{measure.replace(' ', '-')}-{dtype}.png"
                 written.append(_save(path, f"{measure}, {dtype}", draw, own))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,12 +69,12 @@ class Run:
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
     def decode(self) -> Iterator[Figure]:
-        """Every contender at every point."""
+        """Every contender at every point; of several rows those that neither compile nor allocate for each."""
         for tokens in self.sizes.tokens:
             kinds = [k for k in self._wanted if k != "static" or tokens in self.sizes.static]
             yield from decode(self._contenders(kinds), tokens, self.sizes.batches[0], **self._turns())
         for batch in self.sizes.batches[1:]:
-            kinds = [k for k in self._wanted if k not in ("static", "compiled")]
+            kinds = [k for k in self._wanted if k not in ("static", "compiled", "full")]
             yield from decode(self._contenders(kinds), self.sizes.batch_tokens, batch, **self._turns())
 
     def steady(self) -> Iterator[Figure]:
@@ -129,8 +130,9 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the record says of the run."""
-        return {**asdict(self.setup), **asdict(self.sizes), "chunk": DEFAULT_CHUNK}
+        """What the record says of the run; of folders their names."""
+        names = {"model": Path(self.setup.model).name, "filters": Path(self.setup.filters or "").name}
+        return {**asdict(self.setup), **names, **asdict(self.sizes), "chunk": DEFAULT_CHUNK}
 
     def _turns(self) -> dict[str, Any]:
         sizes = {"rounds": self.sizes.rounds, "seconds": self.sizes.seconds, "device": self.setup.place}

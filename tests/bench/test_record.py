@@ -42,6 +42,7 @@ def test_the_table_says_how_far_the_bound_is() -> None:
 def test_every_measure_has_a_plot(tmp_path: Path) -> None:
     figures = [figure(m, tokens=n, value=n / 100) for m in PLOTS for n in (512, 1024)]
     figures.append(Figure("decode", "reading memory", "float32", 1, 0, "GB/s", 15.0))
+    figures.append(Figure("decode", "another program", "q4_1", 1, 512, "ms", 15.0))
     paths = plot(Record(tuple(figures)), tmp_path)
     assert {p.name for p in paths} == {f"{m.replace(' ', '-')}-float32.png" for m in PLOTS}
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
