@@ -69,7 +69,7 @@ class Run:
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
     def decode(self) -> Iterator[Figure]:
-        """Every contender at every point; of several rows those that neither compile nor allocate for each."""
+        """Every contender at every point; several rows without what compiles or allocates much for them."""
         for tokens in self.sizes.tokens:
             kinds = [k for k in self._wanted if k != "static" or tokens in self.sizes.static]
             yield from decode(self._contenders(kinds), tokens, self.sizes.batches[0], **self._turns())
