@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv weights demo test census bench bench-kvpress bench-llama-cpp sessions fuzz lm-eval lint clean
+.PHONY: help venv weights demo test census bench bench-kvpress bench-llama-cpp quality sessions fuzz lm-eval lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
@@ -11,6 +11,7 @@ help:
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
 	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
 	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
+	@echo "make quality  train filters and measure what they keep of held-out text (real weights, over an hour)"
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
@@ -55,6 +56,9 @@ bench-llama-cpp: venv
 	$(PYTHON) -m venv build/llama-cpp
 	build/llama-cpp/bin/pip install --quiet -r benchmarks/llama_cpp/requirements.txt
 	build/llama-cpp/bin/python benchmarks/llama_cpp/run.py build/bench/llama_cpp.json
+
+quality: weights
+	$(BIN)/python benchmarks/quality.py build/quality
 
 sessions: weights
 	$(BIN)/python benchmarks/sessions.py
