@@ -92,8 +92,9 @@ def tiny_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     parts = [config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))]
-    # Of a configuration of several models, the text decoder's.
-    model = model_class(next(part for part in parts if isinstance(part, model_class.config_class))).eval()
+    # Of a configuration of several models, the text decoder's; else the whole, for another family's model.
+    own = next((part for part in parts if isinstance(part, model_class.config_class)), config)
+    model = model_class(own).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
