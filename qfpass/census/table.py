@@ -18,7 +18,8 @@ OUTCOMES = {
 
 def page(entries: Sequence[Entry]) -> str:
     """Markdown: a summary and a table for each outcome that occurs."""
-    counts = [f"{_count(entries, outcome)} {outcome}" for outcome in OUTCOMES if _count(entries, outcome)]
+    found = {outcome: _count(entries, outcome) for outcome in OUTCOMES}
+    counts = [f"{count} {outcome.removesuffix('s')}" for outcome, count in found.items() if count]
     parts = [
         "# Which models work\n",
         f"Of the {len(entries)} entries of transformers {transformers.__version__}'s causal language models, "
