@@ -23,7 +23,7 @@ def test_the_page_tells_every_outcome() -> None:
             Entry("two", "TwoForCausalLM", "refused", "its mask | is odd"),
         ]
     )
-    assert "Of the 2 entries" in text and "1 works, 1 refused" in text
+    assert "Of the 2 entries" in text and "1 work, 1 refused" in text
     assert "| one | OneForCausalLM | 2 | causal; causal, window 8 |" in text
     assert r"| two | TwoForCausalLM | its mask \| is odd |" in text
     assert "Crashed" not in text
