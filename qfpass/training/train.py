@@ -181,8 +181,8 @@ def _descend(
         decay = min(AVERAGE, (step + 1) / (step + 10))
         for name, value in scorer.named_parameters():
             means[name].lerp_(value.detach(), 1 - decay)
-        losses["answers"].append(float(answers))
-        losses["continuation"].append(float(continuation))
+        losses["answers"].append(answers.item())
+        losses["continuation"].append(continuation.item())
     _restore(scorer, means)
     return {name: _thinned(values) for name, values in losses.items()}
 
