@@ -27,7 +27,7 @@ LEARNING_RATE, WARM_UP = 5e-3, 10
 FASTER = {"forgetting": 3.0, "size": 5.0}  # learning rates, over the others'
 FREE_SIZES = 0.5  # of the steps; then the layers' sizes are rounded and the rest goes on learning
 AVERAGE = 0.97  # decay of the running mean of the parameters, which is what is kept
-ANSWERS, CONTINUATION = 1.0, 4.0  # weights of the losses
+ANSWERS, CONTINUATION = 2.0, 3.0  # weights of the losses
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def train(
     texts: Iterable[str],
     *,
     ratio: float = 8,
-    steps: int = 250,
-    lessons: int = 64,
+    steps: int = 330,
+    lessons: int = 40,
     length: int = 1024,
     seed: int = 0,
     description: str = "unnamed texts",
