@@ -1,13 +1,14 @@
 """torch.compile(model, backend="qfpass", options={"ratio": 8}): the pass on the graph that Dynamo traces.
 
 The contract:
-- `options` are the arguments of `qfpass.compile`; `dynamic=True` is needed, so that one graph serves texts of
-  any length.
+- `options` are the arguments of `qfpass.compile`. With `dynamic=True` the pass works on Dynamo's own graph. A
+  graph for one length can't serve others: then the module is traced as `qfpass.compile` traces it, and
+  Dynamo's graph must prove to compute the same.
 - The model is called with token ids [B, S] and, if it takes them, `position_ids` [B, S] by name, and
   `use_cache=False`; it gives the logits of every token. Other arguments are refused, as is a model that
   Dynamo traces in pieces.
 - Inside `with qfpass.session():` the calls of one model follow one another as one text, however it is cut;
-  outside, each call is a text of its own. Its first call has at least two tokens.
+  outside, each call is a text of its own.
 - Logits have no gradient.
 """
 
@@ -17,7 +18,7 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from .compile import build, own_context_length
 from .config import Config
@@ -41,7 +42,7 @@ def qfpass(
     """The backend: what torch.compile calls with a graph and gets the graph's replacement from."""
     model = module_being_traced()
     length = own_context_length(model) if model is not None else None
-    return GraphReader(graph, {"context_length": length, **(options or {})}, mode)
+    return GraphReader(graph, model, {"context_length": length, **(options or {})}, mode)
 
 
 def _config(options: Mapping[str, Any], mode: str | None) -> Config:
@@ -116,9 +117,11 @@ class GraphReader:
     session read through the decoder of its first call, once they have been proved to be the same model.
     """
 
-    def __init__(self, graph: fx.GraphModule, options: Mapping[str, Any], mode: str | None) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, module: nn.Module | None, options: Mapping[str, Any], mode: str | None
+    ) -> None:
         keep_sources(graph)
-        self._graph, self._options, self._mode = graph, options, mode
+        self._graph, self._module, self._options, self._mode = graph, module, options, mode
         self._made = list[tuple[Traced, CompiledDecoder | None]]()
         self._proved = list[tuple[Traced, CompiledDecoder]]()
 
@@ -140,7 +143,8 @@ class GraphReader:
         positions = None if traced.positions is None else inputs[traced.positions]
         if positions is not None and positions.dim() == 1:
             positions = positions[None].expand(len(inputs[traced.ids]), -1)
-        logits = model(inputs[traced.ids].long(), position_ids=positions, past_key_values=current)
+        ids = inputs[traced.ids].long()
+        logits = logits_of(model(ids, position_ids=positions, past_key_values=current))
         if open_session:  # a first call that failed leaves the session as it was: empty
             open_session.model, open_session.current = model, current
         return logits
@@ -156,15 +160,25 @@ class GraphReader:
     def _model(self, index: int) -> CompiledDecoder:
         traced, model = self._made[index]
         if model is None:
-            if traced.length is not None:
-                raise _one_length(traced.length)
             try:
-                model = build(traced.module, _config(self._options, self._mode), traced.batch)
+                model = self._build(traced)
             except NoAttentionError as error:
                 raise NoAttentionError(f"{error} {IN_PIECES}") from error
             self._made[index] = traced, model
-            self._proved.append((traced, model))
         return model
+
+    def _build(self, traced: Traced) -> CompiledDecoder:
+        config = _config(self._options, self._mode)
+        if traced.length is None:
+            model = build(traced.module, config, traced.batch)
+            self._proved.append((traced, model))
+            return model
+        if self._module is None or not _holds(self._module, traced):
+            raise CaptureError(
+                f"Dynamo made a graph for texts of {traced.length} tokens only, and not of a module's whole "
+                "forward: compile the module, or pass dynamic=True and begin with two tokens or more."
+            )
+        return build(self._module, config)
 
     @torch.no_grad()
     def _prove_same(self, traced: Traced, model: CompiledDecoder) -> None:
@@ -177,8 +191,7 @@ class GraphReader:
         if any(traced is ours and model is theirs for ours, theirs in self._proved):
             return
         original = model.qfpass_original
-        known = {id(part) for part in original.parameters()}
-        if not all(id(part) in known for part in traced.module.parameters()):
+        if not _holds(original, traced):
             raise SessionError("the open session belongs to another model: open one for each.")
         tokens = traced.length or 3
         rows = traced.batch or 1
@@ -189,19 +202,13 @@ class GraphReader:
         actual = logits_of(call_decoder(traced.module, ids[:, :tokens], positions[:, :tokens]))
         if not relative_difference(actual, expected) <= TOLERANCE.get(expected.dtype, 1e-1):
             raise VerificationError(
-                "this call doesn't compute what the session's first call did: call the model alike in all of "
-                "a session."
+                "this call doesn't compute what the session's first call did, or what the model does by "
+                "default: call it alike in all of a session, without flags that change its logits."
             )
         self._proved.append((traced, model))
 
 
-def _one_length(length: int) -> CaptureError:
-    if length == 1:
-        return CaptureError(
-            "a text's first call has a single token, for which Dynamo makes a graph of its own: begin with "
-            "two or more, and read one at a time inside `with qfpass.session():`."
-        )
-    return CaptureError(
-        f"Dynamo made a graph for texts of {length} tokens only: compile with dynamic=True, before the "
-        "first call."
-    )
+def _holds(module: nn.Module, traced: Traced) -> bool:
+    """Whether every parameter that a graph reads is the module's."""
+    known = {id(part) for part in module.parameters()}
+    return all(id(part) in known for part in traced.module.parameters())

@@ -1,5 +1,6 @@
 """torch.compile(model, backend="qfpass"): the same texts as qfpass.compile, and what it refuses."""
 
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny import FAMILIES
 from torch import nn
 
 import qfpass
+from qfpass.backend import _open
 from qfpass.errors import (
     CaptureError,
     ConfigError,
@@ -119,7 +121,7 @@ def test_another_computation_in_the_same_session_is_refused() -> None:
     reader, ids = compiled(Scaled(causal).eval()), text(20)
     with qfpass.session() as session:
         reader(ids, position_ids=places(ids))
-        with pytest.raises(VerificationError, match="call the model alike"):
+        with pytest.raises(VerificationError, match="call it alike"):
             reader(ids, position_ids=places(ids) + 20, twice=True)
     assert session.tokens_seen == 20
 
@@ -159,7 +161,6 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "positions that leave a gap": ({}, {"use_cache": False, "shift": 1}, InputError, "must go on from"),
     "an unknown option": ({"ratoi": 8}, {"use_cache": False}, ConfigError, "ratoi"),
     "a bad option": ({"recent": 0}, {"use_cache": False}, ConfigError, "recent"),
-    "one token": ({}, {"use_cache": False, "length": 1}, CaptureError, "begin with two"),
 }
 
 
@@ -176,10 +177,41 @@ def test_refused(case: str) -> None:
 
 
 @torch.no_grad()
-def test_what_dynamo_traced_in_pieces_or_for_one_length_is_refused() -> None:
+def test_what_dynamo_traced_in_pieces_is_refused() -> None:
     ids = text(20)
-    with pytest.raises(NoAttentionError, match="traced it in pieces"):
+    with pytest.raises(NoAttentionError, match="in pieces"):
         compiled(Broken().eval())(ids, places(ids))
-    reader = torch.compile(decoder(), backend="qfpass", options=EVICTING)
-    with pytest.raises(CaptureError, match="dynamic=True"):
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@torch.no_grad()
+def test_graphs_of_one_length_read_through_the_module(family: str) -> None:
+    """Without dynamic=True, and from a single token on."""
+    model = FAMILIES[family]()
+    ids = torch.randint(50, (1, 40))
+    reader = torch.compile(model, backend="qfpass", options={"ratio": 1, "backend": "eager"})
+    with qfpass.session() as session:
+        actual = read(reader, ids, (0, 1, 2, 20, 33, 40), use_cache=False)
+    assert session.tokens_seen == 40
+    torch.testing.assert_close(actual, model(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_function_around_a_model_is_refused() -> None:
+    model, ids = decoder(), text(20)
+    reader = torch.compile(lambda x, position_ids: model(x, position_ids), backend="qfpass", options=EVICTING)
+    with pytest.raises(CaptureError, match="compile the module itself"):
         reader(ids, position_ids=places(ids))
+
+
+@torch.no_grad()
+def test_a_sessions_budget_and_threads_of_their_own() -> None:
+    model, ids = decoder(), text(40)
+    reader, seen = compiled(model), list[bool]()
+    with qfpass.session(budget=16) as session:
+        read(reader, ids, (0, 30))
+        thread = threading.Thread(target=lambda: seen.append(_open.get() is None))
+        thread.start()
+        thread.join()
+    assert session.current is not None and session.current.slots == 16
+    assert (session.tokens_seen, seen) == (30, [True])

@@ -12,8 +12,8 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from ..errors import CaptureError
 
 IN_PIECES = (
-    "If these aren't the model's own arguments and results, Dynamo traced it in pieces: "
-    "torch.compile(fullgraph=True) says why."
+    "If these aren't the model's own arguments and results, Dynamo traced it in pieces, of which "
+    "torch.compile(fullgraph=True) says why, or as part of a function: compile the module itself."
 )
 _STEP = re.compile(r"\['?([^'\]]+)'?\]|\.(\w+)")
 _HOLDERS = {"_modules", "_parameters", "_buffers"}  # where a module keeps its parts; no part of a name
@@ -110,9 +110,10 @@ def _arguments(places: Sequence[fx.Node]) -> tuple[int, int | None]:
     ids = [i for i in given if i not in positions and _is_ids(places[i])]
     if len(ids) == 1 and len(positions) <= 1 and len(given) == len(ids) + len(positions):
         return ids[0], positions[0] if positions else None
-    names = ", ".join(_argument_name(places[i]) for i in given) or "nothing"
+    names = list(dict.fromkeys(_argument_name(places[i]) for i in given))
+    shown = ", ".join(names[:5] + ["..."] * (len(names) > 5)) or "nothing"
     raise CaptureError(
-        f"a graph with the arguments {names} can't be compiled by the qfpass backend, which takes token ids "
+        f"a graph with the arguments {shown} can't be compiled by the qfpass backend, which takes token ids "
         f"and position_ids=, by name: leave masks and caches out and pass use_cache=False. {IN_PIECES}"
     )
 
