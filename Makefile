@@ -11,7 +11,7 @@ help:
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
 	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
 	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
-	@echo "make quality  train filters and measure what they keep of held-out text (real weights, over an hour)"
+	@echo "make quality  train filters and measure what they keep of held-out text (real weights, long)"
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"

@@ -1,7 +1,7 @@
 """How well trained filters keep text, on real weights: trained on some essays, measured on others.
 
 `python benchmarks/quality.py OUT [train] [perplexity] [needle]`: filters go into OUT/filters, results and
-plots into OUT. All three by default; an hour and a half on two cores.
+plots into OUT. All three by default, which takes long on a processor.
 """
 
 import sys

@@ -7,8 +7,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from ..errors import InputError
-from ..report import report
-from ..runtime.model import CompiledDecoder
+from ..runtime.model import CompiledDecoder, decoder_of
 from .footprint import Footprint
 
 PIECE = 512  # tokens at a time where the cut makes no difference
@@ -75,9 +74,8 @@ class SessionReader:
 
     def __init__(self, model: CompiledDecoder) -> None:
         self._model, self._session = model, model.session()
-        made = report(model)
-        bounded = [s.slots for s in made.sites if s.score != "window" and s.slots < made.context_length]
-        self.slots = min(bounded) if bounded else None
+        is_bounded = any(site.rule.is_bounded for site in decoder_of(model).sites)
+        self.slots = self._session.slots if is_bounded else None
 
     @property
     def footprint(self) -> Footprint:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from ..errors import InputError
+
 _NAMES = (
     "Adela", "Bertram", "Corinne", "Dmitri", "Edith", "Franz", "Gudrun", "Hamid", "Isolde", "Jorge",
     "Kirsten", "Leopold",
@@ -78,12 +80,15 @@ def insert(tokenizer: Any, text: list[int], facts: list[Fact], random: Random, l
     """`length` tokens of a text with the facts put between its words, each at a depth of its own.
 
     Raises:
-        ValueError: the text is too short.
+        InputError: the facts leave no room for text.
     """
     pieces = [sentence_ids(tokenizer, fact) for fact in facts]
     room = length - sum(map(len, pieces))
     if room < 1 or len(text) < room:
-        raise ValueError(f"a text of {len(text)} tokens leaves no room for the facts in {length}")
+        raise InputError(
+            f"{length} tokens of a text of {len(text)} leave no room for {len(facts)} facts of "
+            f"{sum(map(len, pieces))} tokens: give a larger length, or longer texts."
+        )
     depths = sorted(random.randrange(room + 1) for _ in pieces)
     ids, last = [], 0
     for depth, piece in zip(depths, pieces, strict=True):

@@ -10,9 +10,10 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner
 
-from qfpass import QFilters, cli
+from qfpass import QFilters, TrainedFilters, cli
 from qfpass.errors import QFPassError
 from qfpass.evaluate import protocol
+from qfpass.filters import load_filters
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,23 @@ def test_calibrated_filters_serve_an_evaluation(folder: Path, tmp_path: Path) ->
     run(folder, "evaluate", "perplexity", folder / "model", *words, "--out", tmp_path)
     record = json.loads((tmp_path / "perplexity.json").read_text())
     assert record["rows"][1]["name"] == "published 16 slots"
+
+
+def test_trained_filters_serve_an_evaluation_beside_others(folder: Path, tmp_path: Path) -> None:
+    trained, calibrated = tmp_path / "trained", tmp_path / "calibrated"
+    few = ["--steps", 2, "--lessons", 1, "--tokens", 600, "--dtype", "float32"]
+    run(folder, "train", folder / "model", "--out", trained, *few)
+    filters = load_filters(trained)
+    assert isinstance(filters, TrainedFilters) and filters.source["data"] == "essays"
+    run(folder, "calibrate", folder / "model", "--out", calibrated, "--sequences", 2, "--tokens", 64)
+    words = [*EVALUATIONS["perplexity"], "--score", "trained", "--score", "published", "--budget", 16]
+    words += ["--filters", trained, "--filters", calibrated]
+    run(folder, "evaluate", "perplexity", folder / "model", *words, "--out", tmp_path)
+    record = json.loads((tmp_path / "perplexity.json").read_text())
+    assert [row["name"] for row in record["rows"][1:]] == ["trained 16 slots", "published 16 slots"]
+    assert [row["footprint"]["slots"] for row in record["rows"][1:]] == [16, 16]
+    ours, published = (row["footprint"]["nbytes"] for row in record["rows"][1:])
+    assert ours <= published
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 from characters import CharacterTokenizer
 
+from qfpass.errors import InputError
 from qfpass.training.facts import ask, insert, invent
 
 TEXT = "It was a plain text of no great interest. " * 40
@@ -36,5 +37,5 @@ def test_the_answer_of_a_question_stands_in_its_sentence() -> None:
 
 def test_a_text_without_room_is_refused() -> None:
     tokenizer, random = CharacterTokenizer(), Random(0)
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(InputError, match="no room"):
         insert(tokenizer, [1] * 50, [invent(random)], random, 400)
