@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .store.scores import SCORES
@@ -19,8 +21,8 @@ class Config:
     """What `qfpass.compile` was asked for.
 
     Attributes:
-        ratio: how many times smaller than the full cache the store is; slots = ceil(context_length / ratio).
-            1 keeps every key.
+        ratio: how many times smaller than the full cache the store is; slots = ceil(context_length / ratio),
+            more of them if they take fewer bytes than a token of the full cache. 1 keeps every key.
         budget: slots per key/value head, said directly instead of `ratio`.
         context_length: tokens that a session may see; None takes the model's own.
         recent: newest tokens that are never evicted; None takes a quarter of the slots, an eighth for the
@@ -28,6 +30,7 @@ class Config:
         sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
         score: which key goes first, a name in `qfpass.store.scores.SCORES`; None takes the filters' own,
             "published" without any.
+        store_dtype: of the stored keys and values of bounded layers: None, the model's own, or torch.int8.
         chunk: tokens read at a time from a prompt; None takes 512, or slots - 1 if fewer.
         filters: Q-Filters or trained filters, or a folder or hub repository of them; None finds or makes
             Q-Filters that fit.
@@ -45,6 +48,7 @@ class Config:
     recent: int | None = None
     sinks: int = 4
     score: str | None = None
+    store_dtype: torch.dtype | None = None
     chunk: int | None = None
     filters: QFilters | TrainedFilters | str | Path | None = None
     skip_layers: tuple[int, ...] = ()
@@ -66,6 +70,10 @@ class Config:
                 _require_int(name, getattr(self, name), least)
         if self.score is not None and self.score not in SCORES:
             raise ConfigError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}.")
+        if self.store_dtype not in (None, torch.int8):
+            raise ConfigError(
+                f"store_dtype must be torch.int8, or None for the model's own, not {self.store_dtype!r}."
+            )
         if self.overflow not in OVERFLOWS:
             raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}.")
         if self.filters is not None and not isinstance(self.filters, (QFilters, TrainedFilters, str, Path)):
@@ -86,10 +94,17 @@ class Config:
         if taken:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
 
-    def resolve(self, model_context_length: int | None, sites: int, least_share: float = 1.0) -> "Sizes":
+    def resolve(
+        self,
+        model_context_length: int | None,
+        sites: int,
+        least_share: float = 1.0,
+        slots_a_token: float = 1.0,
+    ) -> "Sizes":
         """The sizes for a model: `model_context_length` in tokens (None: it has none), `sites` attentions.
 
-        `least_share` is that of the layer with the fewest slots, over the mean.
+        `least_share` is that of the layer with the fewest slots, over the mean; `slots_a_token` fit in the
+        bytes of one in the model's own dtype.
         """
         context_length = self.context_length or model_context_length
         if context_length is None:
@@ -99,7 +114,7 @@ class Config:
         outside = [layer for layer in self.skip_layers if layer >= sites]
         if outside:
             raise ConfigError(f"skip_layers names {outside}, but the model has {sites} attentions, from 0.")
-        slots = self._slots(context_length)
+        slots = self._slots(context_length, slots_a_token)
         part = SCORES[self.score or "published"].recent_part
         recent = self.recent if self.recent is not None else max(1, slots // part)
         least = slots_of_share(least_share, slots, recent + self.sinks)
@@ -110,10 +125,10 @@ class Config:
             )
         return Sizes(context_length, slots, recent, self.sinks, self._chunk(min(slots, least)))
 
-    def _slots(self, context_length: int) -> int:
+    def _slots(self, context_length: int, slots_a_token: float) -> int:
         if self.budget is not None:
             return min(self.budget, context_length)
-        return math.ceil(context_length / (self.ratio or 1))
+        return min(math.ceil(context_length * slots_a_token / (self.ratio or 1)), context_length)
 
     def _chunk(self, slots: int) -> int:
         if self.chunk is None:

@@ -9,6 +9,7 @@ from torch import nn
 from .graph.rewrite import Site
 from .runtime.decoder import Decoder
 from .runtime.model import decoder_of
+from .store.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def report(model: nn.Module) -> Report:
 
 def _site_report(decoder: Decoder, site: Site) -> SiteReport:
     attention = site.attention
-    width = (attention.head_dim + attention.value_dim) * decoder.dtype.itemsize
-    token_bytes = attention.kv_heads * width
+    dims = (attention.head_dim, attention.value_dim, decoder.dtype)
+    slot_bytes = attention.kv_heads * site.rule.store_type.slot_nbytes(*dims)
+    token_bytes = attention.kv_heads * Slots.slot_nbytes(*dims)
     return SiteReport(
         attention.index,
         attention.name,
@@ -95,7 +97,7 @@ def _site_report(decoder: Decoder, site: Site) -> SiteReport:
         attention.kv_heads,
         attention.head_dim,
         site.rule.slots,
-        site.rule.slots * token_bytes,
+        site.rule.slots * slot_bytes,
         decoder.sizes.context_length * token_bytes,
         site.reading.kernel.name,
         site.rule.score,

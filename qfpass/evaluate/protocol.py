@@ -3,14 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 import qfpass
 
+from ..compile import slots_a_token
 from ..errors import ConfigError
 from ..filters import QFilters, TrainedFilters
+from ..graph.attention import find_attentions
+from ..graph.capture import capture
 from ..runtime.model import CompiledDecoder
 from ..store.scores import SCORES
 from .baselines import BASELINES, Baseline
@@ -30,6 +35,8 @@ class Method:
             the second protocol.
         recent: newest tokens never evicted; None takes the score's own part of the slots.
         sinks: first tokens never evicted.
+        store_dtype: of the stored keys and values, torch.int8 or None, the model's own; a ratio is of bytes,
+            so that int8 gets more slots.
 
     Raises:
         ConfigError: an unknown score, or not exactly one of budget and ratio.
@@ -40,6 +47,7 @@ class Method:
     ratio: float | None = None
     recent: int | None = None
     sinks: int = 4
+    store_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         known = (*SCORES, *BASELINES)
@@ -47,19 +55,21 @@ class Method:
             raise ConfigError(f"score must be one of {', '.join(known)}, not {self.score!r}.")
         if (self.budget is None) == (self.ratio is None):
             raise ConfigError(f"{self.score}: give a budget or a ratio, exactly one of them.")
+        if self.store_dtype is not None and self.score in BASELINES:
+            raise ConfigError(f"{self.score} runs on the uncompressed model's cache alone: no store_dtype.")
         if self.ratio is not None and not (math.isfinite(self.ratio) and self.ratio > 1):
             raise ConfigError(f"ratio must be more than 1, not {self.ratio!r}; 1 is the uncompressed row.")
 
     def __str__(self) -> str:
         size = f"{self.budget} slots" if self.budget is not None else f"{self.ratio:g}x"
-        return f"{self.score} {size}"
+        return f"{self.score} {size}" + (" int8" if self.store_dtype is torch.int8 else "")
 
-    def slots(self, tokens: int) -> int:
-        """Slots a head for a prompt of `tokens` tokens."""
+    def slots(self, tokens: int, slots_a_token: float = 1.0) -> int:
+        """Slots a head for a prompt of `tokens` tokens; `slots_a_token` take the bytes of one of these."""
         if self.budget is not None:
             return self.budget
         assert self.ratio is not None
-        return math.ceil(math.ceil(tokens / self.ratio) / GRAIN) * GRAIN
+        return math.ceil(math.ceil(tokens * slots_a_token / self.ratio) / GRAIN) * GRAIN
 
 
 @dataclass
@@ -82,7 +92,7 @@ class Bounded:
 
     def reader(self, tokens: int) -> Reader:
         """A reader for a prompt of `tokens` tokens."""
-        method, slots = self.method, self.method.slots(tokens)
+        method, slots = self.method, self.slots(tokens)
         if method.score in BASELINES:
             self._baseline = self._baseline or Baseline(self.model, method.score)
             return self._baseline.reader(slots, method.recent, method.sinks)
@@ -90,13 +100,25 @@ class Bounded:
             self._compiled[slots] = compile_budget(self.model, slots, method, self.compile_options)
         return open_reader(self._compiled[slots], tokens)
 
+    def slots(self, tokens: int) -> int:
+        """Slots a head for a prompt of `tokens` tokens."""
+        return self.method.slots(tokens, self._slots_a_token)
+
+    @cached_property
+    def _slots_a_token(self) -> float:
+        if self.method.store_dtype is None:
+            return 1.0
+        captured = capture(self.model)
+        return slots_a_token(find_attentions(captured, None), captured.dtype, self.method.store_dtype)
+
 
 def compile_budget(model: nn.Module, slots: int, method: Method, options: dict[str, Any]) -> CompiledDecoder:
     """`model` with `slots` slots a head, run eagerly and unproven: for evaluation only."""
     settings: dict[str, Any] = {"backend": "eager", "verify": False} | options
     return qfpass.compile(
-        model, budget=slots, score=method.score, recent=method.recent, sinks=method.sinks, **settings
-    )
+        model, budget=slots, score=method.score, recent=method.recent, sinks=method.sinks,
+        store_dtype=method.store_dtype, **settings,
+    )  # fmt: skip
 
 
 def with_methods(

@@ -8,9 +8,9 @@ import torch
 from torch import fx
 
 from ..store.reading import Reading
-from ..store.ring import Ring, RingAttention, RingRule
+from ..store.ring import RingAttention, RingRule
 from ..store.slot_attention import SlotAttention
-from ..store.slots import SlotRule, Slots
+from ..store.slots import SlotRule
 from .attention import Attention
 from .capture import Captured
 from .positions import follow_positions
@@ -75,7 +75,7 @@ def bounded_shares(sites: Sequence[Site]) -> list[float]:
 
 def _input_names(site: Site) -> tuple[str, ...]:
     filters = ("filters",) if site.rule.needs_filters else ()
-    return filters + (Ring._fields if site.is_ring else Slots._fields)
+    return filters + site.rule.store_type._fields
 
 
 def _add_input(graph: fx.Graph, after: fx.Node, name: str) -> fx.Node:

@@ -6,10 +6,10 @@ from transformers import Cache
 
 from ..errors import SessionError
 from ..store.ring import Ring
-from ..store.slots import Slots
+from ..store.slots import AnySlots
 from .rows import Row
 
-Stores = tuple[Slots | Ring, ...]
+Stores = tuple[AnySlots | Ring, ...]
 
 
 class State(NamedTuple):
@@ -70,8 +70,8 @@ class Counts(Cache):
 
     @property
     def kv_nbytes(self) -> int:
-        """Bytes held by keys and values alone."""
-        return sum(store.keys.nbytes + store.values.nbytes for store in self.stores)
+        """Bytes held by keys and values, with their scales if they are quantised."""
+        return sum(store.kv_nbytes for store in self.stores)
 
     @property
     def batch_size(self) -> int:

@@ -49,6 +49,11 @@ def find_turns(
             f"overflow='rerotate' would move the chunks that {', '.join(chunked)} counts from position 0: "
             "use overflow='continue' or 'error'."
         )
+    if config.store_dtype is not None:
+        raise ConfigError(
+            "overflow='rerotate' would round moved keys anew each time, so it needs them in the model's own "
+            "dtype: leave store_dtype out, or use overflow='continue' or 'error'."
+        )
     if SCORES[config.score or "published"].reads_all_heads:
         raise ConfigError(
             f"overflow='rerotate' scores moved keys anew, which the {config.score} score can't, since it "
@@ -79,7 +84,7 @@ def bring_back(decoder: Decoder, session: Session, rows: Sequence[int], tokens: 
             if isinstance(store, Ring):
                 _move_ring(store, turn, start - row.position)
             else:
-                assert isinstance(site.rule, SlotRule)
+                assert isinstance(site.rule, SlotRule) and isinstance(store, Slots)
                 filters = None
                 if site.rule.needs_filters and decoder.filters is not None:
                     filters = decoder.filters.filters[site.attention.index]

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from ..errors import SessionError
 from ..store.ring import Ring
-from ..store.slots import Slots
+from ..store.slots import AnySlots
 from .rows import Row
 
 FORMAT = "qfpass session 2"
-Stores = tuple[Slots | Ring, ...]
+Stores = tuple[AnySlots | Ring, ...]
 
 
 def write(
@@ -40,7 +40,7 @@ def write(
 
 def read(
     path: str | Path,
-    kinds: Sequence[type[Slots] | type[Ring]],
+    kinds: Sequence[type[AnySlots] | type[Ring]],
     belongs_to: Mapping[str, str],
     device: torch.device,
 ) -> tuple[Stores, tuple[Row, ...], int]:

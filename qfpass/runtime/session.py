@@ -11,7 +11,7 @@ from ..config import Sizes
 from ..errors import SessionError
 from ..graph.rewrite import Site
 from ..store.ring import Ring, held_positions
-from ..store.slots import Slots
+from ..store.slots import AnySlots
 from . import saved
 from .counts import Counts, State, Stores
 from .exclusive import Exclusive
@@ -59,14 +59,14 @@ class Session(Counts):
         stores = tuple(self._empty_store(site, batch) for site in self.sites)
         self._state = State(stores, (Row(),) * batch)
 
-    def _empty_store(self, site: Site, batch: int) -> Slots | Ring:
+    def _empty_store(self, site: Site, batch: int) -> AnySlots | Ring:
         attention = site.attention
         sizes = (batch, attention.kv_heads, attention.head_dim, attention.value_dim)
         store = site.rule.allocate(*sizes, self.dtype, self.device)
         self._clear(site, store)
         return store
 
-    def _clear(self, site: Site, store: Slots | Ring) -> None:
+    def _clear(self, site: Site, store: AnySlots | Ring) -> None:
         slots = self.sizes.slots_of(site.rule.share) if site.rule.is_bounded else None
         site.rule.clear(store, slots)  # type: ignore[arg-type]
 
@@ -140,7 +140,7 @@ class Session(Counts):
                 "(they are made when the first tokens come)."
             )
         store = self.stores[layer]
-        if isinstance(store, Slots):
+        if not isinstance(store, Ring):
             return store.positions
         return held_positions(store, torch.tensor([row.position for row in self.rows], device=self.device))
 
@@ -156,7 +156,7 @@ class Session(Counts):
         Raises:
             SessionError: no session there, or one of another model, budget, score or dtype; nothing changed.
         """
-        kinds = [Ring if site.is_ring else Slots for site in self.sites]
+        kinds = [site.rule.store_type for site in self.sites]
         with self.in_use(resetting=True):
             self._state = State(*saved.read(path, kinds, self._identity, self.device))
             self._exclusive.is_broken = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..store.ring import Ring, RingRule
-from ..store.slots import Protection, Slots, slot_to_replace
+from ..store.slots import AnySlots, Protection, slot_to_replace
 
 if TYPE_CHECKING:
     from .session import Session
@@ -46,7 +46,7 @@ class Undo:
 
     def __init__(self, session: "Session", is_step: bool, moves: bool) -> None:
         self._session, self._before = session, session.state
-        self._copies: tuple[Slots | Ring, ...] = ()
+        self._copies: tuple[AnySlots | Ring, ...] = ()
         self.overwritten: Overwritten | None = None
         if session.tokens_seen == 0:
             return

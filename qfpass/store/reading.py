@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from ..kernels import Kernel
+from ..kernels import Kernel, one_query
+from .slots import AnySlots
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,31 @@ class Reading:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **form: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The kernel's attention, (out, lse)."""
+        if query.shape[2] == 1 and query.device.type == "cpu" and torch.compiler.is_compiling():
+            return self._attend_one(query, key, value, None, form.get("bias"))
         return self.kernel.attend(query, key, value, scale=self.scale, **form)
+
+    def attend_slots(
+        self, query: torch.Tensor, slots: AnySlots, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention over a store all of whose slots are filled, (out, lse)."""
+        if query.shape[2] == 1 and slots.scales is not None:
+            return self._attend_one(query, slots.keys, slots.values, slots.scales, bias)
+        key, value = slots.dense(query.dtype)
+        return self.attend(query, key, value, bias=bias)
+
+    def _attend_one(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scales: tuple[torch.Tensor, torch.Tensor] | None,
+        bias: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        softcap = self.kernel.softcap
+        return one_query.attend(
+            query, key, value, scale=self.scale, scales=scales, bias=bias, softcap=softcap
+        )
 
 
 def distance_bias(

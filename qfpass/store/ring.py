@@ -18,6 +18,16 @@ class Ring(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
 
+    @staticmethod
+    def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+        """Bytes of a slot's key and value."""
+        return (head_dim + value_dim) * dtype.itemsize
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
 
 @dataclass(frozen=True)
 class RingRule:
@@ -31,6 +41,7 @@ class RingRule:
     needs_filters = False
     is_bounded = False  # a session's budget doesn't apply: the window is exact
     share = 1.0
+    store_type = Ring
 
     @property
     def score(self) -> str:

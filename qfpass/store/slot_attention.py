@@ -6,7 +6,7 @@ from torch import nn
 from ..kernels import join
 from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
 from .scores import SCORES
-from .slots import Protection, SlotRule, Slots, keep_best, replace_lowest
+from .slots import AnySlots, Protection, SlotRule, keep_best, replace_lowest
 
 
 class SlotAttention(nn.Module):
@@ -48,9 +48,9 @@ class SlotAttention(nn.Module):
         `visible` is any tensor whose last size counts the tokens in the store's reach: with the new one for
         S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
         differ. `recent` is the number of protected newest tokens, by default the rule's. `sink` [Hq] is one
-        more logit a query head, if the model learned some. `store` is a `Slots`, changed in place.
+        more logit a query head, if the model learned some. `store` is of the rule's kind, changed in place.
         """
-        slots = Slots(*store)
+        slots = self.rule.store_type(*store)
         protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
         score = SCORES[self.rule.score].function(key, value, position, filters)
         if query.shape[2] == 1:
@@ -63,23 +63,23 @@ class SlotAttention(nn.Module):
 
     def _over_slots(
         self,
-        slots: Slots,
+        slots: AnySlots,
         count: int,
         lengths: torch.Tensor | None,
         query: torch.Tensor,
         position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention over the first `count` slots, of which row b has filled `lengths[b]`."""
-        keys, values = slots.keys.narrow(2, 0, count), slots.values.narrow(2, 0, count)
-        bias = None if lengths is None else length_bias(lengths, keys.shape[2])
+        filled = slots.first(count)
+        bias = None if lengths is None else length_bias(lengths, filled.keys.shape[2])
         if self.slopes is not None:
-            distance = distance_bias(position, slots.positions[:, :, :count], self.slopes)
+            distance = distance_bias(position, filled.positions, self.slopes)
             bias = distance if bias is None else distance + bias
-        return self.reading.attend(query, keys, values, bias=bias)
+        return self.reading.attend_slots(query, filled, bias)
 
     def _over_slots_and_chunk(
         self,
-        slots: Slots,
+        slots: AnySlots,
         count: int,
         query: torch.Tensor,
         key: torch.Tensor,

@@ -5,20 +5,55 @@ keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positio
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import torch
 
+from .int8 import Int8Slots
 from .scores import SCORES
 
 
 class Slots(NamedTuple):
-    """The tensors of one layer's bounded store."""
+    """The tensors of one layer's bounded store, in the model's dtype."""
 
     keys: torch.Tensor
     values: torch.Tensor
     scores: torch.Tensor
     positions: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor, positions: torch.Tensor
+    ) -> "Slots":
+        """Slots that hold these."""
+        return cls(keys, values, scores, positions)
+
+    @staticmethod
+    def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+        """Bytes of a slot's key and value."""
+        return (head_dim + value_dim) * dtype.itemsize
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def first(self, count: int) -> "Slots":
+        """Views of the first `count` slots."""
+        return Slots(*(tensor.narrow(2, 0, count) for tensor in self))
+
+    def dense(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values as a kernel reads them."""
+        return self.keys, self.values
+
+    @property
+    def scales(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What keys and values are to be multiplied by; None: they are themselves."""
+        return None
+
+
+AnySlots = Union[Slots, Int8Slots]  # noqa: UP007 (an alias that isinstance doesn't read)
+SLOT_NBYTES = 8  # of a slot's score and position, beside its key and value
 
 
 @dataclass(frozen=True)
@@ -26,7 +61,8 @@ class SlotRule:
     """How one layer keeps keys: slots a head, protected tokens, score by name.
 
     A layer that isn't bounded keeps every key that its slots take; a session's budget doesn't apply to it.
-    `share` is its part of the slots that scores fill, over the mean of all layers.
+    `share` is its part of the slots that scores fill, over the mean of all layers. `store_dtype` is that of
+    the stored keys and values, int8 or the model's own.
     """
 
     slots: int
@@ -35,6 +71,12 @@ class SlotRule:
     score: str
     is_bounded: bool = True
     share: float = 1.0
+    store_dtype: torch.dtype | None = None
+
+    @property
+    def store_type(self) -> type[AnySlots]:
+        """The kind of store."""
+        return store_type(self.store_dtype)
 
     @property
     def needs_filters(self) -> bool:
@@ -48,26 +90,31 @@ class SlotRule:
         value_dim: int,
         dtype: torch.dtype,
         device: torch.device,
-    ) -> Slots:
+    ) -> AnySlots:
         """An empty store for `batch` rows."""
         heads = (batch, kv_heads, self.slots)
-        return Slots(
+        return self.store_type.of(
             torch.zeros(*heads, head_dim, dtype=dtype, device=device),
             torch.zeros(*heads, value_dim, dtype=dtype, device=device),
             torch.full(heads, float("-inf"), device=device),
             torch.full(heads, -1, dtype=torch.int32, device=device),
         )
 
-    def clear(self, store: Slots, slots: int | None = None) -> None:
+    def clear(self, store: AnySlots, slots: int | None = None) -> None:
         """Empty the store in place and use its first `slots` slots only, all of them by default.
 
         An unused slot scores inf, so that no token is ever better.
         """
-        store.keys.zero_()
-        store.values.zero_()
+        for tensor in store:
+            tensor.zero_()
         store.scores.fill_(float("-inf"))
         store.scores[..., slots or self.slots :] = float("inf")
         store.positions.fill_(-1)
+
+
+def store_type(store_dtype: torch.dtype | None) -> type[AnySlots]:
+    """The kind of store for a `store_dtype`."""
+    return Slots if store_dtype is None else Int8Slots
 
 
 class Protection(NamedTuple):
@@ -78,7 +125,7 @@ class Protection(NamedTuple):
 
 
 def replace_lowest(
-    slots: Slots,
+    slots: AnySlots,
     protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -86,17 +133,21 @@ def replace_lowest(
     position: torch.Tensor,
 ) -> None:
     """Write one token over the unprotected slot with the lowest score."""
-    _write(slots, slot_to_replace(slots, protection, position), key, value, score, position)
+    slot = slot_to_replace(slots, protection, position)
+    row, head = _rows_and_heads(slot)
+    # Indexed assignment is what Inductor does in place, without a copy of the store.
+    for held, new in zip(slots, _as_slots(slots, key, value, score, position), strict=True):
+        held[row, head, slot] = new
 
 
-def slot_to_replace(slots: Slots, protection: Protection, position: torch.Tensor) -> torch.Tensor:
+def slot_to_replace(slots: AnySlots, protection: Protection, position: torch.Tensor) -> torch.Tensor:
     """The slot [B, Hkv, 1] that a token at position [B, 1] will take; empty slots, -inf, go first."""
     protected = _protected(slots.positions, position[:, None, -1:], protection)
     return slots.scores.masked_fill(protected, float("inf")).argmin(-1, keepdim=True)
 
 
 def keep_best(
-    slots: Slots,
+    slots: AnySlots,
     protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -109,8 +160,8 @@ def keep_best(
     is better are exactly those that a top-C over both would exchange.
     """
     newest = position[:, None, -1:]
-    chunk_position = position[:, None, :].expand_as(score)
-    chunk_rank = score.masked_fill(_protected(chunk_position, newest, protection), float("inf"))
+    chunk = _as_slots(slots, key, value, score, position)
+    chunk_rank = score.masked_fill(_protected(chunk.positions, newest, protection), float("inf"))
     slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, protection), float("inf"))
     best, token = chunk_rank.sort(dim=-1, descending=True, stable=True)
     # Stable, so that equal scores (all empty slots) are filled from the front.
@@ -118,7 +169,10 @@ def keep_best(
     length = score.shape[-1]
     worst, slot = worst[..., :length], slot[..., :length]
     better = best > worst
-    _exchange(slots, slot, token, better, key, value, score, chunk_position)
+    row, head = _rows_and_heads(slot)
+    for held, new in zip(slots, chunk, strict=True):
+        wins = better[..., None] if held.dim() == 4 else better
+        held[row, head, slot] = torch.where(wins, new[row, head, token], held[row, head, slot])
 
 
 def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protection) -> torch.Tensor:
@@ -126,40 +180,16 @@ def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protec
     return held & ((positions > newest - protection.recent) | (positions < protection.sinks))
 
 
-def _write(
-    slots: Slots,
-    slot: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    score: torch.Tensor,
-    position: torch.Tensor,
-) -> None:
-    row = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
-    head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
-    position = position[:, None, :].expand_as(slot).to(slots.positions.dtype)
-    # Indexed assignment is what Inductor does in place, without a copy of the store.
-    slots.keys[row, head, slot] = key
-    slots.values[row, head, slot] = value
-    slots.scores[row, head, slot] = score
-    slots.positions[row, head, slot] = position
+def _as_slots(
+    slots: AnySlots, key: torch.Tensor, value: torch.Tensor, score: torch.Tensor, position: torch.Tensor
+) -> AnySlots:
+    """Tokens [B, Hkv, S, ...] as the store would hold them."""
+    place = position[:, None, :].expand_as(score).to(slots.positions.dtype)
+    return type(slots).of(key, value, score, place)
 
 
-def _exchange(
-    slots: Slots,
-    slot: torch.Tensor,
-    token: torch.Tensor,
-    better: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    score: torch.Tensor,
-    position: torch.Tensor,
-) -> None:
+def _rows_and_heads(slot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices that go with slot [B, Hkv, n]."""
     row = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
     head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
-    fresh = (key[row, head, token], value[row, head, token], score[row, head, token])
-    place = position.gather(-1, token).to(slots.positions.dtype)
-    wide = better[..., None]
-    slots.keys[row, head, slot] = torch.where(wide, fresh[0], slots.keys[row, head, slot])
-    slots.values[row, head, slot] = torch.where(wide, fresh[1], slots.values[row, head, slot])
-    slots.scores[row, head, slot] = torch.where(better, fresh[2], slots.scores[row, head, slot])
-    slots.positions[row, head, slot] = torch.where(better, place, slots.positions[row, head, slot])
+    return row, head

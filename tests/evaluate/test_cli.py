@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from qfpass import QFilters, TrainedFilters, cli
 from qfpass.errors import QFPassError
-from qfpass.evaluate import protocol
+from qfpass.evaluate import command, protocol
 from qfpass.filters import load_filters
 
 
@@ -80,10 +80,10 @@ def test_evaluations_leave_a_record_and_a_plot(folder: Path, tmp_path: Path, kin
 
 
 def test_every_score_meets_every_size(folder: Path, tmp_path: Path) -> None:
-    chosen = cli._methods(["recency", "random"], [3.0], [16], recent=5, sinks=2)
+    chosen = command._methods(["recency", "random"], [3.0], [16], recent=5, sinks=2, store_dtype=None)
     assert [str(m) for m in chosen] == ["recency 16 slots", "random 16 slots", "recency 3x", "random 3x"]
     assert {(m.recent, m.sinks) for m in chosen} == {(5, 2)}
-    assert [str(m) for m in cli._methods(None, None, None, None, 4)] == ["published 8x"]
+    assert [str(m) for m in command._methods(None, None, None, None, 4, None)] == ["published 8x"]
     words = [*EVALUATIONS["perplexity"], "--score", "recency", "--ratio", 3, "--budget", 16, "--no-plot"]
     run(folder, "evaluate", "perplexity", folder / "model", *words, "--out", tmp_path)
     record = json.loads((tmp_path / "perplexity.json").read_text())

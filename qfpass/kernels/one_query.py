@@ -1,0 +1,42 @@
+"""Attention of a single query a head, written so that Inductor streams keys and values once.
+
+A library's kernel is made for many queries: for one it reaches a third of what memory gives. Written as
+multiply and sum this becomes two loops, which also read keys and values kept in eight bits as they lie.
+"""
+
+import torch
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float,
+    scales: tuple[torch.Tensor, torch.Tensor] | None = None,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """query [B, Hq, 1, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv] -> out [B, Hq, 1, Dv], lse [B, Hq, 1].
+
+    See `qfpass.kernels` for the contract. `scales`, two of [B, Hkv, Sk], are what keys and values of another
+    dtype are multiplied by.
+    """
+    # b: batch, h: kv head, g: query head of its group, k: key, d: dimension.
+    grouped = query.float().unflatten(1, (key.shape[1], -1))
+    logits = (grouped * key[:, :, None].float()).sum(-1) * scale
+    if scales is not None:
+        logits = logits * scales[0][:, :, None]
+    if softcap is not None:
+        logits = softcap * (logits / softcap).tanh()
+    if bias is not None:
+        every_head = bias.float().expand(-1, query.shape[1], -1, -1)
+        logits = logits + every_head.squeeze(2).unflatten(1, (key.shape[1], -1))
+    peak = logits.amax(-1, keepdim=True)
+    weights = (logits - peak).exp()
+    total = weights.sum(-1, keepdim=True)
+    if scales is not None:
+        weights = weights * scales[1][:, :, None]
+    out = (weights[..., None] * value[:, :, None].float()).sum(-2) / total
+    lse = peak + total.log()
+    return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2)

@@ -1,0 +1,13 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub name.")]
+Data = Annotated[Path, typer.Option(help="A text file, or a folder of .txt and .md files.")]
+Seed = Annotated[int, typer.Option(help="Decides every sample.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+Progress = Annotated[bool, typer.Option(help="Show progress bars.")]

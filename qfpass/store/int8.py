@@ -1,0 +1,75 @@
+"""A bounded store in eight bits: each key and each value as 8-bit integers and one scale of their own.
+
+A scale a token and head, as nothing else of a token ever leaves or joins the store with it. Beside float32
+some 3.6 times as many tokens take the same bytes, beside bfloat16 1.9 times.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+LARGEST = 127
+
+
+class Int8Slots(NamedTuple):
+    """The tensors of one layer's quantised store.
+
+    keys [B, Hkv, C, D] and values [B, Hkv, C, Dv] int8, their scales [B, Hkv, C] float32; scores and
+    positions as in `Slots`.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    key_scales: torch.Tensor
+    value_scales: torch.Tensor
+    scores: torch.Tensor
+    positions: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor, positions: torch.Tensor
+    ) -> "Int8Slots":
+        """Slots that hold these keys and values, rounded."""
+        (keys, key_scales), (values, value_scales) = quantize(keys), quantize(values)
+        return cls(keys, values, key_scales, value_scales, scores, positions)
+
+    @staticmethod
+    def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+        """Bytes of a slot's key and value with their scales."""
+        return head_dim + value_dim + 2 * torch.float32.itemsize
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Bytes of keys and values with their scales."""
+        return self.keys.nbytes + self.values.nbytes + self.key_scales.nbytes + self.value_scales.nbytes
+
+    def first(self, count: int) -> "Int8Slots":
+        """Views of the first `count` slots."""
+        return Int8Slots(*(tensor.narrow(2, 0, count) for tensor in self))
+
+    def dense(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values in a floating dtype, a copy."""
+        return dequantize(self.keys, self.key_scales, dtype), dequantize(
+            self.values, self.value_scales, dtype
+        )
+
+    @property
+    def scales(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What keys and values are to be multiplied by."""
+        return self.key_scales, self.value_scales
+
+
+def quantize(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[..., D] -> int8 [..., D] and float32 scales [...], whose product is nearest to it.
+
+    The largest number of the last dimension becomes 127 or -127, so the error is at most 1/254 of it.
+    """
+    wide = tensor.float()
+    scales = wide.abs().amax(-1) / LARGEST
+    codes = (wide / scales.clamp_min(torch.finfo(torch.float32).tiny)[..., None]).round()
+    return codes.clamp(-LARGEST, LARGEST).to(torch.int8), scales
+
+
+def dequantize(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """int8 [..., D] and scales [...] -> [..., D] in `dtype`."""
+    return (codes.float() * scales[..., None]).to(dtype)
