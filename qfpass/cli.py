@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate`, `calibrate`, `train`, `census` and `bench`.
+"""The command line: `qfpass evaluate`, `calibrate`, `train`, `push`, `census` and `bench`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -12,7 +12,7 @@ from rich.console import Console
 from . import evaluate
 from .errors import InputError, QFPassError
 from .evaluate.models import load_model, load_tokenizer
-from .filters import QFilters, TrainedFilters
+from .filters import QFilters, TrainedFilters, load_filters, push_filters
 from .filters.calibrate import calibrate as calibrate_model
 from .training.train import train as train_filters
 
@@ -69,6 +69,18 @@ def train(
     )  # fmt: skip
     _save(filters, out)
     Console().print(f"trained filters of {len(filters.filters)} layers, in {out}")
+
+
+@app.command()
+def push(
+    filters: Annotated[str, typer.Argument(metavar="FILTERS", help="A folder of filters.")],
+    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="On the hub: organisation/name.")],
+    base_model: Annotated[str | None, typer.Option(help="The hub name of their model.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that is made.")] = False,
+) -> None:
+    """Upload filters to the hub, with a model card."""
+    address = push_filters(load_filters(filters), repository, base_model=base_model, private=private)
+    Console().print(f"pushed to {address}")
 
 
 def _save(filters: QFilters | TrainedFilters, out: Path) -> None:

@@ -9,6 +9,7 @@ from qfpass.filters.find import (
     store_cached,
 )
 from qfpass.filters.load import load_filters
+from qfpass.filters.push import push_filters
 from qfpass.filters.statistics import QueryStatistics
 from qfpass.filters.trained import TrainedFilters
 
@@ -21,5 +22,6 @@ __all__ = [
     "find_on_hub",
     "fingerprint",
     "load_filters",
+    "push_filters",
     "store_cached",
 ]

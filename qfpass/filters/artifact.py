@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qfpass.errors import ConfigError, FilterFileError, FilterMismatchError
-from qfpass.filters import hub, layout
+from qfpass.filters import layout, locate
 
 FIELDS = ("filters", "directions", "kappa", "mean_query")
 
@@ -134,7 +134,7 @@ class QFilters:
 
     @classmethod
     def load(cls, folder_or_repo: str | Path) -> "QFilters":
-        """Read a folder that `save` wrote, or published filters from a folder or the hub.
+        """Read what `save` wrote, or published filters, from a folder or the hub.
 
         Published filters (hub repositories `nthngdy/<model>_qfilt`) store the negated direction,
         so their sign is turned here; `directions`, `kappa` and `mean_query` are None.
@@ -142,27 +142,20 @@ class QFilters:
         Raises:
             FilterFileError: nothing there, unreadable, other content, or the hub is unreachable.
         """
-        folder = Path(folder_or_repo).expanduser()
-        if (read := layout.read(folder)) is not None:
-            fields, source = read
-            try:
-                return cls(**fields, source=source)
-            except (ConfigError, TypeError) as error:  # TypeError: a field of another name
-                raise FilterFileError(f"{folder} does not hold Q-Filters: {error}") from error
-        name = str(folder_or_repo)
-        if folder.exists() or not hub.is_repository_name(name):
-            raise FilterFileError(
-                f"No Q-Filters at {name}: it must be a folder with {layout.TENSORS_FILE} or "
-                f"{layout.PUBLISHED_FILE} in it, or a hub repository (organisation/name)."
-            )
+        fields, source, folder = locate.read_filters(folder_or_repo)
+        return cls.from_fields(fields, source, folder)
+
+    @classmethod
+    def from_fields(cls, fields: layout.Fields, source: dict[str, Any], folder: Path) -> "QFilters":
+        """What `save` wrote, read by `layout.read`.
+
+        Raises:
+            FilterFileError: it can't be Q-Filters.
+        """
         try:
-            path = hub.fetch(name, layout.PUBLISHED_FILE)
-        except hub.UNAVAILABLE as error:
-            raise FilterFileError(
-                f"There is no folder {name}, and the hub gave no {layout.PUBLISHED_FILE} of such a "
-                f"repository ({error}). Check the name and the connection, or give a folder."
-            ) from error
-        return replace(cls.load(path.parent), source=hub.source(name, path))
+            return cls(**fields, source=source)
+        except (ConfigError, TypeError) as error:  # TypeError: a field of another name
+            raise FilterFileError(f"{folder} does not hold Q-Filters: {error}") from error
 
     def _present(self) -> dict[str, tuple[Tensor, ...]]:
         fields = {name: getattr(self, name) for name in FIELDS}

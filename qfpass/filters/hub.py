@@ -1,7 +1,7 @@
 """One file of a hub repository, or within seconds the reason why it can't be had."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +9,12 @@ from threading import Thread
 from typing import TypeVar
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+)
 
 ANSWER_SECONDS = 4.0
 DOWNLOAD_SECONDS = 30.0
@@ -50,6 +55,21 @@ def fetch(repository: str, filename: str) -> Path:
         return Path(_within(DOWNLOAD_SECONDS, url, lambda: hf_hub_download(repository, filename)))
     except RuntimeError as error:  # how hf_xet, which carries the content, reports a lost connection
         raise ConnectionError(f"{url} could not be downloaded: {error}") from error
+
+
+def fetch_first(repository: str, filenames: Sequence[str]) -> Path:
+    """Local path of the first of `filenames` that is in the hub's cache, else that the repository has.
+
+    Raises:
+        one of `UNAVAILABLE`: as `fetch` does for the last of them.
+    """
+    for filename in filenames:
+        with suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(repository, filename, local_files_only=True))
+    for filename in filenames[:-1]:
+        with suppress(EntryNotFoundError):
+            return fetch(repository, filename)
+    return fetch(repository, filenames[-1])
 
 
 def _within(seconds: float, url: str, call: Callable[[], Answer]) -> Answer:

@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-from qfpass.filters import layout
 from qfpass.filters.artifact import QFilters
+from qfpass.filters.locate import read_filters
 from qfpass.filters.trained import TrainedFilters
 
 
 def load_filters(folder_or_repo: str | Path) -> QFilters | TrainedFilters:
-    """Read what `QFilters.save` or `TrainedFilters.save` wrote, or published filters; see `QFilters.load`.
+    """Read what `QFilters.save`, `TrainedFilters.save` or `push_filters` wrote, or published filters.
 
     Raises:
         FilterFileError: nothing there, unreadable or other content, or the hub is unreachable.
     """
-    folder = Path(folder_or_repo).expanduser()
-    read = layout.read(folder)
-    if read is not None and "shares" in read[0]:
-        return TrainedFilters.from_fields(*read, folder)
-    return QFilters.load(folder_or_repo)
+    fields, source, folder = read_filters(folder_or_repo)
+    kind = TrainedFilters if "shares" in fields else QFilters
+    return kind.from_fields(fields, source, folder)

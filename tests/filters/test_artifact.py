@@ -135,11 +135,13 @@ def test_repository_is_fetched_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     def download(repository: str, filename: str, **_: object) -> str:
         asked.append((repository, filename))
+        if not (snapshot / filename).exists():
+            raise LocalEntryNotFoundError("not here")
         return str(snapshot / filename)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
     loaded = QFilters.load("someone/tiny_qfilt")
-    assert asked == [("someone/tiny_qfilt", "model.safetensors")]
+    assert asked == [("someone/tiny_qfilt", name) for name in ("qfilters.safetensors", "model.safetensors")]
     torch.testing.assert_close(torch.stack(loaded.filters), -parameter)
     assert loaded.source == {
         "layout": "published",
@@ -164,5 +166,5 @@ def test_unreachable_repository_is_told_with_its_reason(monkeypatch: pytest.Monk
 def test_neither_folder_nor_repository(tmp_path: Path) -> None:
     (tmp_path / "a_file").write_text("x")
     for place in (tmp_path, tmp_path / "missing", tmp_path / "a_file", "no-such-name"):
-        with pytest.raises(FilterFileError, match="No Q-Filters at"):
+        with pytest.raises(FilterFileError, match="No filters at"):
             QFilters.load(place)
