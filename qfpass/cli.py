@@ -56,8 +56,8 @@ def calibrate(
 def train(
     model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
     ratio: Annotated[float, typer.Option(help="How many times smaller the store will be.")] = 8.0,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 330,
-    lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 700,
+    lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 80,
     tokens: Annotated[int, typer.Option(min=64, help="Tokens a piece.")] = 1024,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip

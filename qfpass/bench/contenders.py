@@ -5,14 +5,15 @@ context may be longer than what the model was trained on.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from transformers import Cache, DynamicCache, StaticCache
 
 from ..runtime.model import CompiledDecoder
-from ..store.slots import Slots
+from ..store.ring import Ring
+from ..store.slots import AnySlots
 
 
 class Context(Protocol):
@@ -123,13 +124,17 @@ class Bounded:
         return BoundedContext(self._model, session)
 
 
-def _fill_store(store: Any, tokens: int) -> None:
-    held = min(tokens, store.keys.shape[2])
-    store.keys[:, :, :held].normal_()
-    store.values[:, :, :held].normal_()
-    if isinstance(store, Slots):
-        store.scores[:, :, :held].normal_()
-        store.positions[:, :, :held] = torch.arange(tokens - held, tokens, device=store.positions.device)
+def _fill_store(store: AnySlots | Ring, tokens: int) -> None:
+    batch, heads, slots, head_dim = store.keys.shape
+    held, device = min(tokens, slots), store.keys.device
+    dims = (head_dim, store.values.shape[3])
+    keys, values = (torch.randn(batch, heads, held, dim, device=device) for dim in dims)
+    fresh: Sequence[torch.Tensor] = (keys, values)
+    if not isinstance(store, Ring):
+        positions = torch.arange(tokens - held, tokens, device=device).expand(batch, heads, -1)
+        fresh = type(store).of(keys, values, torch.randn(batch, heads, held, device=device), positions)
+    for tensor, new in zip(store, fresh, strict=True):
+        tensor[:, :, :held] = new
 
 
 class BoundedContext:

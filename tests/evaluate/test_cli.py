@@ -94,6 +94,16 @@ def test_every_score_meets_every_size(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "perplexity.png").exists()
 
 
+def test_in_eight_bits_a_ratio_holds_more_slots(folder: Path, tmp_path: Path) -> None:
+    words = [*EVALUATIONS["perplexity"], "--score", "recency", "--ratio", 4, "--store-dtype", "int8"]
+    run(folder, "evaluate", "perplexity", folder / "model", *words, "--no-plot", "--out", tmp_path)
+    record = json.loads((tmp_path / "perplexity.json").read_text())
+    full, small = record["rows"]
+    assert small["name"] == "recency 4x int8"
+    assert small["footprint"]["slots"] == record["settings"]["first"] > 60 / 4 + 8
+    assert small["footprint"]["nbytes"] < full["footprint"]["nbytes"]
+
+
 def test_calibrated_filters_serve_an_evaluation(folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "filters"
     run(folder, "calibrate", folder / "model", "--out", made, "--sequences", 3, "--tokens", 64)

@@ -20,6 +20,20 @@ def test_slots_of_the_two_protocols() -> None:
     assert [method.slots(n) for n in (1024, 1025, 2048, 2100)] == [128, 136, 256, 264]
 
 
+def test_a_ratio_in_eight_bits_is_of_bytes(model: nn.Module, random_ids: Ids) -> None:
+    method = evaluate.Method("recency", ratio=4, recent=3, sinks=1, store_dtype=torch.int8)
+    assert str(method) == "recency 4x int8"
+    bounded, own = (
+        evaluate.Bounded(model, method),
+        evaluate.Bounded(model, evaluate.Method("recency", ratio=4)),
+    )
+    reader = evaluate.open_reader(bounded, 96)
+    reader.prefill(random_ids(1, 96))
+    assert own.slots(96) == 24 < bounded.slots(96) == reader.slots < 96
+    with pytest.raises(ConfigError, match="no store_dtype"):
+        evaluate.Method("snapkv", ratio=4, store_dtype=torch.int8)
+
+
 def test_every_distinct_budget_compiles_once(
     model: nn.Module, random_ids: Ids, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,84 @@
+"""How much text Q-Filters need, and which: filters of many calibrations against each other, by cosine.
+
+`python benchmarks/calibration.py OUT`: the paper's set-up, 20 x 2,048 tokens of essays, is the yardstick for
+fewer sequences of the same text; other essays; another kind of text, the manual that Python's `help()` shows;
+and text that the model wrote itself. A cosine is of two filters of one head; OUT/calibration.json has all.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from pydoc_data.topics import topics
+
+from assets import essays_text, weights_folder
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import qfpass
+from qfpass import evaluate
+
+SEQUENCES, TOKENS = 20, 2048
+FEWER = (1, 2, 5, 10)
+OWN_ROWS, OWN_TOKENS = 8, 256  # what `qfpass.compile` lets a model write when it finds no filters
+
+
+def texts_of(model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Ids [rows, tokens] by name, the yardstick first."""
+    essays = evaluate.token_rows(tokenizer, essays_text(), tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
+    manual = evaluate.token_rows(
+        tokenizer, "\n\n".join(topics.values()), tokens=TOKENS, rows=SEQUENCES, seed=0
+    )
+    texts = {f"essays, {SEQUENCES} x {TOKENS:,}": essays[:SEQUENCES]}
+    texts |= {f"essays, {n} x {TOKENS:,}": essays[:n] for n in FEWER}
+    texts[f"other essays, {SEQUENCES} x {TOKENS:,}"] = essays[SEQUENCES:]
+    texts[f"Python manual, {SEQUENCES} x {TOKENS:,}"] = manual
+    texts[f"written by the model, {OWN_ROWS} x {OWN_TOKENS}"] = written_by(model)
+    return texts
+
+
+def written_by(model: Any) -> torch.Tensor:
+    """Text sampled from the model at temperature 1, each row from a random token."""
+    torch.manual_seed(0)
+    first = torch.randint(model.config.vocab_size, (OWN_ROWS, 1))
+    sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "min_new_tokens": OWN_TOKENS - 1}
+    return model.generate(first, max_new_tokens=OWN_TOKENS - 1, pad_token_id=0, **sampled)
+
+
+def cosines(one: qfpass.QFilters, other: qfpass.QFilters) -> torch.Tensor:
+    """Of each layer's and head's two filters, [layers, heads]."""
+    pairs = zip(one.filters, other.filters, strict=True)
+    return torch.stack([torch.cosine_similarity(a, b, dim=-1) for a, b in pairs])
+
+
+def main() -> None:
+    """See the module."""
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(weights_folder())
+    table = Table("text", "seconds", "mean", "median", "least", "heads below 0.9")
+    yardstick, record = None, []
+    for name, ids in texts_of(model, tokenizer).items():
+        start = time.perf_counter()
+        filters = qfpass.calibrate(model, list(ids), description=name, progress=False)
+        seconds = time.perf_counter() - start
+        filters.save(out / name.replace(" ", "-").replace(",", ""))
+        yardstick = yardstick or filters
+        each = cosines(yardstick, filters).flatten()
+        row = {"mean": each.mean(), "median": each.median(), "least": each.min(), "below": (each < 0.9).sum()}
+        record.append({"text": name, "seconds": seconds, "cosines": each.tolist()})
+        numbers = (f"{row[key]:.4f}" for key in ("mean", "median", "least"))
+        table.add_row(name, f"{seconds:.0f}", *numbers, f"{int(row['below'])} of {len(each)}")
+    Console(width=110).print(table)
+    (out / "calibration.json").write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
