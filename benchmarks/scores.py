@@ -1,7 +1,7 @@
 """What a score and a store in eight bits cost, on real weights: decode steps and prefill in turn.
 
 `python benchmarks/scores.py FILTERS`, with trained filters in the folder FILTERS. A step is one after 8,192
-tokens at 1,024 slots, a chunk 512 tokens more. "int8, same bytes" has as many slots as fit in the float store's
+tokens at 1,024 slots, a chunk 512 tokens more. "int8, same bytes" has the slots that fit in the float store's
 bytes.
 """
 

@@ -4,6 +4,7 @@ A step overwrites one slot a head, known beforehand; longer calls on a session t
 copy of its stores. A session without tokens needs nothing.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ class Overwritten:
     def __init__(self, session: "Session") -> None:
         self._stores = session.stores
         position = torch.tensor([[row.position] for row in session.rows], device=session.device)
-        self._slots = [_slot(session, i, position) for i in range(len(session.stores))]
+        self._slots = _slots_taken(session, position)
         self._kept = [
             [_at(tensor, slot) for tensor in store]
             for store, slot in zip(session.stores, self._slots, strict=True)
@@ -66,13 +67,25 @@ class Undo:
                     tensor.copy_(before)
 
 
-def _slot(session: "Session", layer: int, position: torch.Tensor) -> torch.Tensor:
-    """The slot [B, Hkv, 1] that the next token, at position [B, 1], takes."""
-    store, rule = session.stores[layer], session.sites[layer].rule
-    if isinstance(store, Ring) or isinstance(rule, RingRule):
-        return (position % rule.slots)[:, None, :].expand(-1, store.keys.shape[1], -1)
-    recent = session.sizes.recent if rule.is_bounded else rule.recent
-    return slot_to_replace(store, Protection(recent, rule.sinks), position)
+def _slots_taken(session: "Session", position: torch.Tensor) -> list[torch.Tensor]:
+    """The slot [B, Hkv, 1] of every store that the next token, at position [B, 1], takes."""
+    taken = dict[int, torch.Tensor]()
+    alike = defaultdict[tuple[torch.Size, Protection], list[int]](list)
+    for i, (site, store) in enumerate(zip(session.sites, session.stores, strict=True)):
+        rule = site.rule
+        if isinstance(store, Ring) or isinstance(rule, RingRule):
+            taken[i] = (position % rule.slots)[:, None, :].expand(-1, store.keys.shape[1], -1)
+        else:
+            recent = session.sizes.recent if rule.is_bounded else rule.recent
+            alike[store.scores.shape, Protection(recent, rule.sinks)].append(i)
+    # Layers of equal sizes together: a dozen operations on a processor cost what one does.
+    for (shape, protection), layers in alike.items():
+        scores, positions = (
+            torch.cat([getattr(session.stores[i], name) for i in layers]) for name in ("scores", "positions")
+        )
+        slots = slot_to_replace(scores, positions, protection, position.repeat(len(layers), 1))
+        taken.update(zip(layers, slots.split(shape[0]), strict=True))
+    return [taken[i] for i in range(len(session.stores))]
 
 
 def _at(tensor: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:

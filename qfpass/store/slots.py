@@ -133,17 +133,19 @@ def replace_lowest(
     position: torch.Tensor,
 ) -> None:
     """Write one token over the unprotected slot with the lowest score."""
-    slot = slot_to_replace(slots, protection, position)
+    slot = slot_to_replace(slots.scores, slots.positions, protection, position)
     row, head = _rows_and_heads(slot)
     # Indexed assignment is what Inductor does in place, without a copy of the store.
     for held, new in zip(slots, _as_slots(slots, key, value, score, position), strict=True):
         held[row, head, slot] = new
 
 
-def slot_to_replace(slots: AnySlots, protection: Protection, position: torch.Tensor) -> torch.Tensor:
+def slot_to_replace(
+    scores: torch.Tensor, positions: torch.Tensor, protection: Protection, position: torch.Tensor
+) -> torch.Tensor:
     """The slot [B, Hkv, 1] that a token at position [B, 1] will take; empty slots, -inf, go first."""
-    protected = _protected(slots.positions, position[:, None, -1:], protection)
-    return slots.scores.masked_fill(protected, float("inf")).argmin(-1, keepdim=True)
+    protected = _protected(positions, position[:, None, -1:], protection)
+    return scores.masked_fill(protected, float("inf")).argmin(-1, keepdim=True)
 
 
 def keep_best(
