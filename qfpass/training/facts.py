@@ -19,6 +19,21 @@ _WORDS = (
     "kernel", "lichen", "mitten", "nickel", "otter", "parsley", "quiver", "raisin", "sandal", "thimble",
     "urchin", "velvet", "willow", "yarrow", "zipper",
 )  # fmt: skip
+_DEEDS = (
+    "mend the green bicycle", "count the empty barrels", "borrow a wooden spoon", "paint the north fence",
+    "polish the brass bell", "water the young pear trees", "trade stamps with a sailor", "bake rye bread",
+    "sharpen both axes", "translate the longest letter", "tune the old piano", "sort the winter coats",
+    "photograph the weather vane", "sweep the narrow stairs", "write to the landlord", "catch the last ferry",
+)  # fmt: skip
+_PLACES = (
+    "inside the bakery", "across the canal", "beneath the staircase", "outside the north gate",
+    "at the dentist's", "between two haystacks", "on the third floor", "next to the petrol station",
+    "in her uncle's workshop",
+)  # fmt: skip
+_TIMES = (
+    "during the lunch break", "once the rain stops", "every second Friday", "two days before the wedding",
+    "as soon as the shop closes", "in the hottest week of August", "shortly after midnight",
+)  # fmt: skip
 _PROPERTIES = ("locker code", "call sign", "invoice number", "alias", "part number", "signal word", "batch")
 _FORMS = (
     ("The {property} of the {thing} is {answer}.", "What is the {property} of the {thing}?"),
@@ -49,12 +64,15 @@ def invent(random: Random) -> Fact:
 
 
 def _answer(random: Random) -> str:
-    """Digits, a few words, or letters and digits."""
-    kind = random.randrange(4)
+    """Digits, a few words, what to do where and when, or letters and digits."""
+    kind = random.randrange(5)
     if kind < 2:
         return "".join(random.choice("0123456789") for _ in range(random.randint(4, 8)))
     if kind == 2:
-        return " ".join(random.sample(_WORDS, random.randint(1, 3)))
+        return random.choice((" ", ", ")).join(random.sample(_WORDS, random.randint(1, 4)))
+    if kind == 3:
+        parts = [random.choice(each) for each in (_DEEDS, _PLACES, _TIMES)]
+        return " ".join(parts[: random.randint(1, 3)])
     letters = "".join(random.choice("ABCDEFGHKLMNPRSTUVWXYZ") for _ in range(2))
     return f"{letters}-{random.randint(100, 9999)}"
 
