@@ -56,6 +56,20 @@ def layer_shares(
     return filters.shares
 
 
+def within(shares: Sequence[float], largest: float) -> tuple[float, ...]:
+    """Shares of at most `largest`, what is cut off shared out among the others; the mean stays."""
+    if largest <= 1:
+        return tuple(min(share, 1.0) for share in shares)
+    spread = list(shares)
+    while max(spread) > largest * (1 + 1e-9):
+        free = [i for i, share in enumerate(spread) if share < largest]
+        held = [min(share, largest) for share in spread]
+        lost = sum(spread) - sum(held)
+        factor = 1 + lost / sum(spread[i] for i in free)
+        spread = [share * factor if share < largest else largest for share in spread]
+    return tuple(spread)
+
+
 def find_or_make_filters(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters:
     """Q-Filters from the cache or the hub, or made on the spot; they fit the model or an error is raised."""
     filters = _found(model, captured, attentions) or _made(captured, attentions)

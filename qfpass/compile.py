@@ -1,14 +1,14 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .choose_filters import find_or_make_filters, given_filters, layer_shares
+from .choose_filters import find_or_make_filters, given_filters, layer_shares, within
 from .config import Config, Sizes
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
@@ -64,7 +64,8 @@ def compile(
         score: which key goes first: "published" (Godey et al. 2025, arXiv 2503.02812), "trained" (by
             `qfpass.train`), "recency", "knorm" or "random"; by default what the filters are for.
         store_dtype: of the stored keys and values: by default the model's own, or torch.int8, which holds
-            some 3.6 times as many tokens in the bytes of float32 and 1.9 times in those of bfloat16.
+            some 3.6 times as many tokens in the bytes of float32 and 1.8 times in those of bfloat16. Windows
+            and `skip_layers` stay in the model's.
         chunk: tokens of a prompt read at a time; by default 512, or the slots if fewer.
         filters: Q-Filters or trained filters, a folder or hub repository of them; by default Q-Filters are
             found or made.
@@ -102,15 +103,17 @@ def build(
     own_length = own_context_length(model)
     attentions = find_attentions(captured, config.context_length or own_length)
     given = given_filters(config, attentions)
-    config = dataclasses.replace(config, score=config.score or (given.score if given else "published"))
+    config = replace(config, score=config.score or (given.score if given else "published"))
     shares = layer_shares(given, config, attentions)
     density = slots_a_token(attentions, captured.dtype, config.store_dtype)
     sizes = config.resolve(own_length, len(attentions), min(shares), density)
     if config.verify:
         verify(model, captured, attentions)
     choose = rule or _rule
+    shares = within(shares, sizes.largest_share)
+    lowered = config.backend == "inductor"
     sites = [
-        Site(a, choose(a, config, sizes, share), reading_of(captured, a))
+        Site(a, choose(a, config, sizes, share), replace(reading_of(captured, a), streams=lowered))
         for a, share in zip(attentions, shares, strict=True)
     ]
     chosen = None
@@ -120,7 +123,7 @@ def build(
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
-    if config.backend == "inductor" and captured.device.type == "cpu":
+    if lowered and captured.device.type == "cpu":
         stream_weights(outlined)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
@@ -135,12 +138,11 @@ def _rule(attention: Attention, config: Config, sizes: Sizes, share: float) -> R
     reach = attention.span.reach
     if reach is not None and (reach < sizes.context_length or config.overflow != "error"):
         return RingRule(reach, chunked=attention.span.chunk is not None)
-    if attention.index in config.skip_layers:
-        return SlotRule(sizes.context_length, recent=1, sinks=0, score="recency", is_bounded=False)
-    if sizes.slots >= sizes.context_length:
+    skipped = attention.index in config.skip_layers
+    if skipped or sizes.slots >= sizes.context_length:
         return SlotRule(
             sizes.context_length, recent=1, sinks=0, score="recency", is_bounded=False,
-            store_dtype=config.store_dtype,
+            store_dtype=None if skipped else config.store_dtype,
         )  # fmt: skip
     assert config.score is not None
     return SlotRule(

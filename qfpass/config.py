@@ -30,7 +30,8 @@ class Config:
         sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
         score: which key goes first, a name in `qfpass.store.scores.SCORES`; None takes the filters' own,
             "published" without any.
-        store_dtype: of the stored keys and values of bounded layers: None, the model's own, or torch.int8.
+        store_dtype: of the stored keys and values, but for windows and `skip_layers`: None, the model's own,
+            or torch.int8.
         chunk: tokens read at a time from a prompt; None takes 512, or slots - 1 if fewer.
         filters: Q-Filters or trained filters, or a folder or hub repository of them; None finds or makes
             Q-Filters that fit.
@@ -147,6 +148,12 @@ class Sizes:
     recent: int
     sinks: int
     chunk: int
+
+    @property
+    def largest_share(self) -> float:
+        """The share with which a layer has a slot for every token."""
+        protected = self.recent + self.sinks
+        return (self.context_length - protected) / max(1, self.slots - protected)
 
     def slots_of(self, share: float) -> int:
         """Slots a head of a bounded layer that has this share."""

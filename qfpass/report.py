@@ -23,6 +23,7 @@ class SiteReport:
     kv_heads: int
     head_dim: int
     slots: int
+    stored: str
     nbytes: int
     full_nbytes: int
     kernel: str
@@ -51,11 +52,22 @@ class Report:
 
     def __rich__(self) -> Table:
         table = Table(title=f"{len(self.sites)} attentions on bounded stores")
-        for column in ("#", "attention", "span", "heads", "dim", "slots", "KV MiB", "kernel", "score"):
+        for column in (
+            "#",
+            "attention",
+            "span",
+            "heads",
+            "dim",
+            "slots",
+            "stored in",
+            "KV MiB",
+            "kernel",
+            "score",
+        ):
             table.add_column(column)
         for s in self.sites:
             heads = f"{s.query_heads}/{s.kv_heads}"
-            row = (s.index, s.name, s.span, heads, s.head_dim, s.slots, f"{s.nbytes / 2**20:.2f}")
+            row = (s.index, s.name, s.span, heads, s.head_dim, s.slots, s.stored, f"{s.nbytes / 2**20:.2f}")
             table.add_row(*map(str, row), s.kernel, s.score)
         share = self.full_nbytes / self.nbytes
         table.caption = (
@@ -97,6 +109,7 @@ def _site_report(decoder: Decoder, site: Site) -> SiteReport:
         attention.kv_heads,
         attention.head_dim,
         site.rule.slots,
+        str(getattr(site.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
         site.rule.slots * slot_bytes,
         decoder.sizes.context_length * token_bytes,
         site.reading.kernel.name,

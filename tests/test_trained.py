@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qfpass
+from qfpass.choose_filters import within
 from qfpass.errors import ConfigError, FilterFileError, FilterMismatchError, SessionError
 from qfpass.filters import TrainedFilters, load_filters
 from qfpass.filters.trained import EXTRA
@@ -129,6 +130,18 @@ def test_the_score_is_a_projection_the_values_norm_and_the_position() -> None:
             expected = both @ weights[head, :20] + weights[head, 20] * value[0, head, token].norm().log()
             expected = expected + weights[head, 21] * (10 + token)
             torch.testing.assert_close(score[0, head, token], expected)
+
+
+@given(weights=st.lists(st.floats(0.1, 8), min_size=2, max_size=12), largest=st.floats(1.05, 6))
+def test_slots_that_a_layer_cannot_fill_go_to_others(weights: list[float], largest: float) -> None:
+    shares = [weight * len(weights) / sum(weights) for weight in weights]
+    spread = within(shares, largest)
+    assert max(spread) <= largest * (1 + 1e-6)
+    assert abs(sum(spread) / len(spread) - 1) < 1e-6
+    for before, after in zip(shares, spread, strict=True):
+        assert after >= min(before, largest) * (1 - 1e-9)
+    if max(shares) <= largest:
+        assert list(spread) == shares
 
 
 def test_filters_in_files(tmp_path: Path) -> None:

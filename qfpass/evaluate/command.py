@@ -19,7 +19,8 @@ commands = typer.Typer(
 )
 
 Ratios = Annotated[
-    list[float] | None, typer.Option("--ratio", help="n / ratio slots for n tokens; repeatable.")
+    list[float] | None,
+    typer.Option("--ratio", help="Slots for n tokens in the bytes of n / ratio; repeatable."),
 ]
 Budgets = Annotated[list[int] | None, typer.Option("--budget", help="Slots a head; repeatable.")]
 Scores = Annotated[list[str] | None, typer.Option("--score", help="Which key goes first; repeatable.")]
@@ -55,6 +56,11 @@ def perplexity(
     models = evaluate.with_methods(original, chosen, filters=list(map(load_filters, filters or [])))
     if first is None:
         first = max(each.slots(tokens) for each in models.values() if isinstance(each, evaluate.Bounded))
+        if first >= tokens:
+            raise ConfigError(
+                f"with {first} slots nothing of {tokens} tokens is evicted: give a greater --ratio, or "
+                "a smaller --budget or --first."
+            )
     rows = evaluate.token_rows(tokenizer, evaluate.read_text(data), tokens=tokens, rows=texts, seed=seed)
 
     def run(each: Any) -> Any:

@@ -106,7 +106,7 @@ class Bounded:
 
     @cached_property
     def _slots_a_token(self) -> float:
-        if self.method.store_dtype is None:
+        if self.method.store_dtype is None or self.method.ratio is None:
             return 1.0
         captured = capture(self.model)
         return slots_a_token(find_attentions(captured, None), captured.dtype, self.method.store_dtype)

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
 )
 
 ANSWER_SECONDS = 4.0
@@ -48,6 +48,30 @@ def fetch(repository: str, filename: str) -> Path:
     """
     with suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(repository, filename, local_files_only=True))
+    return _newest(repository, filename)
+
+
+def fetch_first(repository: str, filenames: Sequence[str]) -> Path:
+    """Local path of the newest version of the first of `filenames` that the repository has.
+
+    Where the hub can't be asked, of the first that is in its cache.
+
+    Raises:
+        one of `UNAVAILABLE`: neither is to be had; as `fetch` does for the last of them.
+    """
+    try:
+        for filename in filenames[:-1]:
+            with suppress(RemoteEntryNotFoundError):
+                return _newest(repository, filename)
+        return _newest(repository, filenames[-1])
+    except UNAVAILABLE:
+        for filename in filenames:
+            with suppress(LocalEntryNotFoundError):
+                return Path(hf_hub_download(repository, filename, local_files_only=True))
+        raise
+
+
+def _newest(repository: str, filename: str) -> Path:
     # hf_hub_download repeats a failed question for 23 s and more; this asks once.
     url = hf_hub_url(repository, filename)
     _within(ANSWER_SECONDS, url, lambda: get_hf_file_metadata(url, timeout=ANSWER_SECONDS))
@@ -55,21 +79,6 @@ def fetch(repository: str, filename: str) -> Path:
         return Path(_within(DOWNLOAD_SECONDS, url, lambda: hf_hub_download(repository, filename)))
     except RuntimeError as error:  # how hf_xet, which carries the content, reports a lost connection
         raise ConnectionError(f"{url} could not be downloaded: {error}") from error
-
-
-def fetch_first(repository: str, filenames: Sequence[str]) -> Path:
-    """Local path of the first of `filenames` that is in the hub's cache, else that the repository has.
-
-    Raises:
-        one of `UNAVAILABLE`: as `fetch` does for the last of them.
-    """
-    for filename in filenames:
-        with suppress(LocalEntryNotFoundError):
-            return Path(hf_hub_download(repository, filename, local_files_only=True))
-    for filename in filenames[:-1]:
-        with suppress(EntryNotFoundError):
-            return fetch(repository, filename)
-    return fetch(repository, filenames[-1])
 
 
 def _within(seconds: float, url: str, call: Callable[[], Answer]) -> Answer:

@@ -12,6 +12,10 @@ from qfpass.filters.artifact import QFilters
 from qfpass.filters.trained import TrainedFilters
 
 CARD_FILE = "README.md"
+NOT_TAKEN: tuple[type[Exception], ...] = (
+    *hub.UNAVAILABLE,
+    RuntimeError,
+)  # RuntimeError is how hf_xet reports a lost connection
 METHODS = {
     "published": "A key is worth its projection on its head's filter, the direction in which queries grow "
     "(Godey et al. 2025, arXiv 2503.02812).",
@@ -29,8 +33,9 @@ def push_filters(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload filters and their card to the hub repository `repository`, made if it is missing; its address.
+    """Upload filters to the hub repository `repository`, made if it is missing; its address.
 
+    A card comes with them, unless the repository has one, which may have been edited.
     `qfpass.compile(model, filters=repository)` reads them from there.
 
     Args:
@@ -48,13 +53,14 @@ def push_filters(
     with TemporaryDirectory() as name:
         folder = Path(name)
         filters.save(folder)
-        model_card(filters, repository, base_model).save(folder / CARD_FILE)
         try:
             address = api.create_repo(repository, private=private, exist_ok=True)
+            if not api.file_exists(repository, CARD_FILE):
+                model_card(filters, repository, base_model).save(folder / CARD_FILE)
             api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message=f"{filters.score} filters"
             )
-        except hub.UNAVAILABLE as error:
+        except NOT_TAKEN as error:
             raise FilterFileError(
                 f"the hub didn't take the filters for {repository} ({error}): check the name, the connection "
                 "and that you are logged in, with the right to write there."
@@ -82,7 +88,7 @@ text.
 ```python
 import qfpass
 
-model = qfpass.compile(model, ratio=8, filters="{repository}")
+model = qfpass.compile(model, ratio={filters.source.get("ratio", 8):g}, filters="{repository}")
 ```
 
 - layers: {len(filters.filters)}

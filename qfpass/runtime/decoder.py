@@ -74,7 +74,7 @@ class Decoder:
         if not any(site.rule.is_bounded for site in self.sites):
             raise SessionError(
                 "every layer of this model keeps every key, so a session's budget bounds nothing: compile "
-                "with a ratio or a budget."
+                "with a greater ratio or a smaller budget."
             )
         chunk = self.config.chunk
         if chunk is not None and isinstance(budget, int) and chunk >= budget:

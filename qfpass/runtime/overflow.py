@@ -37,7 +37,7 @@ def find_turns(
     if whole:
         raise ConfigError(
             f"overflow={config.overflow!r} needs every layer bounded, but {', '.join(whole)} keeps every "
-            "key: give a ratio or a budget, and no skip_layers."
+            "key: give a greater ratio or a smaller budget, and no skip_layers."
         )
     positions = Positions(module, sites)
     if config.overflow == "continue":

@@ -13,7 +13,7 @@ from ..store.ring import Ring
 from ..store.slots import AnySlots
 from .rows import Row
 
-FORMAT = "qfpass session 2"
+FORMAT = "qfpass session 3"
 Stores = tuple[AnySlots | Ring, ...]
 
 

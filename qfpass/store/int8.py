@@ -1,7 +1,7 @@
 """A bounded store in eight bits: each key and each value as 8-bit integers and one scale of their own.
 
 A scale a token and head, as nothing else of a token ever leaves or joins the store with it. Beside float32
-some 3.6 times as many tokens take the same bytes, beside bfloat16 1.9 times.
+some 3.6 times as many tokens take the same bytes, beside bfloat16 1.8 times.
 """
 
 from typing import NamedTuple
@@ -33,6 +33,25 @@ class Int8Slots(NamedTuple):
         (keys, key_scales), (values, value_scales) = quantize(keys), quantize(values)
         return cls(keys, values, key_scales, value_scales, scores, positions)
 
+    @classmethod
+    def empty(
+        cls,
+        heads: tuple[int, int, int],
+        head_dim: int,
+        value_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Int8Slots":
+        """Slots [B, Hkv, C] = `heads` that hold nothing; `dtype` is the model's."""
+        return cls(
+            torch.zeros(*heads, head_dim, dtype=torch.int8, device=device),
+            torch.zeros(*heads, value_dim, dtype=torch.int8, device=device),
+            torch.zeros(heads, device=device),
+            torch.zeros(heads, device=device),
+            torch.full(heads, float("-inf"), device=device),
+            torch.full(heads, -1, dtype=torch.int32, device=device),
+        )
+
     @staticmethod
     def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
         """Bytes of a slot's key and value with their scales."""
@@ -60,13 +79,13 @@ class Int8Slots(NamedTuple):
 
 
 def quantize(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[..., D] -> int8 [..., D] and float32 scales [...], whose product is nearest to it.
+    """[..., D], finite -> int8 [..., D] and float32 scales [...], whose product is nearest to it.
 
     The largest number of the last dimension becomes 127 or -127, so the error is at most 1/254 of it.
     """
     wide = tensor.float()
-    scales = wide.abs().amax(-1) / LARGEST
-    codes = (wide / scales.clamp_min(torch.finfo(torch.float32).tiny)[..., None]).round()
+    scales = (wide.abs().amax(-1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (wide / scales[..., None]).round()
     return codes.clamp(-LARGEST, LARGEST).to(torch.int8), scales
 
 

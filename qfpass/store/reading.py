@@ -14,18 +14,20 @@ class Reading:
     """A layer's logits: scale * <query, key>, soft-capped by the kernel if it was chosen for that.
 
     `slopes`, one number a query head, add slope * (key position - query position): attention with linear
-    biases (Press et al. 2021, arXiv 2108.12409), whose slopes are positive.
+    biases (Press et al. 2021, arXiv 2108.12409), whose slopes are positive. `streams` says that Inductor
+    compiles what is called here, so that a single query is better written out; see `one_query`.
     """
 
     kernel: Kernel
     scale: float
     slopes: tuple[float, ...] | None = None
+    streams: bool = False
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **form: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The kernel's attention, (out, lse)."""
-        if query.shape[2] == 1 and query.device.type == "cpu" and torch.compiler.is_compiling():
+        if self.streams and query.shape[2] == 1 and query.device.type == "cpu" and form.keys() <= {"bias"}:
             return self._attend_one(query, key, value, None, form.get("bias"))
         return self.kernel.attend(query, key, value, scale=self.scale, **form)
 
@@ -33,7 +35,7 @@ class Reading:
         self, query: torch.Tensor, slots: AnySlots, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention over a store all of whose slots are filled, (out, lse)."""
-        if query.shape[2] == 1 and slots.scales is not None:
+        if self.streams and query.shape[2] == 1 and slots.scales is not None:
             return self._attend_one(query, slots.keys, slots.values, slots.scales, bias)
         key, value = slots.dense(query.dtype)
         return self.attend(query, key, value, bias=bias)

@@ -28,6 +28,23 @@ class Slots(NamedTuple):
         """Slots that hold these."""
         return cls(keys, values, scores, positions)
 
+    @classmethod
+    def empty(
+        cls,
+        heads: tuple[int, int, int],
+        head_dim: int,
+        value_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Slots":
+        """Slots [B, Hkv, C] = `heads` that hold nothing."""
+        return cls(
+            torch.zeros(*heads, head_dim, dtype=dtype, device=device),
+            torch.zeros(*heads, value_dim, dtype=dtype, device=device),
+            torch.full(heads, float("-inf"), device=device),
+            torch.full(heads, -1, dtype=torch.int32, device=device),
+        )
+
     @staticmethod
     def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
         """Bytes of a slot's key and value."""
@@ -92,13 +109,7 @@ class SlotRule:
         device: torch.device,
     ) -> AnySlots:
         """An empty store for `batch` rows."""
-        heads = (batch, kv_heads, self.slots)
-        return self.store_type.of(
-            torch.zeros(*heads, head_dim, dtype=dtype, device=device),
-            torch.zeros(*heads, value_dim, dtype=dtype, device=device),
-            torch.full(heads, float("-inf"), device=device),
-            torch.full(heads, -1, dtype=torch.int32, device=device),
-        )
+        return self.store_type.empty((batch, kv_heads, self.slots), head_dim, value_dim, dtype, device)
 
     def clear(self, store: AnySlots, slots: int | None = None) -> None:
         """Empty the store in place and use its first `slots` slots only, all of them by default.

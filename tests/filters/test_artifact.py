@@ -139,7 +139,11 @@ def test_repository_is_fetched_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path
             raise LocalEntryNotFoundError("not here")
         return str(snapshot / filename)
 
+    def ask(url: str, timeout: float) -> None:
+        raise ConnectionError("the cable is out")
+
     monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", ask)
     loaded = QFilters.load("someone/tiny_qfilt")
     assert asked == [("someone/tiny_qfilt", name) for name in ("qfilters.safetensors", "model.safetensors")]
     torch.testing.assert_close(torch.stack(loaded.filters), -parameter)

@@ -29,6 +29,9 @@ class LocalHub:
     def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
         shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
 
+    def file_exists(self, repo_id: str, filename: str) -> bool:
+        return (self.root / repo_id / filename).exists()
+
     def download(self, repository: str, filename: str, local_files_only: bool = False) -> str:
         if local_files_only:
             raise LocalEntryNotFoundError("nothing is cached")
@@ -79,6 +82,30 @@ def test_the_card_says_what_they_are(local_hub: LocalHub) -> None:
         assert part in card.text
 
 
+def test_an_edited_card_stays(local_hub: LocalHub) -> None:
+    push_filters(q_filters(), "someone/tiny")
+    card = local_hub.root / "someone" / "tiny" / push.CARD_FILE
+    card.write_text("mine")
+    push_filters(trained_filters(), "someone/tiny")
+    assert card.read_text() == "mine"
+    assert isinstance(load_filters("someone/tiny"), TrainedFilters)
+
+
+def test_what_is_cached_serves_where_the_hub_is_not_to_be_had(
+    local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_filters(q_filters(), "someone/tiny")
+
+    def cached(repository: str, filename: str, local_files_only: bool = False) -> str:
+        path = local_hub.root / repository / filename
+        if not local_files_only or not path.exists():
+            raise LocalEntryNotFoundError("connection lost")
+        return str(path)
+
+    monkeypatch.setattr(hub, "hf_hub_download", cached)
+    assert load_filters("someone/tiny").source == SOURCE
+
+
 def test_refused(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FilterFileError, match="organisation/name"):
         push_filters(q_filters(), "nobody")
@@ -86,6 +113,13 @@ def test_refused(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("not logged in")
 
-    monkeypatch.setattr(local_hub, "create_repo", refuse)
-    with pytest.raises(FilterFileError, match=r"(?s)didn't take .* someone/tiny .*not logged in"):
-        push_filters(q_filters(), "someone/tiny")
+    def lose(*_: Any, **__: Any) -> None:
+        raise RuntimeError("lost")
+
+    for step, error, message in (
+        ("upload_folder", lose, "lost"),
+        ("create_repo", refuse, "not logged in"),
+    ):
+        monkeypatch.setattr(local_hub, step, error)
+        with pytest.raises(FilterFileError, match=rf"(?s)didn't take .* someone/tiny .*{message}"):
+            push_filters(q_filters(), "someone/tiny")

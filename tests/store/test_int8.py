@@ -1,5 +1,6 @@
 """The eight-bit store against one in float32 that is given the same rounded keys and values."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,13 @@ def test_zeros_stay_zeros() -> None:
     torch.testing.assert_close(dequantize(codes, scales, torch.float32), torch.zeros(2, 3, 4))
 
 
+def test_an_empty_store_takes_no_more_than_its_bytes() -> None:
+    store = rule(7, torch.int8).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
+    assert isinstance(store, Int8Slots)
+    assert (store.keys.dtype, store.values.dtype) == (torch.int8, torch.int8)
+    assert (store.positions == -1).all() and (store.scores == float("-inf")).all()
+
+
 @given(pieces=st.lists(st.integers(1, 7), min_size=1, max_size=9), seed=st.integers(0, 999))
 @settings(max_examples=40)
 def test_it_keeps_what_a_float_store_keeps(pieces: list[int], seed: int) -> None:
@@ -66,12 +74,15 @@ def test_it_keeps_what_a_float_store_keeps(pieces: list[int], seed: int) -> None
         torch.testing.assert_close(held, rounded(wanted), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["dense", "as they lie"])
 @given(pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 999))
 @settings(max_examples=20)
-def test_attention_reads_the_rounded_keys_and_values(pieces: list[int], seed: int) -> None:
+def test_attention_reads_the_rounded_keys_and_values(streams: bool, pieces: list[int], seed: int) -> None:
     total = sum(pieces)
     query, key, value = random(HEADS * GROUP, total, seed), random(HEADS, total, 1), random(HEADS, total, 2)
-    layer = SlotAttention(Reading(Kernel("reference", reference.attend), 0.5), rule(total, torch.int8))
+    layer = SlotAttention(
+        Reading(Kernel("reference", reference.attend), 0.5, streams=streams), rule(total, torch.int8)
+    )
     store = layer.rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)  # type: ignore[union-attr]
     seen = 0
     for piece in pieces:
