@@ -60,6 +60,7 @@ class Decoder:
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
         self._count = torch.empty(self._most + 1, device=device)
+        self._batches = set[int]()
 
     def session(self, budget: int | None = None) -> Session:
         """A new, empty session, which uses `budget` slots a head where layers are bounded.
@@ -134,6 +135,11 @@ class Decoder:
         lengths = None
         if not all_equal(tokens) and min(tokens) < max(site.rule.slots for site in self.sites):
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
+            if self._batches - {len(rows)}:
+                # Other inputs have any number of rows by now. Lengths that fix it would do so within a region,
+                # which Dynamo then can't use again.
+                torch._dynamo.maybe_mark_dynamic(lengths, 0)
+        self._batches.add(len(rows))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
         ids = ids.clone(memory_format=torch.contiguous_format)
         reach = self._reach(max(tokens), lengths, sizes)

@@ -119,6 +119,8 @@ def test_a_padded_batch_needs_two_more_graphs() -> None:
     for side in ("left", "right"):
         compiled.generate(**padded(ROWS, side), **settings)
         assert qfpass.report(compiled).graphs_compiled == 5
+    compiled.generate(**padded(ROWS[:3], "left"), **settings)
+    assert qfpass.report(compiled).graphs_compiled == 5
 
 
 @pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}])
