@@ -1,8 +1,8 @@
 """How well trained filters keep text, on real weights: trained on some essays, measured on others.
 
-`python benchmarks/quality.py OUT [train] [needle] [ruler] [perplexity]`: filters go into OUT/filters, results
-and plots into OUT. All of it takes hours on a processor. Needles and perplexity are asked of stores in eight
-bits, whose ratio is of bytes; RULER of float32 stores, beside the baselines that have no other.
+`python benchmarks/quality.py OUT [train] [needle] [far] [ruler] [perplexity]`: filters go into OUT/filters,
+results and plots into OUT. All of it takes hours on a processor. Ratios are of bytes, so that a store in
+eight bits has 3.6 times the slots; baselines have float32 alone.
 """
 
 import sys
@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
 from qfpass import evaluate
+from qfpass.evaluate import Method
 from qfpass.evaluate.baselines import BASELINES
 from qfpass.filters import load_filters
 
 HELD_OUT = ("avg", "gh", "love", "philosophy", "popular", "siliconvalley", "wisdom", "worked")
-SCORES = ("trained", "published", "recency")
+RULER_SAMPLES = {8.0: 3, 4.0: 2}  # of a task, by ratio
+PERPLEXITY_TEXTS = {2048: 4, 8192: 2}  # by tokens
 SEED = 0
 
 
@@ -52,46 +54,58 @@ def train(out: Path, tokenizer: Any) -> None:
 
 def needle(out: Path, tokenizer: Any) -> None:
     """Fifty needles at each of two lengths."""
-    methods = [evaluate.Method(s, ratio=r, store_dtype=torch.int8) for r in (8.0, 32.0) for s in SCORES]
+    needles("needle", out, tokenizer, lengths=(1024, 2048), depths=10, needles=5)
+
+
+def far(out: Path, tokenizer: Any) -> None:
+    """Ten needles in all of the model's context."""
+    needles("far", out, tokenizer, lengths=(8192,), depths=5, needles=2)
+
+
+def needles(name: str, out: Path, tokenizer: Any, **grid: Any) -> None:
+    methods = [Method("trained", ratio=ratio, store_dtype=torch.int8) for ratio in (8.0, 32.0, 64.0)]
 
     def run(each: Any) -> Any:
-        return evaluate.needle(
-            each, tokenizer, held_out_text(), lengths=(1024, 2048), depths=10, needles=5, seed=SEED, batch=5
-        )
+        return evaluate.needle(each, tokenizer, held_out_text(), seed=SEED, batch=5, **grid)
 
-    record("needle", methods, run, out, {"lengths": [1024, 2048], "depths": 10, "needles": 5})
+    record("needle", methods, run, out / name, grid)
 
 
 def ruler(out: Path, tokenizer: Any) -> None:
-    """The eleven synthetic tasks at 2,048 tokens, ten samples of each."""
-    scores = (*SCORES, *BASELINES, "knorm", "random")
-    methods = [evaluate.Method(score, ratio=ratio) for ratio in (4.0, 8.0) for score in scores]
+    """The eleven synthetic tasks at 2,048 tokens."""
+    scores = ("trained", *BASELINES, "keydiff", "published", "recency", "knorm", "random")
+    for ratio, samples in RULER_SAMPLES.items():
+        methods = [Method("trained", ratio=ratio, store_dtype=torch.int8)]
+        methods += [Method(score, ratio=ratio) for score in scores]
+        settings = {"length": 2048, "tasks": tuple(evaluate.TASKS), "samples": samples}
 
-    def run(each: Any) -> Any:
-        return evaluate.ruler(
-            each, tokenizer, held_out_text(), length=2048, tasks=tuple(evaluate.TASKS), samples=10, seed=SEED
-        )
+        def run(each: Any, settings: dict[str, Any] = settings) -> Any:
+            return evaluate.ruler(each, tokenizer, held_out_text(), seed=SEED, batch=4, **settings)
 
-    record("ruler", methods, run, out, {"length": 2048, "samples": 10})
+        record("ruler", methods, run, out / f"ruler-{ratio:g}x", settings)
 
 
 def perplexity(out: Path, tokenizer: Any) -> None:
-    """Text streamed token by token at an eighth of the bytes, and at an eighth of the slots."""
-    rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=2048, rows=8, seed=SEED)
-    stores = (torch.int8, None)
-    methods = [evaluate.Method(s, ratio=8, store_dtype=d) for d in stores for s in SCORES]
+    """Text streamed token by token at an eighth of the slots, and in the same bytes with eight bits."""
+    for tokens, texts in PERPLEXITY_TEXTS.items():
+        rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=tokens, rows=texts, seed=SEED)
+        first = tokens // 8
+        methods = [Method(score, ratio=8) for score in ("trained", "recency")]
+        methods += [Method(score, ratio=8, store_dtype=torch.int8) for score in ("trained", "recency")]
 
-    def run(each: Any) -> Any:
-        return evaluate.perplexity(each, rows, first=1024, batch=4)
+        def run(each: Any, rows: Any = rows, first: int = first) -> Any:
+            return evaluate.perplexity(each, rows, first=first, batch=len(rows))
 
-    record("perplexity", methods, run, out, {"tokens": 2048, "texts": 8, "first": 1024}, backend="inductor")
+        settings = {"tokens": tokens, "texts": texts, "first": first}
+        record("perplexity", methods, run, out / f"perplexity-{tokens}", settings, backend="inductor")
 
 
 def record(
-    kind: str, methods: list[evaluate.Method], run: Any, out: Path, settings: dict[str, Any], **options: Any
+    kind: str, methods: list[Method], run: Any, out: Path, settings: dict[str, Any], **options: Any
 ) -> None:
     """Run every method beside the uncompressed model; table, JSON and plot."""
-    filters = [load_filters(out / "filters")]
+    out.mkdir(parents=True, exist_ok=True)
+    filters = [load_filters(out.parent / "filters")]
     models = evaluate.with_methods(model_of(torch.float32), methods, options, filters=filters)
     settings = {"held out": list(HELD_OUT), "seed": SEED, **settings}
     evaluation = evaluate.compare(kind, weights_folder().name, models, run, settings)
@@ -100,7 +114,7 @@ def record(
     evaluate.plot(evaluation, out)
 
 
-STEPS = {"train": train, "needle": needle, "ruler": ruler, "perplexity": perplexity}
+STEPS = {"train": train, "needle": needle, "far": far, "ruler": ruler, "perplexity": perplexity}
 
 
 def main() -> None:

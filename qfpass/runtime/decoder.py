@@ -136,8 +136,8 @@ class Decoder:
         if not all_equal(tokens) and min(tokens) < max(site.rule.slots for site in self.sites):
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
             if self._batches - {len(rows)}:
-                # Other inputs have any number of rows by now. Lengths that fix it would do so within a region,
-                # which Dynamo then can't use again.
+                # Other inputs have any number of rows by now. Lengths that fix it would do so within a
+                # region, which Dynamo then can't use again.
                 torch._dynamo.maybe_mark_dynamic(lengths, 0)
         self._batches.add(len(rows))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
