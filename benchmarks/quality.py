@@ -73,7 +73,7 @@ def needles(name: str, out: Path, tokenizer: Any, **grid: Any) -> None:
 
 def ruler(out: Path, tokenizer: Any) -> None:
     """The eleven synthetic tasks at 2,048 tokens."""
-    scores = ("trained", *BASELINES, "keydiff", "published", "recency", "knorm", "random")
+    scores = ("trained", *BASELINES, "published", "recency", "knorm", "random")
     for ratio, samples in RULER_SAMPLES.items():
         methods = [Method("trained", ratio=ratio, store_dtype=torch.int8)]
         methods += [Method(score, ratio=ratio) for score in scores]
