@@ -5,11 +5,8 @@ from typing import NamedTuple
 from transformers import Cache
 
 from ..errors import SessionError
-from ..store.ring import Ring
-from ..store.slots import AnySlots
 from .rows import Row
-
-Stores = tuple[AnySlots | Ring, ...]
+from .stores import Stores
 
 
 class State(NamedTuple):
@@ -18,7 +15,7 @@ class State(NamedTuple):
     `columns` counts what a call of transformers would, padding and tokens; `rows` count tokens.
     """
 
-    stores: Stores = ()
+    stores: Stores = Stores()
     rows: tuple[Row, ...] = ()
     columns: int = 0
 

@@ -8,7 +8,7 @@ filled different numbers of slots is one more.
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
+from .lower import lower
 from .rows import Row, all_equal
-from .session import Session, Stores
+from .session import Session
+from .stores import Stores
 
 
 class Decoder:
@@ -53,9 +55,9 @@ class Decoder:
         self.outlined = outlined
         self.lock = threading.RLock()
         self._modules = _modules(outlined)
-        self._chunk = _compile(self._modules["chunk"], config)
-        self._step = _compile(self._modules["step"], config)
-        self._head = _compile(self._modules["head"], config) if outlined.head else None
+        self._chunk = lower(self._modules["chunk"], config)
+        self._step = lower(self._modules["step"], config)
+        self._head = lower(self._modules["head"], config) if outlined.head else None
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
@@ -201,7 +203,3 @@ def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
     hidden = graph.call_module("body", tuple(inputs))
     graph.output(graph.call_module("head", (hidden,)))
     return fx.GraphModule(nn.ModuleDict({"body": body, "head": head}), graph)
-
-
-def _compile(module: fx.GraphModule, config: Config) -> Callable[..., Any]:
-    return torch.compile(module.forward, fullgraph=True, backend=config.backend, **config.compile_options)

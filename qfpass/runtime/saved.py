@@ -9,16 +9,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import SessionError
-from ..store.ring import Ring
-from ..store.slots import AnySlots
 from .rows import Row
+from .stores import Store
 
 FORMAT = "qfpass session 3"
-Stores = tuple[AnySlots | Ring, ...]
 
 
 def write(
-    path: str | Path, stores: Stores, rows: Sequence[Row], columns: int, belongs_to: Mapping[str, str]
+    path: str | Path,
+    stores: Sequence[Store],
+    rows: Sequence[Row],
+    columns: int,
+    belongs_to: Mapping[str, str],
 ) -> None:
     """Write the stores of a session, where its rows stand and the columns it was given.
 
@@ -40,10 +42,10 @@ def write(
 
 def read(
     path: str | Path,
-    kinds: Sequence[type[AnySlots] | type[Ring]],
+    kinds: Sequence[type[Store]],
     belongs_to: Mapping[str, str],
     device: torch.device,
-) -> tuple[Stores, tuple[Row, ...], int]:
+) -> tuple[tuple[Store, ...], tuple[Row, ...], int]:
     """The stores, one of each of `kinds`, where the rows stand and the columns.
 
     Raises:
@@ -56,9 +58,8 @@ def read(
                 raise SessionError(f"{path} holds no session that this version of qfpass wrote.")
             _require_same(path, json.loads(header["belongs_to"]), belongs_to)
             rows = tuple(Row(*row) for row in json.loads(header["rows"]))
-            # Copied, for the file's own memory isn't aligned as kernels want it.
             stores = tuple(
-                kind(*(file.get_tensor(f"{i}.{name}").clone() for name in kind._fields))
+                kind(*(file.get_tensor(f"{i}.{name}") for name in kind._fields))
                 for i, kind in enumerate(kinds if rows else ())
             )
             return stores, rows, int(header["columns"])

@@ -1,6 +1,6 @@
 """A session: a batch of texts' stores and where each stands, as a Hugging Face cache."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,11 +11,11 @@ from ..config import Sizes
 from ..errors import SessionError
 from ..graph.rewrite import Site
 from ..store.ring import Ring, held_positions
-from ..store.slots import AnySlots
 from . import saved
-from .counts import Counts, State, Stores
+from .counts import Counts, State
 from .exclusive import Exclusive
 from .rows import Row
+from .stores import Stores
 
 
 class Owner(Protocol):
@@ -56,23 +56,21 @@ class Session(Counts):
         """Make empty stores for `batch` rows; a session that has seen tokens keeps its batch."""
         if self.batch == batch:
             return
-        stores = tuple(self._empty_store(site, batch) for site in self.sites)
-        self._state = State(stores, (Row(),) * batch)
+        self._state = State(self._empty_stores(batch), (Row(),) * batch)
 
-    def _empty_store(self, site: Site, batch: int) -> AnySlots | Ring:
-        attention = site.attention
-        sizes = (batch, attention.kv_heads, attention.head_dim, attention.value_dim)
-        store = site.rule.allocate(*sizes, self.dtype, self.device)
-        self._clear(site, store)
-        return store
+    def _empty_stores(self, batch: int) -> Stores:
+        stores = Stores.empty(self.sites, batch, self.dtype, self.device)
+        self._clear(stores)
+        return stores
 
-    def _clear(self, site: Site, store: AnySlots | Ring) -> None:
-        slots = self.sizes.slots_of(site.rule.share) if site.rule.is_bounded else None
-        site.rule.clear(store, slots)  # type: ignore[arg-type]
+    def _clear(self, stores: Stores) -> None:
+        for _, rule, store in stores.stacks:
+            slots = self.sizes.slots_of(rule.share) if rule.is_bounded else None
+            rule.clear(store, slots)  # type: ignore[arg-type]
 
     def stores_of(self, row: int) -> Stores:
         """Views of one row's part of every store, [1, ...]."""
-        return self._map(lambda tensor: tensor[row : row + 1])
+        return self.stores.map(lambda tensor: tensor[:, row : row + 1])
 
     def advance(self, rows: Iterable[int], tokens: int) -> None:
         """Count tokens read by some rows."""
@@ -97,8 +95,7 @@ class Session(Counts):
             self._exclusive.is_broken = False
 
     def _empty(self, state: State) -> None:
-        for site, store in zip(self.sites, state.stores, strict=False):
-            self._clear(site, store)
+        self._clear(state.stores)
         self._state = state
 
     def fork(self) -> "Session":
@@ -110,7 +107,7 @@ class Session(Counts):
 
     def copied_stores(self) -> Stores:
         """Stores of the same contents."""
-        return self._map(torch.clone)
+        return self.stores.map(torch.clone)
 
     def in_use(self, resetting: bool = False) -> AbstractContextManager[None]:
         """Hold the session for this thread, or raise SessionError; see `Exclusive`."""
@@ -158,7 +155,10 @@ class Session(Counts):
         """
         kinds = [site.rule.store_type for site in self.sites]
         with self.in_use(resetting=True):
-            self._state = State(*saved.read(path, kinds, self._identity, self.device))
+            read, rows, columns = saved.read(path, kinds, self._identity, self.device)
+            stores = self._empty_stores(len(rows)) if rows else Stores()
+            stores.copy_(read)
+            self._state = State(stores, rows, columns)
             self._exclusive.is_broken = False
         return self
 
@@ -169,9 +169,9 @@ class Session(Counts):
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was, as beam search asks."""
         with self.in_use():
-            for store in self.stores:
-                for tensor in store:
-                    tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
+            for stack in self.stores.stacks:
+                for tensor in stack.store:
+                    tensor.copy_(tensor.index_select(1, beam_idx.to(tensor.device)))
             self._state = self._state._replace(rows=tuple(self.rows[i] for i in beam_idx.tolist()))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -182,12 +182,9 @@ class Session(Counts):
         """Keep these rows, in this order."""
         with self.in_use():
             chosen = torch.arange(len(self.rows))[indices.cpu()]
-            stores = self._map(lambda tensor: tensor[chosen.to(tensor.device)])
+            stores = self.stores.map(lambda tensor: tensor[:, chosen.to(tensor.device)])
             rows = tuple(self.rows[i] for i in chosen.tolist())
             self._state = self._state._replace(stores=stores, rows=rows)
-
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Stores:
-        return tuple(type(store)(*map(change, store)) for store in self.stores)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self.fork()

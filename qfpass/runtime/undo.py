@@ -4,14 +4,15 @@ A step overwrites one slot a head, known beforehand; longer calls on a session t
 copy of its stores. A session without tokens needs nothing.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ..graph.rewrite import Rule
 from ..store.ring import Ring, RingRule
-from ..store.slots import AnySlots, Protection, slot_to_replace
+from ..store.slots import Protection, slot_of_position, slot_to_replace
+from .stores import Stack, Store, Stores
 
 if TYPE_CHECKING:
     from .session import Session
@@ -21,21 +22,44 @@ class Overwritten:
     """What a step will overwrite in `session`: one slot a head, in every row."""
 
     def __init__(self, session: "Session") -> None:
-        self._stores = session.stores
+        self._batch = len(session.rows)
         position = torch.tensor([[row.position] for row in session.rows], device=session.device)
-        self._slots = _slots_taken(session, position)
-        self._kept = [
-            [_at(tensor, slot) for tensor in store]
-            for store, slot in zip(session.stores, self._slots, strict=True)
-        ]
+        self._kept = [_Kept.of(stack, session.sizes.recent, position) for stack in session.stores.stacks]
 
     def restore(self, rows: Sequence[int]) -> None:
         """Put it back in these rows."""
-        for store, slot, kept in zip(self._stores, self._slots, self._kept, strict=True):
-            row = torch.tensor(rows, device=slot.device)
-            head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
-            for tensor, before in zip(store, kept, strict=True):
-                tensor[row[:, None, None], head, slot[row]] = before[row]
+        for kept in self._kept:
+            layers = len(kept.slot) // self._batch
+            kept.restore([layer * self._batch + row for layer in range(layers) for row in rows])
+
+
+class _Kept(NamedTuple):
+    """One slot a head of a stack: the store [L * B, Hkv, C, ...], slot [L * B, Hkv, 1], what it holds."""
+
+    store: Store
+    slot: torch.Tensor
+    before: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, stack: Stack, recent: int, position: torch.Tensor) -> "_Kept":
+        store = stack.flat
+        slot = _slot_taken(stack.rule, store, recent, position.repeat(len(stack.layers), 1))
+        return cls(store, slot, [_at(tensor, slot) for tensor in store])
+
+    def restore(self, rows: Sequence[int]) -> None:
+        row = torch.tensor(rows, device=self.slot.device)
+        head = torch.arange(self.slot.shape[1], device=self.slot.device)[None, :, None]
+        for tensor, before in zip(self.store, self.before, strict=True):
+            tensor[row[:, None, None], head, self.slot[row]] = before[row]
+
+
+def _slot_taken(rule: Rule, store: Store, recent: int, position: torch.Tensor) -> torch.Tensor:
+    """The slot [B, Hkv, 1] of a store that the token at position [B, 1] takes."""
+    if isinstance(store, Ring) or isinstance(rule, RingRule):
+        return (position % rule.slots)[:, None].expand(-1, store.keys.shape[1], -1)
+    if not rule.is_bounded:
+        return slot_of_position(store.positions, position)
+    return slot_to_replace(store.scores, store.positions, Protection(recent, rule.sinks), position)
 
 
 class Undo:
@@ -47,7 +71,7 @@ class Undo:
 
     def __init__(self, session: "Session", is_step: bool, moves: bool) -> None:
         self._session, self._before = session, session.state
-        self._copies: tuple[AnySlots | Ring, ...] = ()
+        self._copies = Stores()
         self.overwritten: Overwritten | None = None
         if session.tokens_seen == 0:
             return
@@ -62,30 +86,8 @@ class Undo:
         with session.restoring(self._before):
             if self.overwritten is not None:
                 self.overwritten.restore(list(range(len(session.rows))))
-            for store, copy in zip(self._before.stores, self._copies, strict=False):
-                for tensor, before in zip(store, copy, strict=True):
-                    tensor.copy_(before)
-
-
-def _slots_taken(session: "Session", position: torch.Tensor) -> list[torch.Tensor]:
-    """The slot [B, Hkv, 1] of every store that the next token, at position [B, 1], takes."""
-    taken = dict[int, torch.Tensor]()
-    alike = defaultdict[tuple[torch.Size, Protection], list[int]](list)
-    for i, (site, store) in enumerate(zip(session.sites, session.stores, strict=True)):
-        rule = site.rule
-        if isinstance(store, Ring) or isinstance(rule, RingRule):
-            taken[i] = (position % rule.slots)[:, None, :].expand(-1, store.keys.shape[1], -1)
-        else:
-            recent = session.sizes.recent if rule.is_bounded else rule.recent
-            alike[store.scores.shape, Protection(recent, rule.sinks)].append(i)
-    # Layers of equal sizes together: a dozen operations on a processor cost what one does.
-    for (shape, protection), layers in alike.items():
-        scores, positions = (
-            torch.cat([getattr(session.stores[i], name) for i in layers]) for name in ("scores", "positions")
-        )
-        slots = slot_to_replace(scores, positions, protection, position.repeat(len(layers), 1))
-        taken.update(zip(layers, slots.split(shape[0]), strict=True))
-    return [taken[i] for i in range(len(session.stores))]
+            if self._copies:
+                self._before.stores.copy_(self._copies)
 
 
 def _at(tensor: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:

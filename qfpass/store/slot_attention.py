@@ -1,12 +1,14 @@
 """Attention of a layer whose keys are bounded: over its slots and, for a chunk, over itself."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from ..kernels import join
 from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
 from .scores import SCORES
-from .slots import AnySlots, Protection, SlotRule, keep_best, replace_lowest
+from .slots import AnySlots, Protection, SlotRule, append, keep_best, replace_lowest
 
 
 class SlotAttention(nn.Module):
@@ -51,15 +53,27 @@ class SlotAttention(nn.Module):
         more logit a query head, if the model learned some. `store` is of the rule's kind, changed in place.
         """
         slots = self.rule.store_type(*store)
-        protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
         score = SCORES[self.rule.score].function(key, value, position, filters)
+        tokens = (key, value, score, position)
         if query.shape[2] == 1:
-            replace_lowest(slots, protection, key, value, score, position)
+            self._keep(slots, recent, replace_lowest, tokens)
             out, lse = self._over_slots(slots, visible.shape[-1], lengths, query, position)
         else:
             out, lse = self._over_slots_and_chunk(slots, visible.shape[-1], query, key, value, position)
-            keep_best(slots, protection, key, value, score, position)
+            self._keep(slots, recent, keep_best, tokens)
         return weigh_with_sink(out, lse, sink)
+
+    def _keep(
+        self,
+        slots: AnySlots,
+        recent: torch.Tensor | None,
+        evict: Callable[..., None],
+        tokens: tuple[torch.Tensor, ...],
+    ) -> None:
+        if not self.rule.is_bounded:
+            return append(slots, *tokens)
+        protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
+        return evict(slots, protection, *tokens)
 
     def _over_slots(
         self,

@@ -145,10 +145,28 @@ def replace_lowest(
 ) -> None:
     """Write one token over the unprotected slot with the lowest score."""
     slot = slot_to_replace(slots.scores, slots.positions, protection, position)
-    row, head = _rows_and_heads(slot)
-    # Indexed assignment is what Inductor does in place, without a copy of the store.
-    for held, new in zip(slots, _as_slots(slots, key, value, score, position), strict=True):
-        held[row, head, slot] = new
+    _write(slots, slot, _as_slots(slots, key, value, score, position))
+
+
+def append(
+    slots: AnySlots,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score: torch.Tensor,
+    position: torch.Tensor,
+) -> None:
+    """Write any number of tokens behind those that a store holds, which has a slot for every position."""
+    slot = slot_of_position(slots.positions, position)
+    _write(slots, slot, _as_slots(slots, key, value, score, position))
+
+
+def slot_of_position(positions: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """The slots [B, Hkv, S] of tokens at position [B, S], where every position has its own.
+
+    A row that rests behind the last one is given that, to be put back.
+    """
+    _, heads, slots = positions.shape
+    return position.clamp(max=slots - 1)[:, None].expand(-1, heads, -1)
 
 
 def slot_to_replace(
@@ -190,7 +208,9 @@ def keep_best(
 
 def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protection) -> torch.Tensor:
     held = positions >= 0
-    return held & ((positions > newest - protection.recent) | (positions < protection.sinks))
+    # In the positions' own dtype: a comparison would widen all of them for one int64.
+    oldest = (newest - protection.recent).to(positions.dtype)
+    return held & ((positions > oldest) | (positions < protection.sinks))
 
 
 def _as_slots(
@@ -199,6 +219,13 @@ def _as_slots(
     """Tokens [B, Hkv, S, ...] as the store would hold them."""
     place = position[:, None, :].expand_as(score).to(slots.positions.dtype)
     return type(slots).of(key, value, score, place)
+
+
+def _write(slots: AnySlots, slot: torch.Tensor, tokens: AnySlots) -> None:
+    row, head = _rows_and_heads(slot)
+    # Indexed assignment is what Inductor does in place, without a copy of the store.
+    for held, new in zip(slots, tokens, strict=True):
+        held[row, head, slot] = new
 
 
 def _rows_and_heads(slot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

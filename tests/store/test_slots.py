@@ -4,7 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpass.store.slots import Protection, SlotRule, Slots, keep_best, replace_lowest
+from qfpass.store.slots import (
+    Protection,
+    SlotRule,
+    Slots,
+    append,
+    keep_best,
+    replace_lowest,
+    slot_of_position,
+)
 
 BATCH, HEADS, DIM = 2, 3, 4
 CPU = torch.device("cpu")
@@ -110,3 +118,28 @@ def test_a_cleared_store_starts_afresh() -> None:
     key, value, score = tokens(4, seed=1)
     keep_best(store, Protection(2, 1), key, value, score, positions(0, 4))
     check_store(store, rule, 4, key, value, score)
+
+
+@given(pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_appended_tokens_lie_where_the_search_would_put_them(pieces: list[int], seed: int) -> None:
+    rule = SlotRule(60, recent=1, sinks=0, score="recency", is_bounded=False)
+    key, value, score = tokens(sum(pieces), seed)
+    appended, searched = (rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU) for _ in range(2))
+    seen = 0
+    for piece in pieces:
+        cut = slice(seen, seen + piece)
+        new = (key[:, :, cut], value[:, :, cut], score[..., cut], positions(seen, piece))
+        append(appended, *new)
+        for i in range(piece):
+            one = (new[0][:, :, i : i + 1], new[1][:, :, i : i + 1], new[2][..., i : i + 1])
+            replace_lowest(searched, Protection(1, 0), *one, positions(seen + i, 1))
+        seen += piece
+    for actual, expected in zip(appended, searched, strict=True):
+        torch.testing.assert_close(actual, expected, atol=0, rtol=0)
+
+
+def test_a_row_behind_the_last_slot_is_given_the_last() -> None:
+    held = torch.full((2, HEADS, 5), -1, dtype=torch.int32)
+    slot = slot_of_position(held, torch.tensor([[3], [5]]))
+    assert slot.tolist() == [[[3]] * HEADS, [[4]] * HEADS]

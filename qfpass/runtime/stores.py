@@ -1,0 +1,75 @@
+"""A session's stores: layers that keep keys alike lie side by side in one allocation."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ..graph.rewrite import Rule, Site
+from ..store.ring import Ring
+from ..store.slots import AnySlots
+
+Store = AnySlots | Ring
+
+
+class Stack(NamedTuple):
+    """The stores of the sites numbered `layers`, which have one rule; tensors [L, B, Hkv, C, ...]."""
+
+    layers: tuple[int, ...]
+    rule: Rule
+    store: Store
+
+    @property
+    def flat(self) -> Store:
+        """Views [L * B, Hkv, C, ...]: the layers' rows as rows of one batch, the first layer's first."""
+        return type(self.store)(*(tensor.flatten(0, 1) for tensor in self.store))
+
+
+class Stores(Sequence[Store]):
+    """One store [B, Hkv, C, ...] a site, in graph order.
+
+    A layer's tensors are views of its stack's, so that a few operations on a stack serve all its layers.
+    """
+
+    def __init__(self, stacks: Sequence[Stack] = ()) -> None:
+        self.stacks = tuple(stacks)
+        layers = {
+            layer: type(stack.store)(*parts)
+            for stack in self.stacks
+            for layer, *parts in zip(stack.layers, *(t.unbind(0) for t in stack.store), strict=True)
+        }
+        self._layers = tuple(layers[i] for i in range(len(layers)))
+
+    @classmethod
+    def empty(cls, sites: Sequence[Site], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":
+        """Stores for `batch` rows, not cleared yet."""
+        alike = defaultdict[tuple[Rule, tuple[int, int, int]], list[int]](list)
+        for i, site in enumerate(sites):
+            a = site.attention
+            alike[site.rule, (a.kv_heads, a.head_dim, a.value_dim)].append(i)
+        stacks = []
+        for (rule, sizes), layers in alike.items():
+            flat = rule.allocate(len(layers) * batch, *sizes, dtype, device)
+            parted = type(flat)(*(tensor.unflatten(0, (len(layers), batch)) for tensor in flat))
+            stacks.append(Stack(tuple(layers), rule, parted))
+        return cls(stacks)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Stores":
+        """`change` of every stack's tensors [L, B, Hkv, C, ...]."""
+        return Stores([s._replace(store=type(s.store)(*map(change, s.store))) for s in self.stacks])
+
+    def copy_(self, others: Sequence[Store]) -> None:
+        """Take over the contents of other stores of the same shapes."""
+        for mine, theirs in zip(self, others, strict=True):
+            for tensor, other in zip(mine, theirs, strict=True):
+                tensor.copy_(other)
+
+    def __getitem__(self, layer):  # type: ignore[no-untyped-def]  # an int or a slice
+        return self._layers[layer]
+
+    def __iter__(self) -> Iterator[Store]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)

@@ -1,0 +1,66 @@
+"""torch.compile is asked for what the user asked, with fewer checks, and still sees weights that change."""
+
+from typing import Any
+
+import pytest
+import torch
+from bounded import CONTEXT, llama
+from torch import nn
+
+import qfpass
+from qfpass.config import Config
+from qfpass.runtime.lower import lower
+
+Asked = dict[str, Any]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """The arguments of every call of torch.compile, which compiles nothing."""
+    calls: list[Asked] = []
+
+    def record(function: Any, **arguments: Any) -> Any:
+        calls.append(arguments)
+        return function
+
+    monkeypatch.setattr(torch, "compile", record)
+    return calls
+
+
+def lowered(backend: Any = "inductor", **compile_options: Any) -> None:
+    module = torch.fx.symbolic_trace(nn.Identity())
+    lower(module, Config(backend=backend, compile_options=compile_options))
+
+
+def test_a_mode_is_spelled_out(asked: list[Asked]) -> None:
+    lowered(mode="max-autotune-no-cudagraphs")
+    (call,) = asked
+    assert call["mode"] is None
+    assert call["options"]["max_autotune"] is True
+    assert call["options"]["size_asserts"] is False
+
+
+def test_the_users_options_come_last(asked: list[Asked]) -> None:
+    lowered(options={"size_asserts": True, "freezing": True})
+    (call,) = asked
+    assert call["options"]["size_asserts"] is True
+    assert call["options"]["freezing"] is True
+
+
+def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None:
+    lowered("eager", mode="any")
+    assert asked == [{"fullgraph": True, "backend": "eager", "mode": "any"}]
+
+
+def test_weights_of_another_dtype_are_noticed() -> None:
+    original, ids = llama(), torch.arange(20)[None]
+    compiled = qfpass.compile(original, budget=16, score="recency", context_length=CONTEXT, verify=False)
+    compiled(ids)
+    graphs = qfpass.report(compiled).graphs_compiled
+    original.double()  # in place, behind the compiled model's back
+    try:
+        logits = compiled(ids).logits
+    except Exception:  # what Dynamo raises where dtypes don't go together
+        return
+    assert qfpass.report(compiled).graphs_compiled > graphs
+    torch.testing.assert_close(logits[:, :8], original(ids).logits[:, :8], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,53 @@
+"""Stores of equal layers lie in one allocation, and every layer sees its own part of it."""
+
+import torch
+from bounded import compiled, llama
+from tiny import FAMILIES
+
+from qfpass import Session
+from qfpass.runtime.stores import Stores
+
+
+def filled(session: Session, rows: int) -> Stores:
+    """The session's stores for `rows` rows, every number another."""
+    session.allocate(rows)
+    for stack in session.stores.stacks:
+        for tensor in stack.store:
+            tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))
+    return session.stores
+
+
+def test_equal_layers_share_an_allocation() -> None:
+    (stack,) = filled(compiled(llama()).session(), 3).stacks
+    assert stack.layers == (0, 1)
+    assert stack.store.keys.shape[:2] == (2, 3)
+    assert stack.flat.keys.data_ptr() == stack.store.keys.data_ptr()
+
+
+def test_layers_come_in_graph_order_whatever_their_stacks() -> None:
+    model = compiled(FAMILIES["gemma3"](window=7, layers=4))
+    stores = filled(model.session(), 2)
+    assert [stack.layers for stack in stores.stacks] == [(0, 2), (1, 3)]
+    for stack in stores.stacks:
+        for i, layer in enumerate(stack.layers):
+            assert stores[layer].keys.data_ptr() == stack.store.keys[i].data_ptr()
+            assert all(map(torch.equal, stores[layer], (t[i] for t in stack.store)))
+
+
+def test_a_map_changes_a_copy() -> None:
+    stores = filled(compiled(llama()).session(), 2)
+    before = [t.clone() for store in stores for t in store]
+    first = stores.map(lambda tensor: tensor[:, :1].clone())
+    assert [len(store.keys) for store in first] == [1, 1]
+    for store in first:
+        store.keys.zero_()
+    assert all(map(torch.equal, before, (t for store in stores for t in store)))
+
+
+def test_contents_are_taken_over() -> None:
+    session = compiled(llama()).session()
+    stores, other = filled(session, 2), Stores.empty(session.sites, 2, torch.float32, torch.device("cpu"))
+    other.copy_(stores)
+    mine, theirs = ([t for store in each for t in store] for each in (stores, other))
+    assert all(map(torch.equal, mine, theirs))
+    assert all(a.data_ptr() != b.data_ptr() for a, b in zip(mine, theirs, strict=True))
