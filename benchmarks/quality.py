@@ -1,11 +1,13 @@
 """How well trained filters keep text, on real weights: trained on some essays, measured on others.
 
-`python benchmarks/quality.py OUT [train] [needle] [far] [ruler] [perplexity]`: filters go into OUT/filters,
-results and plots into OUT. All of it takes hours on a processor. Ratios are of bytes, so that a store in
-eight bits has 3.6 times the slots; baselines have float32 alone.
+`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity, needle, far, ruler-4x, ruler-8x:
+filters go into OUT/filters, results and plots into OUT. All of it takes hours on a processor. Ratios are of
+bytes, so that a store in eight bits has 3.6 times the slots; baselines have float32 alone.
 """
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from qfpass.evaluate.baselines import BASELINES
 from qfpass.filters import load_filters
 
 HELD_OUT = ("avg", "gh", "love", "philosophy", "popular", "siliconvalley", "wisdom", "worked")
-RULER_SAMPLES = {8.0: 3, 4.0: 2}  # of a task, by ratio
+RULER_SAMPLES = 2  # of a task
 PERPLEXITY_TEXTS = {2048: 4, 8192: 2}  # by tokens
 SEED = 0
 
@@ -54,7 +56,8 @@ def train(out: Path, tokenizer: Any) -> None:
 
 def needle(out: Path, tokenizer: Any) -> None:
     """Fifty needles at each of two lengths."""
-    needles("needle", out, tokenizer, lengths=(1024, 2048), depths=10, needles=5)
+    float_too = [Method("trained", ratio=8)]
+    needles("needle", out, tokenizer, float_too, lengths=(1024, 2048), depths=10, needles=5)
 
 
 def far(out: Path, tokenizer: Any) -> None:
@@ -62,8 +65,9 @@ def far(out: Path, tokenizer: Any) -> None:
     needles("far", out, tokenizer, lengths=(8192,), depths=5, needles=2)
 
 
-def needles(name: str, out: Path, tokenizer: Any, **grid: Any) -> None:
+def needles(name: str, out: Path, tokenizer: Any, more: Sequence[Method] = (), **grid: Any) -> None:
     methods = [Method("trained", ratio=ratio, store_dtype=torch.int8) for ratio in (8.0, 32.0, 64.0)]
+    methods += more
 
     def run(each: Any) -> Any:
         return evaluate.needle(each, tokenizer, held_out_text(), seed=SEED, batch=5, **grid)
@@ -71,18 +75,17 @@ def needles(name: str, out: Path, tokenizer: Any, **grid: Any) -> None:
     record("needle", methods, run, out / name, grid)
 
 
-def ruler(out: Path, tokenizer: Any) -> None:
+def ruler(ratio: float, out: Path, tokenizer: Any) -> None:
     """The eleven synthetic tasks at 2,048 tokens."""
     scores = ("trained", *BASELINES, "published", "recency", "knorm", "random")
-    for ratio, samples in RULER_SAMPLES.items():
-        methods = [Method("trained", ratio=ratio, store_dtype=torch.int8)]
-        methods += [Method(score, ratio=ratio) for score in scores]
-        settings = {"length": 2048, "tasks": tuple(evaluate.TASKS), "samples": samples}
+    methods = [Method("trained", ratio=ratio, store_dtype=torch.int8)]
+    methods += [Method(score, ratio=ratio) for score in scores]
+    settings = {"length": 2048, "tasks": tuple(evaluate.TASKS), "samples": RULER_SAMPLES}
 
-        def run(each: Any, settings: dict[str, Any] = settings) -> Any:
-            return evaluate.ruler(each, tokenizer, held_out_text(), seed=SEED, batch=4, **settings)
+    def run(each: Any) -> Any:
+        return evaluate.ruler(each, tokenizer, held_out_text(), seed=SEED, batch=4, **settings)
 
-        record("ruler", methods, run, out / f"ruler-{ratio:g}x", settings)
+    record("ruler", methods, run, out / f"ruler-{ratio:g}x", settings)
 
 
 def perplexity(out: Path, tokenizer: Any) -> None:
@@ -91,7 +94,7 @@ def perplexity(out: Path, tokenizer: Any) -> None:
         rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=tokens, rows=texts, seed=SEED)
         first = tokens // 8
         methods = [Method(score, ratio=8) for score in ("trained", "recency")]
-        methods += [Method(score, ratio=8, store_dtype=torch.int8) for score in ("trained", "recency")]
+        methods.append(Method("trained", ratio=8, store_dtype=torch.int8))
 
         def run(each: Any, rows: Any = rows, first: int = first) -> Any:
             return evaluate.perplexity(each, rows, first=first, batch=len(rows))
@@ -114,7 +117,14 @@ def record(
     evaluate.plot(evaluation, out)
 
 
-STEPS = {"train": train, "needle": needle, "far": far, "ruler": ruler, "perplexity": perplexity}
+STEPS = {
+    "train": train,
+    "perplexity": perplexity,
+    "needle": needle,
+    "far": far,
+    "ruler-4x": partial(ruler, 4),
+    "ruler-8x": partial(ruler, 8),
+}
 
 
 def main() -> None:
