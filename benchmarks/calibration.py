@@ -1,8 +1,9 @@
-"""How much text Q-Filters need, and which: filters of many calibrations against each other, by cosine.
+"""How much text Q-Filters need, and which: filters of many calibrations against each other.
 
 `python benchmarks/calibration.py OUT`: the paper's set-up, 20 x 2,048 tokens of essays, is the yardstick for
 fewer sequences of the same text; other essays; another kind of text, the manual that Python's `help()` shows;
-and text that the model wrote itself. A cosine is of two filters of one head; OUT/calibration.json has all.
+and text that the model wrote itself. A cosine is of two filters of one head. Perplexity is that of held-out
+essays, 2 x 2,048 tokens streamed into 256 slots, the first 256 not counted. OUT/calibration.json has all.
 """
 
 import json
@@ -16,31 +17,37 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from pydoc_data.topics import topics
 
-from assets import essays_text, weights_folder
+from assets import weights_folder
+from quality import held_out_text, texts
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
 from qfpass import evaluate
+from qfpass.evaluate import Method
+from qfpass.evaluate.protocol import Bounded
 
 SEQUENCES, TOKENS = 20, 2048
 FEWER = (1, 2, 5, 10)
+KINDS = (f"essays, {SEQUENCES}", "essays, 1 ", "other", "Python", "written")  # whose perplexity is measured
+SLOTS = 256
 OWN_ROWS, OWN_TOKENS = 8, 256  # what `qfpass.compile` lets a model write when it finds no filters
 
 
 def texts_of(model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
     """Ids [rows, tokens] by name, the yardstick first."""
-    essays = evaluate.token_rows(tokenizer, essays_text(), tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
+    others = "\n\n".join(texts(held_out=False))
+    essays = evaluate.token_rows(tokenizer, others, tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
     manual = evaluate.token_rows(
         tokenizer, "\n\n".join(topics.values()), tokens=TOKENS, rows=SEQUENCES, seed=0
     )
-    texts = {f"essays, {SEQUENCES} x {TOKENS:,}": essays[:SEQUENCES]}
-    texts |= {f"essays, {n} x {TOKENS:,}": essays[:n] for n in FEWER}
-    texts[f"other essays, {SEQUENCES} x {TOKENS:,}"] = essays[SEQUENCES:]
-    texts[f"Python manual, {SEQUENCES} x {TOKENS:,}"] = manual
-    texts[f"written by the model, {OWN_ROWS} x {OWN_TOKENS}"] = written_by(model)
-    return texts
+    chosen = {f"essays, {SEQUENCES} x {TOKENS:,}": essays[:SEQUENCES]}
+    chosen |= {f"essays, {n} x {TOKENS:,}": essays[:n] for n in FEWER}
+    chosen[f"other essays, {SEQUENCES} x {TOKENS:,}"] = essays[SEQUENCES:]
+    chosen[f"Python manual, {SEQUENCES} x {TOKENS:,}"] = manual
+    chosen[f"written by the model, {OWN_ROWS} x {OWN_TOKENS}"] = written_by(model)
+    return chosen
 
 
 def written_by(model: Any) -> torch.Tensor:
@@ -57,6 +64,14 @@ def cosines(one: qfpass.QFilters, other: qfpass.QFilters) -> torch.Tensor:
     return torch.stack([torch.cosine_similarity(a, b, dim=-1) for a, b in pairs])
 
 
+def perplexities(model: Any, rows: torch.Tensor, made: dict[str, qfpass.QFilters]) -> dict[str, float]:
+    """Of the full cache, of recency and of the published score with each of the filters."""
+    models: dict[str, Any] = {"full cache": model, "recency": Bounded(model, Method("recency", budget=SLOTS))}
+    for name, filters in made.items():
+        models[name] = Bounded(model, Method("published", budget=SLOTS), {"filters": filters})
+    return {n: evaluate.perplexity(each, rows, first=SLOTS).perplexity for n, each in models.items()}
+
+
 def main() -> None:
     """See the module."""
     out = Path(sys.argv[1])
@@ -64,20 +79,24 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(weights_folder())
     table = Table("text", "seconds", "mean", "median", "least", "heads below 0.9")
-    yardstick, record = None, []
+    yardstick, record, made = None, [], dict[str, qfpass.QFilters]()
     for name, ids in texts_of(model, tokenizer).items():
         start = time.perf_counter()
         filters = qfpass.calibrate(model, list(ids), description=name, progress=False)
         seconds = time.perf_counter() - start
         filters.save(out / name.replace(" ", "-").replace(",", ""))
-        yardstick = yardstick or filters
+        yardstick, made[name] = yardstick or filters, filters
         each = cosines(yardstick, filters).flatten()
         row = {"mean": each.mean(), "median": each.median(), "least": each.min(), "below": (each < 0.9).sum()}
         record.append({"text": name, "seconds": seconds, "cosines": each.tolist()})
         numbers = (f"{row[key]:.4f}" for key in ("mean", "median", "least"))
         table.add_row(name, f"{seconds:.0f}", *numbers, f"{int(row['below'])} of {len(each)}")
     Console(width=110).print(table)
-    (out / "calibration.json").write_text(json.dumps(record, indent=1))
+    rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=TOKENS, rows=2, seed=0)
+    kinds = {name: made[name] for name in made if name.startswith(KINDS)}
+    kept = perplexities(model, rows, kinds)
+    print(*(f"{name}: {value:.3f}" for name, value in kept.items()), sep="\n")
+    (out / "calibration.json").write_text(json.dumps({"cosines": record, "perplexity": kept}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """How well trained filters keep text, on real weights: trained on some essays, measured on others.
 
-`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity, needle, far, ruler-4x, ruler-8x:
-filters go into OUT/filters, results and plots into OUT. All of it takes hours on a processor. Ratios are of
-bytes, so that a store in eight bits has 3.6 times the slots; baselines have float32 alone.
+`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity, needle, slots, far, ruler-4x,
+ruler-8x: filters go into OUT/filters, results and plots into OUT. All of it takes hours on a processor.
+Ratios are of bytes, so that a store in eight bits has 3.6 times the slots; baselines have float32 alone.
 """
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,29 +55,38 @@ def train(out: Path, tokenizer: Any) -> None:
 
 def needle(out: Path, tokenizer: Any) -> None:
     """Fifty needles at each of two lengths."""
-    float_too = [Method("trained", ratio=8)]
-    needles("needle", out, tokenizer, float_too, lengths=(1024, 2048), depths=10, needles=5)
+    methods = [in_bytes(8), in_bytes(32)]
+    needles(methods, out / "needle", tokenizer, lengths=(1024, 2048), depths=10, needles=5)
+
+
+def slots(out: Path, tokenizer: Any) -> None:
+    """Needles at the ratios of slots, in stores of the model's own dtype, and at 64x in bytes."""
+    methods = [Method("trained", ratio=8), Method("trained", ratio=32), in_bytes(64)]
+    needles(methods, out / "slots", tokenizer, lengths=(1024, 2048), depths=10, needles=2)
 
 
 def far(out: Path, tokenizer: Any) -> None:
     """Ten needles in all of the model's context."""
-    needles("far", out, tokenizer, lengths=(8192,), depths=5, needles=2)
+    methods = [in_bytes(8), in_bytes(32), in_bytes(64)]
+    needles(methods, out / "far", tokenizer, lengths=(8192,), depths=5, needles=2)
 
 
-def needles(name: str, out: Path, tokenizer: Any, more: Sequence[Method] = (), **grid: Any) -> None:
-    methods = [Method("trained", ratio=ratio, store_dtype=torch.int8) for ratio in (8.0, 32.0, 64.0)]
-    methods += more
+def in_bytes(ratio: float) -> Method:
+    """The trained score in eight bits: more slots in the bytes of the ratio."""
+    return Method("trained", ratio=ratio, store_dtype=torch.int8)
 
+
+def needles(methods: list[Method], out: Path, tokenizer: Any, **grid: Any) -> None:
     def run(each: Any) -> Any:
         return evaluate.needle(each, tokenizer, held_out_text(), seed=SEED, batch=5, **grid)
 
-    record("needle", methods, run, out / name, grid)
+    record("needle", methods, run, out, grid)
 
 
 def ruler(ratio: float, out: Path, tokenizer: Any) -> None:
     """The eleven synthetic tasks at 2,048 tokens."""
     scores = ("trained", *BASELINES, "published", "recency", "knorm", "random")
-    methods = [Method("trained", ratio=ratio, store_dtype=torch.int8)]
+    methods = [in_bytes(ratio)]
     methods += [Method(score, ratio=ratio) for score in scores]
     settings = {"length": 2048, "tasks": tuple(evaluate.TASKS), "samples": RULER_SAMPLES}
 
@@ -93,8 +101,7 @@ def perplexity(out: Path, tokenizer: Any) -> None:
     for tokens, texts in PERPLEXITY_TEXTS.items():
         rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=tokens, rows=texts, seed=SEED)
         first = tokens // 8
-        methods = [Method(score, ratio=8) for score in ("trained", "recency")]
-        methods.append(Method("trained", ratio=8, store_dtype=torch.int8))
+        methods = [Method("trained", ratio=8), Method("recency", ratio=8), in_bytes(8)]
 
         def run(each: Any, rows: Any = rows, first: int = first) -> Any:
             return evaluate.perplexity(each, rows, first=first, batch=len(rows))
@@ -121,6 +128,7 @@ STEPS = {
     "train": train,
     "perplexity": perplexity,
     "needle": needle,
+    "slots": slots,
     "far": far,
     "ruler-4x": partial(ruler, 4),
     "ruler-8x": partial(ruler, 8),
