@@ -1,7 +1,7 @@
 """How well trained filters keep text, on real weights: trained on some essays, measured on others.
 
-`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity, needle, slots, far, ruler-4x,
-ruler-8x: filters go into OUT/filters, results and plots into OUT. All of it takes hours on a processor.
+`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity-2048, perplexity-8192, needle, slots,
+far, ruler-4x and ruler-8x: filters go into OUT/filters, results and plots into OUT. All of it takes hours.
 Ratios are of bytes, so that a store in eight bits has 3.6 times the slots; baselines have float32 alone.
 """
 
@@ -24,7 +24,6 @@ from qfpass.filters import load_filters
 
 HELD_OUT = ("avg", "gh", "love", "philosophy", "popular", "siliconvalley", "wisdom", "worked")
 RULER_SAMPLES = 2  # of a task
-PERPLEXITY_TEXTS = {2048: 4, 8192: 2}  # by tokens
 SEED = 0
 
 
@@ -96,18 +95,17 @@ def ruler(ratio: float, out: Path, tokenizer: Any) -> None:
     record("ruler", methods, run, out / f"ruler-{ratio:g}x", settings)
 
 
-def perplexity(out: Path, tokenizer: Any) -> None:
-    """Text streamed token by token at an eighth of the slots, and in the same bytes with eight bits."""
-    for tokens, texts in PERPLEXITY_TEXTS.items():
-        rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=tokens, rows=texts, seed=SEED)
-        first = tokens // 8
-        methods = [Method("trained", ratio=8), Method("recency", ratio=8), in_bytes(8)]
+def perplexity(tokens: int, texts: int, out: Path, tokenizer: Any) -> None:
+    """Texts streamed token by token at an eighth of the slots, and in the same bytes with eight bits."""
+    rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=tokens, rows=texts, seed=SEED)
+    methods = [Method("trained", ratio=8), Method("recency", ratio=8), in_bytes(8)]
+    first = tokens // 8
 
-        def run(each: Any, rows: Any = rows, first: int = first) -> Any:
-            return evaluate.perplexity(each, rows, first=first, batch=len(rows))
+    def run(each: Any) -> Any:
+        return evaluate.perplexity(each, rows, first=first, batch=texts)
 
-        settings = {"tokens": tokens, "texts": texts, "first": first}
-        record("perplexity", methods, run, out / f"perplexity-{tokens}", settings, backend="inductor")
+    settings = {"tokens": tokens, "texts": texts, "first": first}
+    record("perplexity", methods, run, out / f"perplexity-{tokens}", settings, backend="inductor")
 
 
 def record(
@@ -126,7 +124,8 @@ def record(
 
 STEPS = {
     "train": train,
-    "perplexity": perplexity,
+    "perplexity-2048": partial(perplexity, 2048, 4),
+    "perplexity-8192": partial(perplexity, 8192, 2),
     "needle": needle,
     "slots": slots,
     "far": far,
