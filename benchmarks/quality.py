@@ -1,8 +1,8 @@
 """How well trained filters keep text, on real weights: trained on some essays, measured on others.
 
-`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity-2048, perplexity-8192, needle, slots,
-far, ruler-4x and ruler-8x: filters go into OUT/filters, results and plots into OUT. All of it takes hours.
-Ratios are of bytes, so that a store in eight bits has 3.6 times the slots; baselines have float32 alone.
+`python benchmarks/quality.py OUT [STEP ...]`, with steps train, perplexity-2048, perplexity-8192, needle,
+slots, far, ruler-4x and ruler-8x: filters go into OUT/filters, results and plots into OUT. All of it takes
+hours. Ratios are of bytes, so that a store in eight bits has 3.6 times the slots; baselines are in float32.
 """
 
 import sys
@@ -95,10 +95,10 @@ def ruler(ratio: float, out: Path, tokenizer: Any) -> None:
     record("ruler", methods, run, out / f"ruler-{ratio:g}x", settings)
 
 
-def perplexity(tokens: int, texts: int, out: Path, tokenizer: Any) -> None:
-    """Texts streamed token by token at an eighth of the slots, and in the same bytes with eight bits."""
+def perplexity(tokens: int, texts: int, more: list[Method], out: Path, tokenizer: Any) -> None:
+    """Texts streamed token by token at an eighth of the slots."""
     rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=tokens, rows=texts, seed=SEED)
-    methods = [Method("trained", ratio=8), Method("recency", ratio=8), in_bytes(8)]
+    methods = [Method("trained", ratio=8), Method("recency", ratio=8), *more]
     first = tokens // 8
 
     def run(each: Any) -> Any:
@@ -124,8 +124,8 @@ def record(
 
 STEPS = {
     "train": train,
-    "perplexity-2048": partial(perplexity, 2048, 4),
-    "perplexity-8192": partial(perplexity, 8192, 2),
+    "perplexity-2048": partial(perplexity, 2048, 4, [in_bytes(8)]),
+    "perplexity-8192": partial(perplexity, 8192, 2, []),
     "needle": needle,
     "slots": slots,
     "far": far,
