@@ -65,9 +65,9 @@ def slots(out: Path, tokenizer: Any) -> None:
 
 
 def far(out: Path, tokenizer: Any) -> None:
-    """Ten needles in all of the model's context."""
+    """Five needles in all of the model's context."""
     methods = [in_bytes(8), in_bytes(32), in_bytes(64)]
-    needles(methods, out / "far", tokenizer, lengths=(8192,), depths=5, needles=2)
+    needles(methods, out / "far", tokenizer, lengths=(8192,), depths=5, needles=1)
 
 
 def in_bytes(ratio: float) -> Method:
