@@ -19,19 +19,22 @@ def lower(module: fx.GraphModule, config: Config) -> Callable[..., Any]:
 
 
 def _for_inductor(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of torch.compile, a mode spelled out, since it takes a mode or options.
-
-    Inductor asks every region for the sizes of all its inputs, which the guards have compared already.
-    """
-    options = torch._inductor.list_mode_options(asked.get("mode") or "default")
-    options |= {"size_asserts": False, "guard_filter_fn": _guards_kept, **(asked.get("options") or {})}
+    """Arguments of torch.compile, a mode spelled out, since it takes a mode or options."""
+    options = {
+        **torch._inductor.list_mode_options(asked.get("mode") or "default"),
+        # Every region would ask for the sizes of all its inputs, which the guards have compared already.
+        "size_asserts": False,
+        "guard_filter_fn": _guards_kept,
+        **(asked.get("options") or {}),
+    }
     return {**asked, "mode": None, "options": options}
 
 
 def _guards_kept(guards: Sequence[GuardFilterEntry]) -> list[bool]:
-    """Dynamo's guards of all tensors, and of whatever is an argument.
+    """Dynamo's guards of all tensors, of whatever is an argument, and of global state such as autocast.
 
-    Most of the others, some 1,200 for 30 layers, walk attributes of modules and code that nobody changes.
+    The others, some 1,200 for 30 layers, walk attributes of modules and code that nobody changes: global
+    hooks on modules, say, registered after the first call aren't seen.
     """
     return [
         guard.guard_type == "TENSOR_MATCH" or not guard.name.startswith(("self.", "G[")) for guard in guards

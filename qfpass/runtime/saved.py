@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -44,15 +43,14 @@ def read(
     path: str | Path,
     kinds: Sequence[type[Store]],
     belongs_to: Mapping[str, str],
-    device: torch.device,
 ) -> tuple[tuple[Store, ...], tuple[Row, ...], int]:
-    """The stores, one of each of `kinds`, where the rows stand and the columns.
+    """The stores on the CPU, one of each of `kinds`, where the rows stand and the columns.
 
     Raises:
         SessionError: no such file, no session in it, or one that belongs to something else.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise SessionError(f"{path} holds no session that this version of qfpass wrote.")

@@ -155,7 +155,7 @@ class Session(Counts):
         """
         kinds = [site.rule.store_type for site in self.sites]
         with self.in_use(resetting=True):
-            read, rows, columns = saved.read(path, kinds, self._identity, self.device)
+            read, rows, columns = saved.read(path, kinds, self._identity)
             stores = self._empty_stores(len(rows)) if rows else Stores()
             stores.copy_(read)
             self._state = State(stores, rows, columns)
@@ -169,9 +169,10 @@ class Session(Counts):
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was, as beam search asks."""
         with self.in_use():
-            for stack in self.stores.stacks:
-                for tensor in stack.store:
-                    tensor.copy_(tensor.index_select(1, beam_idx.to(tensor.device)))
+            chosen = beam_idx.to(self.device)
+            for store in self.stores:
+                for tensor in store:
+                    tensor.copy_(tensor.index_select(0, chosen))
             self._state = self._state._replace(rows=tuple(self.rows[i] for i in beam_idx.tolist()))
 
     def batch_repeat_interleave(self, repeats: int) -> None:

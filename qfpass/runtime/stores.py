@@ -23,19 +23,20 @@ class Stack(NamedTuple):
     @property
     def flat(self) -> Store:
         """Views [L * B, Hkv, C, ...]: the layers' rows as rows of one batch, the first layer's first."""
-        return type(self.store)(*(tensor.flatten(0, 1) for tensor in self.store))
+        return type(self.store)(*(tensor.view(-1, *tensor.shape[2:]) for tensor in self.store))
 
 
 class Stores(Sequence[Store]):
     """One store [B, Hkv, C, ...] a site, in graph order.
 
-    A layer's tensors are views of its stack's, so that a few operations on a stack serve all its layers.
+    A layer's tensors lie in its stack's memory, so that a few operations on a stack serve all its layers.
     """
 
     def __init__(self, stacks: Sequence[Stack] = ()) -> None:
         self.stacks = tuple(stacks)
+        # By DLPack, for Dynamo asks of views of one tensor how they lie to each other, and compiles anew.
         layers = {
-            layer: type(stack.store)(*parts)
+            layer: type(stack.store)(*map(torch.from_dlpack, parts))
             for stack in self.stacks
             for layer, *parts in zip(stack.layers, *(t.unbind(0) for t in stack.store), strict=True)
         }
@@ -60,9 +61,10 @@ class Stores(Sequence[Store]):
         return Stores([s._replace(store=type(s.store)(*map(change, s.store))) for s in self.stacks])
 
     def copy_(self, others: Sequence[Store]) -> None:
-        """Take over the contents of other stores of the same shapes."""
+        """Take over the contents of other stores, of the same shapes and dtypes but on any device."""
         for mine, theirs in zip(self, others, strict=True):
             for tensor, other in zip(mine, theirs, strict=True):
+                assert (tensor.shape, tensor.dtype) == (other.shape, other.dtype)
                 tensor.copy_(other)
 
     def __getitem__(self, layer):  # type: ignore[no-untyped-def]  # an int or a slice

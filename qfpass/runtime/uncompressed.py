@@ -19,7 +19,7 @@ class Uncompressed:
     def __init__(
         self, captured: Captured, attentions: Sequence[Attention], capacity: int, batch: int
     ) -> None:
-        self._device, self._batch = captured.device, batch
+        self._device, self._batch, self._capacity = captured.device, batch, capacity
         self.sites = [Site(a, _keep_all(a, capacity), reading_of(captured, a)) for a in attentions]
         self.module = rewrite(captured, self.sites)
         self._dtype = captured.dtype
@@ -49,6 +49,7 @@ class Uncompressed:
     def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The module's arguments for reading ids [B, S] next; counts them as seen."""
         seen, length = self.tokens_seen, ids.shape[1]
+        assert seen + length <= self._capacity, f"{seen} + {length} tokens for {self._capacity} slots"
         self.tokens_seen = seen + length
         position = torch.arange(seen, seen + length, device=self._device).expand(len(ids), -1)
         visible = torch.empty(seen + 1 if length == 1 else seen, device=self._device)

@@ -60,7 +60,8 @@ def trained(
     pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
     weights, norm_weight, position_weight = filters.split([pairs.shape[-1], 1, 1], dim=1)
     norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
-    if pairs.shape[1] == 1:  # written out, Inductor fuses it with what makes key and value
+    # Of one token written out, so that Inductor fuses it with what makes key and value.
+    if pairs.shape[1] == 1:
         projection = (pairs * weights).sum(-1)[..., None]
     else:
         projection = (pairs @ weights.T).transpose(1, 2)

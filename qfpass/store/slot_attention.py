@@ -12,7 +12,7 @@ from .slots import AnySlots, Protection, SlotRule, append, keep_best, replace_lo
 
 
 class SlotAttention(nn.Module):
-    """Attention of one layer over its bounded store; evicts as it reads.
+    """Attention of one layer over its store; evicts as it reads, unless the rule has a slot for every token.
 
     A single token takes the slot with the lowest score and then sees exactly the store. A chunk sees the
     store and itself, then the best of both are kept. Either way the store ends with the sinks, the
@@ -70,10 +70,11 @@ class SlotAttention(nn.Module):
         evict: Callable[..., None],
         tokens: tuple[torch.Tensor, ...],
     ) -> None:
-        if not self.rule.is_bounded:
-            return append(slots, *tokens)
-        protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
-        return evict(slots, protection, *tokens)
+        if self.rule.is_bounded:
+            protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
+            evict(slots, protection, *tokens)
+        else:
+            append(slots, *tokens)
 
     def _over_slots(
         self,

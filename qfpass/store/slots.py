@@ -1,4 +1,4 @@
-"""A bounded store: a fixed number of slots a kv head, the lowest score overwritten in place.
+"""A store with a fixed number of slots a kv head, the lowest score overwritten in place once all are filled.
 
 keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positions [B, Hkv, C] int32,
 -1 where a slot is empty. Filled slots are always a prefix, so a slice shows them without a mask.
@@ -155,7 +155,7 @@ def append(
     score: torch.Tensor,
     position: torch.Tensor,
 ) -> None:
-    """Write any number of tokens behind those that a store holds, which has a slot for every position."""
+    """Write any number of tokens behind those that a store holds, which must have a slot for each of them."""
     slot = slot_of_position(slots.positions, position)
     _write(slots, slot, _as_slots(slots, key, value, score, position))
 

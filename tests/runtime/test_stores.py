@@ -2,8 +2,10 @@
 
 import torch
 from bounded import compiled, llama
+from rows import padded, text
 from tiny import FAMILIES
 
+import qfpass
 from qfpass import Session
 from qfpass.runtime.stores import Stores
 
@@ -42,6 +44,17 @@ def test_a_map_changes_a_copy() -> None:
     for store in first:
         store.keys.zero_()
     assert all(map(torch.equal, before, (t for store in stores for t in store)))
+
+
+def test_rows_read_one_by_one_after_a_batch_compile_what_separate_stores_would() -> None:
+    """Where layers lie in their stack isn't what a graph is compiled for."""
+    model = qfpass.compile(
+        FAMILIES["gemma3"](window=8, layers=6), budget=16, chunk=8, recent=4, context_length=64, verify=False,
+        score="recency", backend=lambda graph, inputs: graph.forward,
+    )  # fmt: skip
+    model(torch.cat([text(20, seed) for seed in range(6)]))
+    model(**padded([text(3 + 2 * i, seed=i) for i in range(6)], "left"))
+    assert qfpass.report(model).graphs_compiled == 5
 
 
 def test_contents_are_taken_over() -> None:
