@@ -30,7 +30,7 @@ from qfpass.evaluate.protocol import Bounded
 
 SEQUENCES, TOKENS = 20, 2048
 FEWER = (1, 2, 5, 10)
-KINDS = (f"essays, {SEQUENCES}", "essays, 1 ", "other", "Python", "written")  # whose perplexity is measured
+KINDS = (f"essays, {SEQUENCES}", "Python", "written")  # whose perplexity is measured
 SLOTS = 256
 OWN_ROWS, OWN_TOKENS = 8, 256  # what `qfpass.compile` lets a model write when it finds no filters
 

@@ -82,11 +82,10 @@ def needles(methods: list[Method], out: Path, tokenizer: Any, **grid: Any) -> No
     record("needle", methods, run, out, grid)
 
 
-def ruler(ratio: float, out: Path, tokenizer: Any) -> None:
+def ruler(ratio: float, more: list[Method], out: Path, tokenizer: Any) -> None:
     """The eleven synthetic tasks at 2,048 tokens."""
     scores = ("trained", *BASELINES, "published", "recency", "knorm", "random")
-    methods = [in_bytes(ratio)]
-    methods += [Method(score, ratio=ratio) for score in scores]
+    methods = [*(Method(score, ratio=ratio) for score in scores), *more]
     settings = {"length": 2048, "tasks": tuple(evaluate.TASKS), "samples": RULER_SAMPLES}
 
     def run(each: Any) -> Any:
@@ -129,8 +128,8 @@ STEPS = {
     "needle": needle,
     "slots": slots,
     "far": far,
-    "ruler-4x": partial(ruler, 4),
-    "ruler-8x": partial(ruler, 8),
+    "ruler-4x": partial(ruler, 4, []),
+    "ruler-8x": partial(ruler, 8, [in_bytes(8)]),
 }
 
 
