@@ -58,8 +58,8 @@ def compile(
             smaller than the model's; 1, the default, keeps every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
-        recent: newest tokens never evicted; by default a quarter of the slots, an eighth of them with
-            trained filters.
+        recent: newest tokens never evicted; by default a quarter of the slots; with trained filters an
+            eighth of up to 256, growing to half of 1,024 and more.
         sinks: first tokens never evicted.
         score: which key goes first: "published" (Godey et al. 2025, arXiv 2503.02812), "trained" (by
             `qfpass.train`), "recency", "knorm" or "random"; by default what the filters are for.

@@ -13,19 +13,33 @@ import torch
 ScoreFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
+def a_quarter(slots: int) -> int:
+    """A quarter of the slots, at least one."""
+    return max(1, slots // 4)
+
+
+def an_eighth_to_half(slots: int) -> int:
+    """An eighth of up to 256 slots, half of 1,024 and more, in between a share that grows with the slots.
+
+    A few hundred of the newest tokens carry most of perplexity, whatever the score; a store that has no room
+    for them is better filled with what the score ranks highest. Measured in docs/quality.md.
+    """
+    return max(1, slots // 8, min(slots // 2, slots**2 // 2048))
+
+
 @dataclass(frozen=True)
 class Score:
     """A named score.
 
     Attributes:
         needs_filters: it reads filters.
-        recent_part: by default, one of so many slots protects the newest tokens.
+        recent: by default, how many of so many slots protect the newest tokens.
         reads_all_heads: a head's score depends on the other heads' keys and values at its token.
     """
 
     function: ScoreFunction
     needs_filters: bool
-    recent_part: int = 4
+    recent: Callable[[int], int] = a_quarter
     reads_all_heads: bool = False
 
 
@@ -111,7 +125,7 @@ def random(
 
 SCORES = {
     "published": Score(published, needs_filters=True),
-    "trained": Score(trained, needs_filters=True, recent_part=8, reads_all_heads=True),
+    "trained": Score(trained, needs_filters=True, recent=an_eighth_to_half, reads_all_heads=True),
     "recency": Score(recency, needs_filters=False),
     "knorm": Score(knorm, needs_filters=False),
     "random": Score(random, needs_filters=False),

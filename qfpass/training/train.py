@@ -16,6 +16,7 @@ from ..filters.calibrate import model_fingerprint
 from ..filters.trained import TrainedFilters
 from ..graph.attention import Attention, find_attentions
 from ..graph.capture import capture
+from ..store.scores import SCORES
 from .eviction import SoftEviction
 from .lessons import Teacher
 from .reader import Reader
@@ -38,7 +39,6 @@ class Plan:
     steps: int
     lessons: int
     length: int
-    recent_part: int
     sinks: int
     seed: int
 
@@ -77,7 +77,7 @@ def train(
         InputError: no text is long enough.
         UnsupportedOpError: attention whose logits are capped, biased or beside a sink.
     """
-    plan = Plan(ratio, steps, lessons, length, recent_part=8, sinks=4, seed=seed)
+    plan = Plan(ratio, steps, lessons, length, sinks=4, seed=seed)
     captured = capture(getattr(model, "qfpass_original", model))
     attentions = find_attentions(captured, None)
     scored = _scored(attentions)
@@ -197,7 +197,7 @@ def _losses(
     plan: Plan,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Divergence from the full model, of answers and of the continuation, in nats a token."""
-    recent = max(1, slots // plan.recent_part)
+    recent = SCORES["trained"].recent(slots)
     gates = SoftEviction(scorer, lesson, scored, slots, recent, plan.sinks, TEMPERATURE)
     logits = reader.read(lesson.ids, lesson.positions, SuffixAttention(lesson, attentions, gates))
     counted = lesson.asked | lesson.follows
