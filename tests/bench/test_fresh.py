@@ -73,6 +73,7 @@ def test_memory_on_a_gpu_is_the_allocators(setup: Setup) -> None:
 
 def test_a_profile_accounts_for_the_step(setup: Setup) -> None:
     figures = profile(setup, slots=16)
-    assert {"aten::mm", "all smaller"} <= {f.contender.split(" x ")[0] for f in figures}
+    *kernels, last = (f.contender.split(" x ")[0] for f in figures)
+    assert last == "all smaller" and any(name.startswith("aten::") for name in kernels)
     times = [f.value for f in figures[:-1]]
     assert times == sorted(times, reverse=True) and times[-1] > 0
