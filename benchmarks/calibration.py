@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from pydoc_data.topics import topics
 
 from assets import weights_folder
-from quality import held_out_text, texts
+from quality import HELD_OUT, essays, training_text
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,14 +37,13 @@ OWN_ROWS, OWN_TOKENS = 8, 256  # what `qfpass.compile` lets a model write when i
 
 def texts_of(model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
     """Ids [rows, tokens] by name, the yardstick first."""
-    others = "\n\n".join(texts(held_out=False))
-    essays = evaluate.token_rows(tokenizer, others, tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
+    read = evaluate.token_rows(tokenizer, training_text(), tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
     manual = evaluate.token_rows(
         tokenizer, "\n\n".join(topics.values()), tokens=TOKENS, rows=SEQUENCES, seed=0
     )
-    chosen = {f"essays, {SEQUENCES} x {TOKENS:,}": essays[:SEQUENCES]}
-    chosen |= {f"essays, {n} x {TOKENS:,}": essays[:n] for n in FEWER}
-    chosen[f"other essays, {SEQUENCES} x {TOKENS:,}"] = essays[SEQUENCES:]
+    chosen = {f"essays, {SEQUENCES} x {TOKENS:,}": read[:SEQUENCES]}
+    chosen |= {f"essays, {n} x {TOKENS:,}": read[:n] for n in FEWER}
+    chosen[f"other essays, {SEQUENCES} x {TOKENS:,}"] = read[SEQUENCES:]
     chosen[f"Python manual, {SEQUENCES} x {TOKENS:,}"] = manual
     chosen[f"written by the model, {OWN_ROWS} x {OWN_TOKENS}"] = written_by(model)
     return chosen
@@ -92,7 +91,7 @@ def main() -> None:
         numbers = (f"{row[key]:.4f}" for key in ("mean", "median", "least"))
         table.add_row(name, f"{seconds:.0f}", *numbers, f"{int(row['below'])} of {len(each)}")
     Console(width=110).print(table)
-    rows = evaluate.token_rows(tokenizer, held_out_text(), tokens=TOKENS, rows=2, seed=0)
+    rows = evaluate.token_rows(tokenizer, essays(HELD_OUT), tokens=TOKENS, rows=2, seed=0)
     kinds = {name: made[name] for name in made if name.startswith(KINDS)}
     kept = perplexities(model, rows, kinds)
     print(*(f"{name}: {value:.3f}" for name, value in kept.items()), sep="\n")

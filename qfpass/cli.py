@@ -58,14 +58,14 @@ def train(
     ratio: Annotated[float, typer.Option(help="How many times smaller the store will be.")] = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 700,
     lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 80,
-    tokens: Annotated[int, typer.Option(min=64, help="Tokens a piece.")] = 1024,
+    tokens: Annotated[list[int] | None, typer.Option(min=64, help="Of a piece; repeatable: in turn.")] = None,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Train filters of a model on a text, for `qfpass.compile(model, filters=OUT)`."""
     original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
     filters = train_filters(
         original, tokenizer, evaluate.read_texts(data), ratio=ratio, steps=steps, lessons=lessons,
-        length=tokens, seed=seed, description=data.name, progress=progress,
+        lengths=tokens or [1024], seed=seed, description=data.name, progress=progress,
     )  # fmt: skip
     _save(filters, out)
     Console().print(f"trained filters of {len(filters.filters)} layers, in {out}")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from random import Random
 from typing import Any
 
@@ -38,7 +39,7 @@ class Plan:
     ratio: float
     steps: int
     lessons: int
-    length: int
+    lengths: tuple[int, ...]
     sinks: int
     seed: int
 
@@ -51,7 +52,7 @@ def train(
     ratio: float = 8,
     steps: int = 700,
     lessons: int = 80,
-    length: int = 1024,
+    lengths: Sequence[int] = (1024,),
     seed: int = 0,
     description: str = "unnamed texts",
     progress: bool = True,
@@ -66,18 +67,18 @@ def train(
     Args:
         model: a Hugging Face decoder in eval mode, or any that `qfpass.compile` takes; bfloat16 is faster.
         tokenizer: turns texts into the model's ids, as transformers' do.
-        texts: of the kind that will be read, each longer than `length` tokens.
+        texts: of the kind that will be read, some of them longer than 1.25 times the longest lesson.
         ratio: how many times smaller the store will be than the context; others work, less well.
         steps: of gradient descent.
         lessons: pieces of text, held in memory with their keys and values.
-        length: tokens of a piece.
+        lengths: tokens of the pieces, in turn: filters know no distance that is longer.
         description: what the texts are, kept with the filters.
 
     Raises:
-        InputError: no text is long enough.
+        InputError: no text is long enough for a length.
         UnsupportedOpError: attention whose logits are capped, biased or beside a sink.
     """
-    plan = Plan(ratio, steps, lessons, length, sinks=4, seed=seed)
+    plan = Plan(ratio, steps, lessons, tuple(lengths), sinks=4, seed=seed)
     captured = capture(getattr(model, "qfpass_original", model))
     attentions = find_attentions(captured, None)
     scored = _scored(attentions)
@@ -93,7 +94,7 @@ def train(
         "data": description,
         "ratio": ratio,
         "steps": steps,
-        "lessons": f"{lessons} x {length} tokens",
+        "lessons": f"{lessons} x {' or '.join(map(str, lengths))} tokens",
         "seed": seed,
         "losses": losses,
     }
@@ -127,17 +128,23 @@ def _lessons(
 ) -> list[Lesson]:
     random = Random(plan.seed)
     tokens = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
-    longest = max(map(len, tokens), default=0)
-    long = [ids for ids in tokens if len(ids) > 1.25 * plan.length]
-    if not long:
-        raise InputError(
-            f"training needs texts of more than {int(1.25 * plan.length)} tokens, and the longest has "
-            f"{longest}: give longer texts, or a smaller length."
-        )
+    long_enough = {length: _long_enough(tokens, length) for length in plan.lengths}
+    each = islice(cycle(plan.lengths), plan.lessons)
     return [
-        teacher.lesson(random.choice(long), plan.length, random)
-        for _ in track(range(plan.lessons), "reading lessons", disable=not progress, transient=True)
+        teacher.lesson(random.choice(long_enough[length]), length, random)
+        for length in track(each, "reading lessons", total=plan.lessons, disable=not progress, transient=True)
     ]
+
+
+def _long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
+    found = [ids for ids in texts if len(ids) > 1.25 * length]
+    if not found:
+        longest = max(map(len, texts), default=0)
+        raise InputError(
+            f"a lesson of {length} tokens needs a text of more than {int(1.25 * length)}, and the longest "
+            f"has {longest}: give longer texts, or smaller lengths."
+        )
+    return found
 
 
 def _samples(
@@ -171,8 +178,9 @@ def _descend(
             means["size"] = scorer.size.detach().clone()
         _set_rate(optimizer, step, plan.steps)
         ratio = plan.ratio * random.choice((0.5, 1, 1, 1))
+        lesson = random.choice(course)
         answers, continuation = _losses(
-            scorer, reader, attentions, scored, random.choice(course), int(plan.length / ratio), plan
+            scorer, reader, attentions, scored, lesson, int(lesson.tokens / ratio), plan
         )
         optimizer.zero_grad()
         (ANSWERS * answers + CONTINUATION * continuation).backward()

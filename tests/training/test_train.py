@@ -97,7 +97,7 @@ def test_training_lowers_the_divergence_and_leaves_the_model_alone(monkeypatch: 
     model = model_of()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     filters = qfpass.train(
-        model, CharacterTokenizer(), TEXTS, ratio=8, steps=60, lessons=1, length=LENGTH, progress=False
+        model, CharacterTokenizer(), TEXTS, ratio=8, steps=60, lessons=1, lengths=[LENGTH], progress=False
     )
     losses = filters.source["losses"]
     assert sum(losses["continuation"][-3:]) < sum(losses["continuation"][:3])
@@ -105,13 +105,13 @@ def test_training_lowers_the_divergence_and_leaves_the_model_alone(monkeypatch: 
     assert all(p.requires_grad for p in model.parameters())
     least = min(filters.shares)
     assert all(min(abs(s / least - a / b) for a in SIZES for b in SIZES) < 1e-3 for s in filters.shares)
-    compiled = qfpass.compile(model, budget=24, context_length=LENGTH, filters=filters, backend="eager")
+    compiled = qfpass.compile(model, budget=24, context_lengths=[LENGTH], filters=filters, backend="eager")
     assert qfpass.report(compiled).sites[0].score == "trained"
 
 
 def test_refused() -> None:
     tokenizer = CharacterTokenizer()
-    with pytest.raises(InputError, match="texts of more than"):
-        qfpass.train(model_of(), tokenizer, ["short"], length=LENGTH, progress=False)
+    with pytest.raises(InputError, match="a text of more than"):
+        qfpass.train(model_of(), tokenizer, ["short"], lengths=[LENGTH], progress=False)
     with pytest.raises(UnsupportedOpError, match=r"qfpass\.calibrate"):
-        qfpass.train(model_of("gemma2"), tokenizer, TEXTS, length=LENGTH, progress=False)
+        qfpass.train(model_of("gemma2"), tokenizer, TEXTS, lengths=[LENGTH], progress=False)
