@@ -71,15 +71,23 @@ def trained(
     same for all of them, so the score needs the position i alone and never changes.
     """
     assert filters is not None, "the trained score reads filters"
-    pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
-    weights, norm_weight, position_weight = filters.split([pairs.shape[-1], 1, 1], dim=1)
+    heads, width = keys.shape[1], keys.shape[-1] + values.shape[-1]
+    weights, norm_weight, position_weight = filters.split([heads * width, 1, 1], dim=1)
     norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
-    # Of one token written out, so that Inductor fuses it with what makes key and value.
-    if pairs.shape[1] == 1:
-        projection = (pairs * weights).sum(-1)[..., None]
+    if keys.shape[2] == 1:
+        projection = _of_one_token(keys, values, weights.unflatten(1, (heads, width)))
     else:
+        pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
         projection = (pairs @ weights.T).transpose(1, 2)
     return projection + norm_weight * norm.log() + position_weight * positions[:, None, :].float()
+
+
+def _of_one_token(keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The projections [B, Hkv, 1] on weights [Hkv, Hkv, D + Dv], fused with their inputs."""
+    for_keys, for_values = weights.split([keys.shape[-1], values.shape[-1]], dim=-1)
+    of_keys = (keys.float().squeeze(2)[:, None] * for_keys).sum((-1, -2))
+    of_values = (values.float().squeeze(2)[:, None] * for_values).sum((-1, -2))
+    return (of_keys + of_values)[..., None]
 
 
 def recency(
