@@ -56,7 +56,9 @@ class Decoder:
         self.lock = threading.RLock()
         self._modules = _modules(outlined)
         self._chunk = lower(self._modules["chunk"], config)
-        self._step = lower(self._modules["step"], config)
+        # Inductor writes the parts of a concatenation (a rotary embedding's halves) to memory on processors;
+        # of one token that is slower than computing it where it is read.
+        self._step = lower(self._modules["step"], config, force_pointwise_cat=True)
         self._head = lower(self._modules["head"], config) if outlined.head else None
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()

@@ -7,9 +7,11 @@ import pytest
 import torch
 from bounded import CONTEXT, llama
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import qfpass
 from qfpass.config import Config
+from qfpass.errors import QFPassError
 from qfpass.runtime.lower import lower
 
 Asked = dict[str, Any]
@@ -54,18 +56,27 @@ def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None
     assert asked == [{"fullgraph": True, "backend": "eager", "mode": "any"}]
 
 
-def test_guards_of_code_and_modules_are_dropped(asked: list[Asked]) -> None:
+def test_guards_of_code_modules_and_plain_weights_are_dropped(asked: list[Asked]) -> None:
     lowered()
     keep = asked[0]["options"]["guard_filter_fn"]
     kept = [
-        Guard("TENSOR_MATCH", "self._parameters['weight']"), Guard("TENSOR_MATCH", "keys_3"),
-        Guard("ID_MATCH", "lengths"), Guard("TYPE_MATCH", "held_0"), Guard("GRAD_MODE", ""),
+        Guard("TENSOR_MATCH", "keys_3"), Guard("ID_MATCH", "lengths"), Guard("TYPE_MATCH", "held_0"),
+        Guard("GRAD_MODE", ""),
     ]  # fmt: skip
     dropped = [
+        Guard("TENSOR_MATCH", "self._parameters['weight']"),
         Guard("TYPE_MATCH", "self._modules['layers']"),
         Guard("BUILTIN_MATCH", "G['torch'].ops.aten.neg"),
     ]
     assert keep(kept + dropped) == [True] * len(kept) + [False] * len(dropped)
+
+
+def test_guards_of_weights_that_have_no_address_are_kept(asked: list[Asked]) -> None:
+    with FakeTensorMode():
+        module = torch.fx.symbolic_trace(nn.Linear(2, 2))
+    lower(module, Config())
+    (call,) = asked
+    assert call["options"]["guard_filter_fn"]([Guard("TENSOR_MATCH", "self._parameters['weight']")]) == [True]
 
 
 def test_modes_stay_as_they_are(asked: list[Asked]) -> None:
@@ -78,8 +89,20 @@ def test_weights_of_another_dtype_are_noticed() -> None:
     original, ids = llama(), torch.arange(20)[None]
     compiled = qfpass.compile(original, budget=16, score="recency", context_length=CONTEXT, verify=False)
     compiled(ids)
-    graphs = qfpass.report(compiled).graphs_compiled
-    original.double()  # in place, behind the compiled model's back: a graph of its own, which finds floats
-    with pytest.raises(RuntimeError, match="Double"):
+    original.double()  # in place, behind the compiled model's back
+    with pytest.raises(QFPassError, match=r"was torch\.float32 .* and is torch\.float64"):
         compiled(ids)
-    assert qfpass.report(compiled).graphs_compiled == graphs + 1
+
+
+def test_new_values_of_weights_are_read() -> None:
+    """In place, and in another place."""
+    original, ids = llama(), torch.arange(20)[None]
+    compiled = qfpass.compile(original, budget=16, score="recency", context_length=CONTEXT, verify=False)
+    before = compiled(ids).logits
+    graphs = qfpass.report(compiled).graphs_compiled
+    weight = original.lm_head.weight
+    weight.data.mul_(2)
+    torch.testing.assert_close(compiled(ids).logits, 2 * before)
+    weight.data = 2 * weight.data
+    torch.testing.assert_close(compiled(ids).logits, 4 * before)
+    assert qfpass.report(compiled).graphs_compiled == graphs
