@@ -1,6 +1,5 @@
 """Capture: any causal decoder to an ATen graph (input_ids, position_ids) -> logits, any length."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
 from .sinks import spell_sinks
+from .tracing import without_bookkeeping
 
 aten = torch.ops.aten
 
@@ -60,7 +60,7 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
     positions = torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
-    with torch.no_grad(), _sdpa_attention(model), _faster_tracing():
+    with torch.no_grad(), _sdpa_attention(model), without_bookkeeping():
         try:
             program = torch.export.export(
                 _Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
@@ -72,20 +72,6 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
         _refuse_odd_sizes(program, type(model).__name__, batch)
         module = program.module()
     return Captured(_clean(module), device, dtype, batch)
-
-
-@contextmanager
-def _faster_tracing() -> Iterator[None]:
-    """No stack trace kept for each node, and no garbage collected meanwhile: a sixth of the time."""
-    collects, leaves_out = gc.isenabled(), fx.config.do_not_emit_stack_traces
-    gc.disable()
-    fx.config.do_not_emit_stack_traces = True
-    try:
-        yield
-    finally:
-        fx.config.do_not_emit_stack_traces = leaves_out
-        if collects:
-            gc.enable()
 
 
 def _refuse_unsuitable(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import fx
 from torch._dynamo.types import GuardFilterEntry
 
 from ..config import Config
+from ..graph.tracing import without_bookkeeping
 from .weights import are_plain, weights_of, with_weights_checked
 
 
@@ -28,7 +29,13 @@ def lower(module: fx.GraphModule, config: Config, **options: Any) -> Callable[..
 
 
 def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Callable[..., Any]:
-    return torch.compile(module.forward, fullgraph=True, backend=config.backend, **asked)
+    compiled = torch.compile(module.forward, fullgraph=True, backend=config.backend, **asked)
+
+    def call(*inputs: Any) -> Any:
+        with without_bookkeeping():  # any call may be one that compiles
+            return compiled(*inputs)
+
+    return call
 
 
 def _for_inductor(
