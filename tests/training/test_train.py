@@ -105,7 +105,7 @@ def test_training_lowers_the_divergence_and_leaves_the_model_alone(monkeypatch: 
     assert all(p.requires_grad for p in model.parameters())
     least = min(filters.shares)
     assert all(min(abs(s / least - a / b) for a in SIZES for b in SIZES) < 1e-3 for s in filters.shares)
-    compiled = qfpass.compile(model, budget=24, context_lengths=[LENGTH], filters=filters, backend="eager")
+    compiled = qfpass.compile(model, budget=24, context_length=LENGTH, filters=filters, backend="eager")
     assert qfpass.report(compiled).sites[0].score == "trained"
 
 
