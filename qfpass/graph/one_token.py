@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..kernels.once import computed_once
 from .regions import Outlined
 
 aten = torch.ops.aten
@@ -31,5 +32,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     """x [B, S, K], weight [N, K] -> [B, S, N]; summed in float32 if it is one token in all."""
     if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1:
         return aten.linear.default(x, weight, bias)
-    out = (x.float().unsqueeze(-2) * weight.float()).sum(-1).to(x.dtype)
+    # The loop over a narrow weight is held up by arithmetic: its input is widened before, not for every row.
+    wide = x if x.dtype == torch.float32 else computed_once(x.float())
+    out = (wide.unsqueeze(-2) * weight.float()).sum(-1).to(x.dtype)
     return out if bias is None else out + bias

@@ -6,6 +6,8 @@ multiply and sum this becomes two loops, which also read keys and values kept in
 
 import torch
 
+from .once import computed_once
+
 
 def attend(
     query: torch.Tensor,
@@ -23,7 +25,8 @@ def attend(
     dtype are multiplied by.
     """
     # b: batch, h: kv head, g: query head of its group, k: key, d: dimension.
-    grouped = _computed_once(query.float().unflatten(1, (key.shape[1], -1)) * scale)
+    # Else the query's rotary positions would be applied again for every key.
+    grouped = computed_once(query.float().unflatten(1, (key.shape[1], -1)) * scale)
     logits = (grouped * key[:, :, None].float()).sum(-1)
     if scales is not None:
         logits = logits * scales[0][:, :, None]
@@ -40,12 +43,3 @@ def attend(
     out = (weights[..., None] * value[:, :, None].float()).sum(-2) / total
     lse = peak + total.log()
     return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2)
-
-
-def _computed_once(x: torch.Tensor) -> torch.Tensor:
-    """x, which Inductor writes to memory, as a view by strides asks for that.
-
-    Fused, the query's rotary positions would be applied again for every key.
-    """
-    x = x.contiguous()
-    return x.as_strided(x.shape, x.stride())
