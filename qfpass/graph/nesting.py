@@ -13,14 +13,16 @@ def part_biases(module: fx.GraphModule) -> None:
     would fix it for good; without one it doesn't.
     """
     graph = module.graph
-    for node in list(graph.nodes):
-        if node.target is aten.linear.default and len(node.args) == 3 and node.args[2] is not None:
-            with graph.inserting_after(node):
-                biased = graph.call_function(aten.add.Tensor, (node, node.args[2]))
-            biased.meta = dict(node.meta)
-            node.replace_all_uses_with(biased, delete_user_cb=lambda user, b=biased: user is not b)
-            node.args = node.args[:2]
-    module.recompile()
+    linears = [node for node in graph.nodes if node.target is aten.linear.default]
+    with_bias = [node for node in linears if len(node.args) == 3 and node.args[2] is not None]
+    for node in with_bias:
+        with graph.inserting_after(node):
+            biased = graph.call_function(aten.add.Tensor, (node, node.args[2]))
+        biased.meta = dict(node.meta)
+        node.replace_all_uses_with(biased, delete_user_cb=lambda user, b=biased: user is not b)
+        node.args = node.args[:2]
+    if with_bias:
+        module.recompile()
 
 
 def part_complex(module: fx.GraphModule) -> set[fx.Node]:
@@ -42,5 +44,6 @@ def part_complex(module: fx.GraphModule) -> set[fx.Node]:
         whole.meta = dict(node.meta)
         node.replace_all_uses_with(whole, delete_user_cb=lambda user, p=parts: user is not p)
         together.add(whole)
-    module.recompile()
+    if together:
+        module.recompile()
     return together
