@@ -102,6 +102,22 @@ class Teacher:
         return tokens, torch.arange(start, start + len(ids), device=self._device)
 
 
+def long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
+    """The texts, as tokens, of which lessons of `length` tokens can be made, each at several places.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [ids for ids in texts if len(ids) > 1.25 * length]
+    if not found:
+        longest = max(map(len, texts), default=0)
+        raise InputError(
+            f"a lesson of {length} tokens needs a text of more than {int(1.25 * length)}, and the longest "
+            f"has {longest}: give longer texts, or smaller lengths."
+        )
+    return found
+
+
 def _within(reach: int, length: int) -> torch.Tensor:
     distance = torch.arange(length)[:, None] - torch.arange(length)
     return (distance >= 0) & (distance < reach)

@@ -12,14 +12,14 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from ..errors import InputError, UnsupportedOpError
+from ..errors import UnsupportedOpError
 from ..filters.calibrate import model_fingerprint
 from ..filters.trained import TrainedFilters
 from ..graph.attention import Attention, find_attentions
 from ..graph.capture import capture
 from ..store.scores import SCORES
 from .eviction import SoftEviction
-from .lessons import Teacher
+from .lessons import Teacher, long_enough
 from .reader import Reader
 from .scorer import Scorer, log_norms, pairs_of
 from .suffixes import Lesson, SuffixAttention
@@ -128,23 +128,12 @@ def _lessons(
 ) -> list[Lesson]:
     random = Random(plan.seed)
     tokens = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
-    long_enough = {length: _long_enough(tokens, length) for length in plan.lengths}
+    fitting = {length: long_enough(tokens, length) for length in plan.lengths}
     each = islice(cycle(plan.lengths), plan.lessons)
     return [
-        teacher.lesson(random.choice(long_enough[length]), length, random)
+        teacher.lesson(random.choice(fitting[length]), length, random)
         for length in track(each, "reading lessons", total=plan.lessons, disable=not progress, transient=True)
     ]
-
-
-def _long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
-    found = [ids for ids in texts if len(ids) > 1.25 * length]
-    if not found:
-        longest = max(map(len, texts), default=0)
-        raise InputError(
-            f"a lesson of {length} tokens needs a text of more than {int(1.25 * length)}, and the longest "
-            f"has {longest}: give longer texts, or smaller lengths."
-        )
-    return found
 
 
 def _samples(
