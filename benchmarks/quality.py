@@ -28,6 +28,7 @@ DEVELOPMENT = ("gap", "startuplessons")  # neither trained on nor reported: for 
 LENGTHS = (1024, 1024, 2048, 4096, 7680)  # of the lessons, in tokens
 RULER_SAMPLES = 2  # of a task
 SEED = 0
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def essays(names: Collection[str]) -> str:
@@ -42,7 +43,7 @@ def training_text() -> str:
 
 
 def model_of(dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=dtype).eval().to(DEVICE)
 
 
 def train(out: Path, tokenizer: Any) -> None:

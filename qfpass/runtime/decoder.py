@@ -21,10 +21,12 @@ from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
+from .cuda_graph import StepGraphs
 from .lower import lower
 from .rows import Row, all_equal
 from .session import Session
 from .stores import Stores
+from .weights import weights_of
 
 
 class Decoder:
@@ -60,6 +62,7 @@ class Decoder:
         # of one token that is slower than computing it where it is read.
         self._step = lower(self._modules["step"], config, force_pointwise_cat=True)
         self._head = lower(self._modules["head"], config) if outlined.head else None
+        self._graphs = StepGraphs(weights_of(self._modules["step"]))
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
@@ -136,8 +139,8 @@ class Decoder:
     ) -> torch.Tensor:
         """Read ids [B, 1], one token a row; logits [B, 1, V]. Only the rows `counted` need be right."""
         tokens = [rows[i].tokens + 1 for i in counted]
-        lengths = None
-        if not all_equal(tokens) and min(tokens) < max(site.rule.slots for site in self.sites):
+        lengths, is_full = None, min(tokens) >= max(site.rule.slots for site in self.sites)
+        if not all_equal(tokens) and not is_full:
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
             if self._batches - {len(rows)}:
                 # Other inputs have any number of rows by now. Lengths that fix it would do so within a
@@ -146,8 +149,15 @@ class Decoder:
         self._batches.add(len(rows))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
         ids = ids.clone(memory_format=torch.contiguous_format)
-        reach = self._reach(max(tokens), lengths, sizes)
-        return self._step(ids, position, *reach, *self._inputs(stores, sizes))
+        inputs = *self._reach(max(tokens), lengths, sizes), *self._inputs(stores, sizes)
+
+        def call(ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+            return self._step(ids, position, *inputs)
+
+        # Full stores look the same to every step: one CUDA graph serves them all.
+        if is_full and self.config.backend == "inductor" and self._graphs.can_serve(self.device):
+            return self._graphs.run(call, stores, ids, position)
+        return call(ids, position)
 
     def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
         """The inputs that say how much of the stores is filled; see `rewrite`."""

@@ -30,11 +30,11 @@ def with_weights_checked(call: Callable[..., Any], weights: Sequence[torch.Tenso
     Raises:
         QFPassError: from the call.
     """
-    known, addresses = [_form(w) for w in weights], _addresses(weights)
+    known, addresses = [_form(w) for w in weights], addresses_of(weights)
 
     def checked(*inputs: Any) -> Any:
         nonlocal addresses
-        now = _addresses(weights)
+        now = addresses_of(weights)
         if now != addresses:
             _refuse_changed(known, weights)
             addresses = now
@@ -43,7 +43,8 @@ def with_weights_checked(call: Callable[..., Any], weights: Sequence[torch.Tenso
     return checked
 
 
-def _addresses(weights: Sequence[torch.Tensor]) -> list[int]:
+def addresses_of(weights: Sequence[torch.Tensor]) -> list[int]:
+    """Where each lies."""
     return list(map(torch.Tensor.data_ptr, weights))
 
 

@@ -32,13 +32,11 @@ class SoftEviction:
         age = lesson.tokens - 1 - torch.arange(lesson.tokens, device=lesson.ids.device)
         counts = scorer.shares * (slots - recent - sinks)
         counts = counts.clamp(max=0.95 * (lesson.tokens - recent - sinks))
-        self._scores, self._thresholds = list[torch.Tensor](), list[torch.Tensor]()
-        for i, index in enumerate(scored):
-            score = self._noisy(scorer(i, lesson.keys[index], lesson.values[index]))
-            ranked = score - self._forgotten[i][:, None] * age
-            middle = ranked[:, sinks : lesson.tokens - recent]
-            self._thresholds.append(thresholds(middle, counts[i].expand(len(score)), temperature))
-            self._scores.append(score)
+        scores = [scorer(i, lesson.keys[index], lesson.values[index]) for i, index in enumerate(scored)]
+        self._scores = self._noisy(torch.stack(scores))  # [L, Hkv, n]
+        ranked = self._scores - self._forgotten[..., None] * age
+        middle = ranked[..., sinks : lesson.tokens - recent]
+        self._thresholds = thresholds(middle, counts[:, None].expand(middle.shape[:-1]), temperature)
 
     def of_context(self, index: int, distance: torch.Tensor) -> torch.Tensor:
         """See `Gates`."""

@@ -7,7 +7,7 @@ LOWEST = -20.0  # of a gate's logarithm
 
 
 def thresholds(score: torch.Tensor, count: torch.Tensor, temperature: float) -> torch.Tensor:
-    """For scores [H, n], the thresholds [H] above which `count` [H] keys lie, softly.
+    """For scores [..., n], the thresholds [...] above which `count` [...] keys lie, softly.
 
     sum_i sigmoid((score_i - threshold) / temperature) = count; found by bisection, with the gradients that
     the equation implies.
@@ -17,10 +17,10 @@ def thresholds(score: torch.Tensor, count: torch.Tensor, temperature: float) -> 
         high = score.amax(-1) + 10 * temperature
         for _ in range(30):
             middle = (low + high) / 2
-            above = torch.sigmoid((score - middle[:, None]) / temperature).sum(-1) > count
+            above = torch.sigmoid((score - middle[..., None]) / temperature).sum(-1) > count
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         found = (low + high) / 2
-        gate = torch.sigmoid((score - found[:, None]) / temperature)
+        gate = torch.sigmoid((score - found[..., None]) / temperature)
         slope = gate * (1 - gate)
         total = slope.sum(-1).clamp_min(1e-6)
     follows_scores = (slope * (score - score.detach())).sum(-1) / total

@@ -56,7 +56,8 @@ class Teacher:
         def attend(index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             kept[index] = key, value
             attention = self._attentions[index]
-            mask = None if attention.span.reach is None else _within(attention.span.reach, key.shape[2])
+            reach = attention.span.reach
+            mask = None if reach is None else _within(reach, key.shape[2], key.device)
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, is_causal=mask is None, scale=attention.scale,
                 enable_gqa=True,
@@ -118,6 +119,7 @@ def long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
     return found
 
 
-def _within(reach: int, length: int) -> torch.Tensor:
-    distance = torch.arange(length)[:, None] - torch.arange(length)
+def _within(reach: int, length: int, device: torch.device) -> torch.Tensor:
+    place = torch.arange(length, device=device)
+    distance = place[:, None] - place
     return (distance >= 0) & (distance < reach)

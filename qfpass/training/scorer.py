@@ -52,7 +52,7 @@ class Scorer(nn.Module):
     @torch.no_grad()
     def round_shares(self) -> None:
         """Let every share be one of `SIZES`, times a factor that keeps the mean at 1."""
-        shares, sizes = self.shares, torch.tensor(SIZES)
+        shares, sizes = self.shares.cpu(), torch.tensor(SIZES)
         best: tuple[float, torch.Tensor] | None = None
         for factor in torch.linspace(0.4, 2.0, 161):
             nearest = (shares.log()[:, None] - (sizes * factor).log()).abs().argmin(1)

@@ -40,6 +40,7 @@ class Plan:
     steps: int
     lessons: int
     lengths: tuple[int, ...]
+    batch: int
     sinks: int
     seed: int
 
@@ -53,6 +54,7 @@ def train(
     steps: int = 700,
     lessons: int = 80,
     lengths: Sequence[int] = (1024,),
+    batch: int = 1,
     seed: int = 0,
     description: str = "unnamed texts",
     progress: bool = True,
@@ -72,13 +74,14 @@ def train(
         steps: of gradient descent.
         lessons: pieces of text, held in memory with their keys and values.
         lengths: tokens of the pieces, in turn: filters know no distance that is longer.
+        batch: lessons a step; a GPU has time for several.
         description: what the texts are, kept with the filters.
 
     Raises:
         InputError: no text is long enough for a length.
         UnsupportedOpError: attention whose logits are capped, biased or beside a sink.
     """
-    plan = Plan(ratio, steps, lessons, tuple(lengths), sinks=4, seed=seed)
+    plan = Plan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     captured = capture(getattr(model, "qfpass_original", model))
     attentions = find_attentions(captured, None)
     scored = _scored(attentions)
@@ -94,6 +97,7 @@ def train(
         "data": description,
         "ratio": ratio,
         "steps": steps,
+        "batch": batch,
         "lessons": f"{lessons} x {' or '.join(map(str, lengths))} tokens",
         "seed": seed,
         "losses": losses,
@@ -166,20 +170,20 @@ def _descend(
             scorer.round_shares()
             means["size"] = scorer.size.detach().clone()
         _set_rate(optimizer, step, plan.steps)
-        ratio = plan.ratio * random.choice((0.5, 1, 1, 1))
-        lesson = random.choice(course)
-        answers, continuation = _losses(
-            scorer, reader, attentions, scored, lesson, int(lesson.tokens / ratio), plan
-        )
         optimizer.zero_grad()
-        (ANSWERS * answers + CONTINUATION * continuation).backward()
+        for lesson in random.choices(course, k=plan.batch):
+            ratio = plan.ratio * random.choice((0.5, 1, 1, 1))
+            answers, continuation = _losses(
+                scorer, reader, attentions, scored, lesson, int(lesson.tokens / ratio), plan
+            )
+            ((ANSWERS * answers + CONTINUATION * continuation) / plan.batch).backward()
+            losses["answers"].append(answers.item())
+            losses["continuation"].append(continuation.item())
         nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
         decay = min(AVERAGE, (step + 1) / (step + 10))
         for name, value in scorer.named_parameters():
             means[name].lerp_(value.detach(), 1 - decay)
-        losses["answers"].append(answers.item())
-        losses["continuation"].append(continuation.item())
     _restore(scorer, means)
     return {name: _thinned(values) for name, values in losses.items()}
 

@@ -109,6 +109,19 @@ def test_training_lowers_the_divergence_and_leaves_the_model_alone(monkeypatch: 
     assert qfpass.report(compiled).sites[0].score == "trained"
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_trains_on_a_gpu_several_lessons_a_step(family: str) -> None:
+    model = model_of(family).cuda()
+    settings: dict[str, Any] = {"steps": 4, "lessons": 2, "batch": 3, "lengths": [LENGTH], "progress": False}
+    filters = qfpass.train(model, CharacterTokenizer(), TEXTS, **settings)
+    assert filters.source["batch"] == 3
+    assert all(f.device.type == "cpu" and f.isfinite().all() for f in filters.filters)
+    compiled = qfpass.compile(model, budget=24, context_length=LENGTH, filters=filters, backend="eager")
+    assert qfpass.report(compiled).sites[0].score == "trained"
+
+
 def test_refused() -> None:
     tokenizer = CharacterTokenizer()
     with pytest.raises(InputError, match="a text of more than"):

@@ -1,0 +1,93 @@
+"""On a GPU a full store's steps are replayed, and say what the eager graphs say on a processor."""
+
+from typing import Any
+
+import pytest
+import torch
+from rows import padded, text
+from tiny import FAMILIES
+from torch import nn
+
+import qfpass
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+SETTINGS: dict[str, Any] = {
+    "budget": 24, "context_length": 128, "chunk": 9, "recent": 6, "score": "recency", "verify": False,
+}  # fmt: skip
+PROMPT, STEPS = 40, 12
+
+
+def pair(family: str = "llama", **settings: Any) -> tuple[nn.Module, nn.Module]:
+    """The same weights compiled for the GPU and, eagerly, for the processor."""
+    build, chosen = FAMILIES[family], SETTINGS | settings
+    lowered = qfpass.compile(build(layers=3).cuda(), **chosen)
+    return lowered, qfpass.compile(build(layers=3), backend="eager", **chosen)
+
+
+@torch.no_grad()
+def stream(model: nn.Module, ids: torch.Tensor, session: qfpass.Session) -> torch.Tensor:
+    """Logits of ids [B, S], the prompt at once and then token by token."""
+    device = next(model.parameters()).device
+    pieces = [ids[:, :PROMPT], *ids[:, PROMPT:].split(1, dim=1)]
+    calls = [model(piece.to(device), past_key_values=session).logits for piece in pieces]
+    return torch.cat(calls, dim=1).cpu()
+
+
+def graphs_of(model: nn.Module) -> list[Any]:
+    return [g for g in model.qfpass_decoder._graphs._graphs.values() if g is not None]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2"])
+def test_replayed_steps_equal_eager_ones(family: str) -> None:
+    lowered, eager = pair(family)
+    session, ids = lowered.session(), text(PROMPT + STEPS)
+    actual, expected = stream(lowered, ids, session), stream(eager, ids, eager.session())
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+    assert len(graphs_of(lowered)) == 1
+    assert session.tokens_seen == PROMPT + STEPS
+
+
+def test_stores_in_eight_bits_and_rows_of_their_own() -> None:
+    lowered, eager = pair(store_dtype=torch.int8)
+    ids = torch.cat([text(PROMPT + STEPS, seed) for seed in range(3)])
+    actual = stream(lowered, ids, lowered.session())
+    torch.testing.assert_close(actual, stream(eager, ids, eager.session()), rtol=2e-2, atol=2e-2)
+
+
+def test_padded_prompts_go_on_as_they_would_alone() -> None:
+    lowered, eager = pair()
+    prompt = padded([text(30, 1), text(48, 2)], "left")
+    written = lowered.generate(**{k: v.cuda() for k, v in prompt.items()}, max_new_tokens=10, do_sample=False)
+    expected = eager.generate(**prompt, max_new_tokens=10, do_sample=False)
+    assert written.tolist() == expected.tolist()
+
+
+def test_sessions_have_graphs_of_their_own_and_may_be_reset() -> None:
+    lowered, eager = pair()
+    texts = [text(PROMPT + STEPS, seed) for seed in range(2)]
+    sessions = [lowered.session() for _ in texts]
+    expected = [stream(eager, ids, eager.session()) for ids in texts]
+    for _ in range(2):
+        for ids, session, wanted in zip(texts, sessions, expected, strict=True):
+            torch.testing.assert_close(stream(lowered, ids, session), wanted, rtol=1e-3, atol=1e-3)
+            session.reset()
+    assert len(graphs_of(lowered)) == 2
+    del sessions, session
+    assert not graphs_of(lowered)
+
+
+@torch.no_grad()
+def test_weights_that_move_or_change_are_seen() -> None:
+    lowered, eager = pair()
+    session, ids = lowered.session(), text(PROMPT + STEPS)
+    stream(lowered, ids, session)
+    for model in (lowered, eager):
+        for parameter in model.parameters():
+            parameter.data = parameter.data * 1.1
+    session.reset()
+    torch.testing.assert_close(
+        stream(lowered, ids, session), stream(eager, ids, eager.session()), rtol=1e-3, atol=1e-3
+    )
