@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import cpu, flash, reference, sdpa_cuda
+from . import cpu, flash, reference, sdpa_ops
 from .join import join
 
 __all__ = ["Kernel", "choose", "join"]
@@ -62,9 +62,9 @@ def choose(
         if dtype in HALF and head_dim <= 256:
             if flash.is_installed():
                 return Kernel("flash-attn", flash.attend)
-            return Kernel("sdpa flash", sdpa_cuda.attend_flash)
+            return Kernel("sdpa flash", sdpa_ops.attend_flash)
         if dtype in (*HALF, torch.float32):
-            return Kernel("sdpa efficient", sdpa_cuda.attend_efficient)
+            return Kernel("sdpa efficient", sdpa_ops.attend_efficient)
     return Kernel("reference", reference.attend)
 
 

@@ -4,7 +4,7 @@ import importlib.util
 
 import torch
 
-from . import reference, sdpa_cuda
+from . import reference, sdpa_ops
 from .operands import check_form
 
 
@@ -32,7 +32,7 @@ def attend(
     if bias is not None:
         if softcap is not None:
             return reference.attend(query, key, value, scale=scale, bias=bias, softcap=softcap)
-        return sdpa_cuda.attend_efficient(query, key, value, scale=scale, bias=bias)
+        return sdpa_ops.attend_efficient(query, key, value, scale=scale, bias=bias)
     from flash_attn import flash_attn_func
 
     check_form(query, key, causal, window, bias)

@@ -1,7 +1,8 @@
-"""Steps replayed as CUDA graphs: a step of a small model is hundreds of short kernels, and launching them
+"""Calls replayed as CUDA graphs: a step of a small model is hundreds of short kernels, and launching them
 one by one takes longer than they run."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -9,54 +10,64 @@ import torch
 from .stores import Stores
 from .weights import addresses_of, are_plain
 
-Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Call = Callable[..., Any]
 
 
-class StepGraphs:
-    """One CUDA graph for each session's stores, once a step on them is always the same kernels.
+class CudaGraphs:
+    """A CUDA graph for each kind of call on a session's stores that is always the same kernels.
 
-    `weights` are those that a step reads where they lie: one that has moved makes a graph void.
+    `weights` are those that calls read where they lie: one that has moved makes the graphs void. There are
+    graphs on a GPU only, and for weights that addresses tell apart; elsewhere calls are just made.
     """
 
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self._weights = weights
-        self._graphs = WeakKeyDictionary[Stores, "_StepGraph | None"]()
+    def __init__(self, device: torch.device, weights: Sequence[torch.Tensor]) -> None:
+        self._weights, self._are_possible = weights, device.type == "cuda" and are_plain(weights)
+        self._of_stores = WeakKeyDictionary[Stores, _OfStores]()
 
-    def can_serve(self, device: torch.device) -> bool:
-        """Whether steps can be captured at all: on a GPU, for weights that addresses tell apart."""
-        return device.type == "cuda" and are_plain(self._weights)
+    def run(self, kind: str, prepare: Callable[[], Call], stores: Stores, *inputs: torch.Tensor) -> Any:
+        """prepare()(*inputs), which works on `stores`: made the first time, replayed from then on.
 
-    def run(self, step: Step, stores: Stores, ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """step(ids, position), which works on `stores`: called the first time, replayed from then on.
-
-        The call compiles what isn't compiled yet, and stores that live for one step aren't worth a graph.
+        The first call compiles what isn't compiled yet, and stores that live for one step aren't worth a
+        graph. What comes back is overwritten by the next call of its kind.
         """
+        if not self._are_possible:
+            return prepare()(*inputs)
         addresses = addresses_of(self._weights)
-        graph = self._graphs.get(stores)
-        if stores not in self._graphs or (graph is not None and graph.addresses != addresses):
-            self._graphs[stores] = None
-            return step(ids, position)
+        known = self._of_stores.get(stores)
+        if known is None or known.addresses != addresses:
+            known = self._of_stores[stores] = _OfStores(addresses)
+        if kind not in known.graphs:
+            known.graphs[kind] = None
+            return prepare()(*inputs)
+        graph = known.graphs[kind]
         if graph is None:
-            graph = self._graphs[stores] = _StepGraph(step, ids, position, addresses)
-        return graph.replay(ids, position)
+            graph = known.graphs[kind] = _Graph(prepare(), inputs)
+        return graph.replay(inputs)
+
+    def __len__(self) -> int:
+        return sum(graph is not None for known in self._of_stores.values() for graph in known.graphs.values())
 
 
-class _StepGraph:
-    """A captured step; `step`'s other inputs are held by it, so their memory stays where it is."""
+class _OfStores:
+    """The graphs on one session's stores, by kind; None for one that has been called once."""
 
-    def __init__(
-        self, step: Step, ids: torch.Tensor, position: torch.Tensor, addresses: Sequence[int]
-    ) -> None:
-        self.addresses = addresses
-        self._step, self._ids, self._position = step, ids.clone(), position.clone()
+    def __init__(self, addresses: Sequence[int]) -> None:
+        self.addresses, self.graphs = addresses, dict[str, "_Graph | None"]()
+
+
+class _Graph:
+    """A captured call. It holds the call, and so the memory of all that the call reads."""
+
+    def __init__(self, call: Call, inputs: Sequence[torch.Tensor]) -> None:
+        self._call, self._inputs = call, [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may go on allocating meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._logits = step(self._ids, self._position)
+            self._outputs = call(*self._inputs)
 
-    def replay(self, ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """The step on these ids and positions; capturing alone runs nothing."""
-        self._ids.copy_(ids)
-        self._position.copy_(position)
+    def replay(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """The call on these inputs; capturing alone runs nothing."""
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            mine.copy_(given)
         self._graph.replay()
-        return self._logits.clone()
+        return self._outputs

@@ -8,7 +8,7 @@ filled different numbers of slots is one more.
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
-from .cuda_graph import StepGraphs
+from .cuda_graph import CudaGraphs
 from .lower import lower
 from .rows import Row, all_equal
 from .session import Session
@@ -34,6 +34,7 @@ class Decoder:
 
     Attributes:
         lock: held while a graph runs, so that calls of several threads follow one another.
+        graphs: on a GPU, those of steps on full stores.
         vocabulary: token ids are below this number; None where the graph doesn't tell.
         turns: what moves each site's keys to other positions; none if they never are.
     """
@@ -62,7 +63,7 @@ class Decoder:
         # of one token that is slower than computing it where it is read.
         self._step = lower(self._modules["step"], config, force_pointwise_cat=True)
         self._head = lower(self._modules["head"], config) if outlined.head else None
-        self._graphs = StepGraphs(weights_of(self._modules["step"]))
+        self.graphs = CudaGraphs(device, weights_of(self._modules["step"]))
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
@@ -148,16 +149,15 @@ class Decoder:
                 torch._dynamo.maybe_mark_dynamic(lengths, 0)
         self._batches.add(len(rows))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
+
+        def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+            inputs = *self._reach(max(tokens), lengths, sizes), *self._inputs(stores, sizes)
+            return lambda ids, position: self._step(ids, position, *inputs)
+
         ids = ids.clone(memory_format=torch.contiguous_format)
-        inputs = *self._reach(max(tokens), lengths, sizes), *self._inputs(stores, sizes)
-
-        def call(ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-            return self._step(ids, position, *inputs)
-
-        # Full stores look the same to every step: one CUDA graph serves them all.
-        if is_full and self.config.backend == "inductor" and self._graphs.can_serve(self.device):
-            return self._graphs.run(call, stores, ids, position)
-        return call(ids, position)
+        if is_full and self.config.backend == "inductor":  # every step is the same from now on
+            return self.graphs.run("step", prepare, stores, ids, position).clone()
+        return prepare()(ids, position)
 
     def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
         """The inputs that say how much of the stores is filled; see `rewrite`."""

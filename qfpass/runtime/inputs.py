@@ -110,7 +110,7 @@ def _check_length(decoder: Decoder, session: Session, spans: list[Span]) -> None
 
 
 def _check_vocabulary(decoder: Decoder, ids: torch.Tensor) -> None:
-    lowest, highest = (int(n) for n in ids.aminmax())
+    lowest, highest = torch.stack(ids.aminmax()).tolist()  # waits for a GPU once
     if lowest < 0 or (decoder.vocabulary is not None and highest >= decoder.vocabulary):
         raise InputError(
             f"input_ids go from {lowest} to {highest}, but the model's vocabulary has ids from 0 to "

@@ -28,7 +28,7 @@ def read(
     tokens = [span.tokens for span in spans]
     with session.in_use(), decoder.lock:
         moves = any(map(partial(overflows, decoder), session.rows, tokens))
-        undo = Undo(session, max(tokens) == 1, moves)
+        undo = Undo(session, decoder.graphs, max(tokens) == 1, moves)
         try:
             session.allocate(len(spans))
             if all_equal(session.rows) and all_equal(spans):
@@ -97,7 +97,7 @@ def _step(
     bring_back(decoder, session, reading, 1)
     resting = [row for row in range(len(spans)) if row not in reading]
     if resting and overwritten is None:
-        overwritten = Overwritten(session)
+        overwritten = Overwritten(session, decoder.graphs)
     column = torch.tensor([span.start for span in spans], device=ids.device)
     token = ids.gather(1, column[:, None])
     logits = decoder.step(token, session.stores, session.rows, session.sizes, reading)

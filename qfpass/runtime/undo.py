@@ -4,7 +4,7 @@ A step overwrites one slot a head, known beforehand; longer calls on a session t
 copy of its stores. A session without tokens needs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from ..graph.rewrite import Rule
 from ..store.ring import Ring, RingRule
 from ..store.slots import Protection, slot_of_position, slot_to_replace
+from .cuda_graph import CudaGraphs
 from .stores import Stack, Store, Stores
 
 if TYPE_CHECKING:
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
 class Overwritten:
     """What a step will overwrite in `session`: one slot a head, in every row."""
 
-    def __init__(self, session: "Session") -> None:
+    def __init__(self, session: "Session", graphs: CudaGraphs) -> None:
         self._batch = len(session.rows)
+        stacks, recent = session.stores.stacks, session.sizes.recent
         position = torch.tensor([[row.position] for row in session.rows], device=session.device)
-        self._kept = [_Kept.of(stack, session.sizes.recent, position) for stack in session.stores.stacks]
+
+        def prepare() -> Callable[[torch.Tensor], list[_Kept]]:
+            return lambda position: [_Kept.of(stack, recent, position) for stack in stacks]
+
+        self._kept = graphs.run("undo", prepare, session.stores, position)
 
     def restore(self, rows: Sequence[int]) -> None:
         """Put it back in these rows."""
@@ -69,14 +75,14 @@ class Undo:
         overwritten: what a step will overwrite, if the call is one and doesn't move stored keys.
     """
 
-    def __init__(self, session: "Session", is_step: bool, moves: bool) -> None:
+    def __init__(self, session: "Session", graphs: CudaGraphs, is_step: bool, moves: bool) -> None:
         self._session, self._before = session, session.state
         self._copies = Stores()
         self.overwritten: Overwritten | None = None
         if session.tokens_seen == 0:
             return
         if is_step and not moves:
-            self.overwritten = Overwritten(session)
+            self.overwritten = Overwritten(session, graphs)
         else:
             self._copies = session.copied_stores()
 

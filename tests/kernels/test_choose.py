@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from qfpass.kernels import Kernel, choose, cpu, flash, reference, sdpa_cuda
+from qfpass.kernels import Kernel, choose, cpu, flash, reference, sdpa_ops
 
 FLASH_ATTN = Kernel("flash-attn", flash.attend)
-SDPA_FLASH = Kernel("sdpa flash", sdpa_cuda.attend_flash)
-EFFICIENT = Kernel("sdpa efficient", sdpa_cuda.attend_efficient)
+SDPA_FLASH = Kernel("sdpa flash", sdpa_ops.attend_flash)
+EFFICIENT = Kernel("sdpa efficient", sdpa_ops.attend_efficient)
 REFERENCE = Kernel("reference", reference.attend)
 
 

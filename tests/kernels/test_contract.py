@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfpass.errors import InputError
-from qfpass.kernels import cpu, flash, reference, sdpa_cuda
+from qfpass.kernels import cpu, flash, reference, sdpa_ops
 
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -204,8 +204,8 @@ def test_cuda_kernels(
     if family == "flash-attn" and not flash.is_installed():
         pytest.skip("flash-attn is not installed")
     attend = {
-        "flash": sdpa_cuda.attend_flash,
-        "efficient": sdpa_cuda.attend_efficient,
+        "flash": sdpa_ops.attend_flash,
+        "efficient": sdpa_ops.attend_efficient,
         "flash-attn": flash.attend,
     }[family]
     keys = queries if form == "causal" else keys

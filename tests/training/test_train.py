@@ -119,7 +119,7 @@ def test_trains_on_a_gpu_several_lessons_a_step(family: str) -> None:
     assert filters.source["batch"] == 3
     assert all(f.device.type == "cpu" and f.isfinite().all() for f in filters.filters)
     compiled = qfpass.compile(model, budget=24, context_length=LENGTH, filters=filters, backend="eager")
-    assert qfpass.report(compiled).sites[0].score == "trained"
+    assert "trained" in [site.score for site in qfpass.report(compiled).sites]
 
 
 def test_refused() -> None:
