@@ -25,7 +25,7 @@ from qfpass.filters import load_filters
 
 HELD_OUT = ("avg", "gh", "love", "philosophy", "popular", "siliconvalley", "wisdom", "worked")
 DEVELOPMENT = ("gap", "startuplessons")  # neither trained on nor reported: for choosing settings
-LENGTHS = (1024, 1024, 2048, 4096, 7680)  # of the lessons, in tokens
+LENGTHS = (1024, 1024, 1024, 2048, 4096, 7680)  # of the lessons, in tokens
 RULER_SAMPLES = 2  # of a task
 SEED = 0
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,7 +49,8 @@ def model_of(dtype: torch.dtype) -> Any:
 def train(out: Path, tokenizer: Any) -> None:
     """Filters for 8x."""
     filters = qfpass.train(
-        model_of(torch.bfloat16), tokenizer, [training_text()], ratio=8, lengths=LENGTHS, seed=SEED,
+        model_of(torch.bfloat16), tokenizer, [training_text()],
+        ratio=8, lessons=240, lengths=LENGTHS, steps=300, batch=4, seed=SEED,
         description=f"essays without {', '.join((*HELD_OUT, *DEVELOPMENT))}",
     )  # fmt: skip
     filters.save(out / "filters")

@@ -59,13 +59,14 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 700,
     lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 80,
     tokens: Annotated[list[int] | None, typer.Option(min=64, help="Of a piece; repeatable: in turn.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pieces a step: several on a GPU.")] = 1,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Train filters of a model on a text, for `qfpass.compile(model, filters=OUT)`."""
     original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
     filters = train_filters(
         original, tokenizer, evaluate.read_texts(data), ratio=ratio, steps=steps, lessons=lessons,
-        lengths=tokens or [1024], seed=seed, description=data.name, progress=progress,
+        lengths=tokens or [1024], batch=batch, seed=seed, description=data.name, progress=progress,
     )  # fmt: skip
     _save(filters, out)
     Console().print(f"trained filters of {len(filters.filters)} layers, in {out}")

@@ -14,8 +14,8 @@ from .reader import Reader
 from .suffixes import Lesson, SuffixAttention
 
 FACTS = 8  # a context
-SUFFIX = 176  # tokens of questions and continuation
-CONTINUATION = 64  # tokens
+SUFFIX = 448  # tokens of questions and continuation
+CONTINUATION = 256  # tokens: long enough that what has just been read is evicted too
 
 
 class Teacher:
@@ -109,12 +109,13 @@ def long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
     Raises:
         InputError: there is none.
     """
-    found = [ids for ids in texts if len(ids) > 1.25 * length]
+    needed = max(int(1.25 * length), length + CONTINUATION)
+    found = [ids for ids in texts if len(ids) > needed]
     if not found:
         longest = max(map(len, texts), default=0)
         raise InputError(
-            f"a lesson of {length} tokens needs a text of more than {int(1.25 * length)}, and the longest "
-            f"has {longest}: give longer texts, or smaller lengths."
+            f"a lesson of {length} tokens needs a text of more than {needed}, and the longest has {longest}: "
+            "give longer texts, or smaller lengths."
         )
     return found
 

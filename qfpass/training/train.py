@@ -69,7 +69,7 @@ def train(
     Args:
         model: a Hugging Face decoder in eval mode, or any that `qfpass.compile` takes; bfloat16 is faster.
         tokenizer: turns texts into the model's ids, as transformers' do.
-        texts: of the kind that will be read, some of them longer than 1.25 times the longest lesson.
+        texts: of the kind that will be read, some longer than the longest lesson by a quarter and 256 tokens.
         ratio: how many times smaller the store will be than the context; others work, less well.
         steps: of gradient descent.
         lessons: pieces of text, held in memory with their keys and values.
