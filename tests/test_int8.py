@@ -61,7 +61,7 @@ def test_lowered_by_inductor_it_is_the_same() -> None:
     ids, ends = text(60, 2), (0, 11, 12, 13, 14, 40, 41, 42, 60)
     lowered, eager = (compiled(budget=16, recent=4, backend=b) for b in ("inductor", "eager"))
     torch.testing.assert_close(read(lowered, ids, ends), read(eager, ids, ends), rtol=1e-4, atol=1e-4)
-    assert qfpass.report(lowered).graphs_compiled <= 3
+    assert qfpass.report(lowered).graphs_compiled <= 4
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def test_ratio_1_writes_what_transformers_writes(model: torch.nn.Module, text: t
         ids = text[:, :length]
         settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
         assert compiled.generate(ids, **settings).tolist() == model.generate(ids, **settings).tolist()
-    assert qfpass.report(compiled).graphs_compiled <= 3
+    assert qfpass.report(compiled).graphs_compiled <= 4
 
 
 def test_ratio_8_after_8000_tokens(model: torch.nn.Module, text: torch.Tensor) -> None:

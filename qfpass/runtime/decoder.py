@@ -1,8 +1,8 @@
 """The lowered decoder: its compiled graphs, run on stores.
 
-Three graphs serve every mix of prompts and steps of one batch size: one token (`step`), a chunk of any
-length (`chunk`, which gives hidden states) and the logits of chosen tokens (`head`). A step whose rows have
-filled different numbers of slots is one more.
+Four graphs serve every mix of prompts and steps of one batch size: one token (`step`), a chunk of any length
+(`chunk`, which gives hidden states), the logits of chosen tokens (`head`), and what a step is about to
+overwrite (`watch`). A step whose rows have filled different numbers of slots is one more.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from .cuda_graph import CudaGraphs
 from .lower import lower
+from .overwritten import Watch
 from .rows import Row, all_equal
 from .session import Session
 from .stores import Stores
@@ -35,6 +36,7 @@ class Decoder:
     Attributes:
         lock: held while a graph runs, so that calls of several threads follow one another.
         graphs: on a GPU, those of steps on full stores.
+        watch: finds what a step will overwrite.
         vocabulary: token ids are below this number; None where the graph doesn't tell.
         turns: what moves each site's keys to other positions; none if they never are.
     """
@@ -64,6 +66,7 @@ class Decoder:
         self._step = lower(self._modules["step"], config, force_pointwise_cat=True)
         self._head = lower(self._modules["head"], config) if outlined.head else None
         self.graphs = CudaGraphs(device, weights_of(self._modules["step"]))
+        self.watch = Watch(config, self.graphs)
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
@@ -116,7 +119,8 @@ class Decoder:
     @property
     def graphs_compiled(self) -> int:
         """Graphs that torch.compile has made for this decoder so far."""
-        codes = {m.forward.__code__ for m in self._modules.values()}
+        modules = [*self._modules.values(), self.watch.module]
+        codes = {m.forward.__code__ for m in modules if m is not None}
         return sum(len(_debug_get_cache_entry_list(code)) for code in codes)
 
     def chunk(

@@ -11,9 +11,10 @@ import torch
 
 from .decoder import Decoder
 from .overflow import bring_back, overflows
+from .overwritten import Overwritten
 from .rows import Span, Wanted, all_equal
 from .session import Session
-from .undo import Overwritten, Undo
+from .undo import Undo
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def read(
     tokens = [span.tokens for span in spans]
     with session.in_use(), decoder.lock:
         moves = any(map(partial(overflows, decoder), session.rows, tokens))
-        undo = Undo(session, decoder.graphs, max(tokens) == 1, moves)
+        undo = Undo(session, decoder.watch, max(tokens) == 1, moves)
         try:
             session.allocate(len(spans))
             if all_equal(session.rows) and all_equal(spans):
@@ -97,7 +98,7 @@ def _step(
     bring_back(decoder, session, reading, 1)
     resting = [row for row in range(len(spans)) if row not in reading]
     if resting and overwritten is None:
-        overwritten = Overwritten(session, decoder.graphs)
+        overwritten = decoder.watch(session)
     column = torch.tensor([span.start for span in spans], device=ids.device)
     token = ids.gather(1, column[:, None])
     logits = decoder.step(token, session.stores, session.rows, session.sizes, reading)

@@ -1,0 +1,115 @@
+"""What a step is about to overwrite: one slot a head, known beforehand, found in all layers at once."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from ..config import Config
+from ..graph.rewrite import Rule
+from ..store.ring import Ring, RingRule
+from ..store.slots import Protection, slot_of_position, slot_to_replace
+from .cuda_graph import CudaGraphs
+from .lower import lower
+from .stores import Stack, Store
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Held(NamedTuple):
+    """slot [L * B, Hkv, 1] of a stack, and what each of its tensors holds there, [L * B, Hkv, 1, ...]."""
+
+    slot: torch.Tensor
+    tensors: tuple[torch.Tensor, ...]
+
+
+class Overwritten:
+    """What a step will overwrite in a session, to be put back."""
+
+    def __init__(self, stacks: Sequence[Stack], held: Sequence[Held], batch: int) -> None:
+        self._stacks, self._held, self._batch = stacks, held, batch
+
+    def restore(self, rows: Sequence[int]) -> None:
+        """Put it back in these rows."""
+        for stack, held in zip(self._stacks, self._held, strict=True):
+            layers = range(len(stack.layers))
+            own = [layer * self._batch + row for layer in layers for row in rows]
+            row = torch.tensor(own, device=held.slot.device)
+            head = torch.arange(held.slot.shape[1], device=row.device)[None, :, None]
+            for tensor, before in zip(stack.flat, held.tensors, strict=True):
+                tensor[row[:, None, None], head, held.slot[row]] = before[row]
+
+
+class Watch:
+    """Finds what a step will overwrite, in a graph of its own: a dozen small operations a stack otherwise.
+
+    Attributes:
+        module: that graph, once a step has been watched; lowered by Inductor alone.
+    """
+
+    def __init__(self, config: Config, graphs: CudaGraphs) -> None:
+        self._config, self._graphs = config, graphs
+        self.module: fx.GraphModule | None = None
+        self._find: Callable[..., list[Held]] | None = None
+
+    def __call__(self, session: "Session") -> Overwritten:
+        """Where the next token of every row of `session` goes, and what is there now."""
+        stores, device = session.stores, session.device
+        if self._find is None:
+            self.module = _graph(stores.stacks)
+            is_lowered = self._config.backend == "inductor"
+            self._find = lower(self.module, self._config) if is_lowered else self.module.forward
+        position = torch.tensor([[row.position] for row in session.rows], device=device)
+        held = self._graphs.run("watch", partial(self._prepare, session), stores, position)
+        return Overwritten(stores.stacks, held, len(session.rows))
+
+    def _prepare(self, session: "Session") -> Callable[[torch.Tensor], list[Held]]:
+        tensors = [t for stack in session.stores.stacks for t in stack.flat]
+        recent = torch.tensor(session.sizes.recent, device=session.device)
+        find = self._find
+        assert find is not None
+        return lambda position: find(position, recent, *tensors)
+
+
+class _InStack(nn.Module):
+    """Finds what a step will overwrite in one stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.rule, self.store_type, self.layers = stack.rule, type(stack.store), len(stack.layers)
+
+    def forward(self, position: torch.Tensor, recent: torch.Tensor, *tensors: torch.Tensor) -> Held:
+        """position [B, 1], recent [], the stack's tensors [L * B, Hkv, C, ...]."""
+        slot = _slot_taken(self.rule, self.store_type(*tensors), recent, position.repeat(self.layers, 1))
+        return Held(slot, tuple(_at(tensor, slot) for tensor in tensors))
+
+
+def _graph(stacks: Sequence[Stack]) -> fx.GraphModule:
+    """(position, recent, *every stack's tensors) -> what each holds."""
+    finders = nn.ModuleDict({f"stack_{i}": _InStack(stack) for i, stack in enumerate(stacks)})
+    graph = fx.Graph()
+    position, recent = graph.placeholder("position"), graph.placeholder("recent")
+    found = []
+    for name, stack in zip(finders, stacks, strict=True):
+        tensors = [graph.placeholder(f"{field}_{name}") for field in stack.store._fields]
+        found.append(graph.call_module(name, (position, recent, *tensors)))
+    graph.output(found)
+    return fx.GraphModule(finders, graph)
+
+
+def _slot_taken(rule: Rule, store: Store, recent: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """The slot [B, Hkv, 1] of a store that the token at position [B, 1] takes."""
+    if isinstance(store, Ring) or isinstance(rule, RingRule):
+        return (position % rule.slots)[:, None].expand(-1, store.keys.shape[1], -1)
+    if not rule.is_bounded:
+        return slot_of_position(store.positions, position)
+    return slot_to_replace(store.scores, store.positions, Protection(recent, rule.sinks), position)
+
+
+def _at(tensor: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """What a tensor [B, Hkv, C, ...] holds at slot [B, Hkv, 1]."""
+    wide = slot if tensor.dim() == 3 else slot[..., None].expand(-1, -1, -1, tensor.shape[3])
+    return tensor.gather(2, wide)
