@@ -18,7 +18,7 @@ from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
 from .sinks import spell_sinks
-from .tracing import without_bookkeeping
+from .tracing import WithoutGradMode, without_bookkeeping
 
 aten = torch.ops.aten
 
@@ -45,7 +45,8 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        return logits_of(call_decoder(self.model, input_ids, position_ids))
+        with WithoutGradMode():
+            return logits_of(call_decoder(self.model, input_ids, position_ids))
 
 
 def capture(model: nn.Module, batch: int | None = None) -> Captured:

@@ -1,33 +1,49 @@
-"""Garbage collection and stack traces are off while something is traced, and then as they were."""
+"""Tracing leaves out what nobody reads, and leaves the process as it was."""
 
 import gc
 
-import pytest
-from torch import fx
+import torch
+from torch import fx, nn
 
-from qfpass.graph.tracing import without_bookkeeping
-
-
-def state() -> tuple[bool, bool]:
-    return gc.isenabled(), fx.config.do_not_emit_stack_traces
+from qfpass.graph.tracing import WithoutGradMode, without_bookkeeping
 
 
-@without_bookkeeping()
-def fail() -> None:
-    assert state() == (False, True)
-    raise KeyError
+class Careful(nn.Module):
+    """Half of it without gradients, as rotary embeddings are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = x.sin()
+        return y + x
 
 
-def test_all_is_as_before_also_after_an_error() -> None:
-    before = state()
-    with pytest.raises(KeyError):
-        fail()
-    assert state() == before == (True, False)
+class Traced(Careful):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with WithoutGradMode():
+            return super().forward(x)
 
 
-def test_one_within_another_leaves_what_it_found() -> None:
+def calls_of(module: nn.Module) -> set[str]:
+    program = torch.export.export(module, (torch.ones(3),), strict=False)
+    return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+
+
+def test_the_grad_mode_is_not_part_of_a_graph() -> None:
+    assert calls_of(Traced()) == {"aten.sin.default", "aten.add.Tensor"}
+    assert any("set_grad" in name for name in calls_of(Careful()))
+    assert torch.is_grad_enabled()
+
+
+def test_the_grad_mode_is_switched_all_the_same() -> None:
+    x = torch.ones(3, requires_grad=True)
+    with WithoutGradMode():
+        with torch.no_grad():
+            assert not (x * 2).requires_grad
+        assert (x * 2).requires_grad
+
+
+def test_bookkeeping_is_taken_up_again() -> None:
+    assert gc.isenabled() and not fx.config.do_not_emit_stack_traces
     with without_bookkeeping():
-        with without_bookkeeping():
-            pass
-        assert state() == (False, True)
-    assert state() == (True, False)
+        assert not gc.isenabled() and fx.config.do_not_emit_stack_traces
+    assert gc.isenabled() and not fx.config.do_not_emit_stack_traces
