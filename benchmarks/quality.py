@@ -129,7 +129,7 @@ def record(
 STEPS = {
     "train": train,
     "perplexity-2048": partial(perplexity, 2048, 4, [in_bytes(8)]),
-    "perplexity-8192": partial(perplexity, 8192, 2, [in_bytes(8)]),
+    "perplexity-8192": partial(perplexity, 8192, 6, [in_bytes(8)]),
     "needle": needle,
     "slots": slots,
     "far": far,
