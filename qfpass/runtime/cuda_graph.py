@@ -1,27 +1,33 @@
 """Calls replayed as CUDA graphs: a step of a small model is hundreds of short kernels, and launching them
 one by one takes longer than they run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
+from ..errors import QFPassError
 from .stores import Stores
 from .weights import addresses_of, are_plain
 
 Call = Callable[..., Any]
+OPTION = "triton.cudagraphs"  # of Inductor
 
 
 class CudaGraphs:
     """A CUDA graph for each kind of call on a session's stores that is always the same kernels.
 
     `weights` are those that calls read where they lie: one that has moved makes the graphs void. There are
-    graphs on a GPU only, and for weights that addresses tell apart; elsewhere calls are just made.
+    graphs on a GPU only, for weights that addresses tell apart, and unless Inductor's own option says no;
+    elsewhere calls are just made.
     """
 
-    def __init__(self, device: torch.device, weights: Sequence[torch.Tensor]) -> None:
-        self._weights, self._are_possible = weights, device.type == "cuda" and are_plain(weights)
+    def __init__(
+        self, device: torch.device, weights: Sequence[torch.Tensor], options: Mapping[str, Any]
+    ) -> None:
+        self._weights = weights
+        self._are_possible = device.type == "cuda" and are_plain(weights) and options.get(OPTION, True)
         self._of_stores = WeakKeyDictionary[Stores, _OfStores]()
 
     def run(self, kind: str, prepare: Callable[[], Call], stores: Stores, *inputs: torch.Tensor) -> Any:
@@ -29,6 +35,9 @@ class CudaGraphs:
 
         The first call compiles what isn't compiled yet, and stores that live for one step aren't worth a
         graph. What comes back is overwritten by the next call of its kind.
+
+        Raises:
+            QFPassError: something in the call can't be captured.
         """
         if not self._are_possible:
             return prepare()(*inputs)
@@ -41,7 +50,7 @@ class CudaGraphs:
             return prepare()(*inputs)
         graph = known.graphs[kind]
         if graph is None:
-            graph = known.graphs[kind] = _Graph(prepare(), inputs)
+            graph = known.graphs[kind] = _captured(prepare(), inputs)
         return graph.replay(inputs)
 
     def __len__(self) -> int:
@@ -53,6 +62,16 @@ class _OfStores:
 
     def __init__(self, addresses: Sequence[int]) -> None:
         self.addresses, self.graphs = addresses, dict[str, "_Graph | None"]()
+
+
+def _captured(call: Call, inputs: Sequence[torch.Tensor]) -> "_Graph":
+    try:
+        return _Graph(call, inputs)
+    except RuntimeError as error:  # CUDA's, of whatever the model does
+        raise QFPassError(
+            f"a step can't be captured as a CUDA graph: {str(error).splitlines()[0]}. Compile with "
+            f'compile_options={{"options": {{"{OPTION}": False}}}} to launch its kernels one by one.'
+        ) from error
 
 
 class _Graph:

@@ -65,7 +65,8 @@ class Decoder:
         # of one token that is slower than computing it where it is read.
         self._step = lower(self._modules["step"], config, force_pointwise_cat=True)
         self._head = lower(self._modules["head"], config) if outlined.head else None
-        self.graphs = CudaGraphs(device, weights_of(self._modules["step"]))
+        options = config.compile_options.get("options") or {}
+        self.graphs = CudaGraphs(device, weights_of(self._modules["step"]), options)
         self.watch = Watch(config, self.graphs)
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()

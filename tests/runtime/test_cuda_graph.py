@@ -10,6 +10,7 @@ from tiny import FAMILIES
 from torch import nn
 
 import qfpass
+from qfpass.errors import QFPassError
 from qfpass.runtime import cuda_graph
 from qfpass.runtime.cuda_graph import CudaGraphs
 from qfpass.runtime.stores import Stores
@@ -45,7 +46,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> CudaGraphs:
     """As on a GPU, of one weight."""
     monkeypatch.setattr(cuda_graph, "_Graph", StandIn)
     StandIn.made = 0
-    return CudaGraphs(torch.device("cuda"), [nn.Parameter(torch.ones(2))])
+    return CudaGraphs(torch.device("cuda"), [nn.Parameter(torch.ones(2))], {})
 
 
 def test_a_call_is_captured_when_it_comes_again(graphs: CudaGraphs) -> None:
@@ -75,11 +76,23 @@ def test_a_weight_that_moves_makes_graphs_void(graphs: CudaGraphs) -> None:
     assert len(graphs) == 0
 
 
-def test_on_a_processor_calls_are_made() -> None:
-    graphs, stores = CudaGraphs(torch.device("cpu"), []), Stores()
+@pytest.mark.parametrize(("device", "options"), [("cpu", {}), ("cuda", {"triton.cudagraphs": False})])
+def test_on_a_processor_or_unwanted_calls_are_made(device: str, options: dict[str, Any]) -> None:
+    graphs, stores = CudaGraphs(torch.device(device), [], options), Stores()
     for _ in range(3):
         assert graphs.run("step", lambda: torch.neg, stores, torch.ones(1)) == -1
     assert len(graphs) == 0
+
+
+def test_what_cannot_be_captured_is_said(graphs: CudaGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, call: Any, inputs: Any) -> None:
+        raise RuntimeError("CUDA error: operation not permitted\nmore")
+
+    monkeypatch.setattr(StandIn, "__init__", fail)
+    stores = Stores()
+    graphs.run("step", lambda: torch.neg, stores, torch.ones(1))
+    with pytest.raises(QFPassError, match=r"not permitted\. Compile with .*cudagraphs"):
+        graphs.run("step", lambda: torch.neg, stores, torch.ones(1))
 
 
 def pair(family: str = "llama", **settings: Any) -> tuple[nn.Module, nn.Module]:
