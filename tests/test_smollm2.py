@@ -45,7 +45,7 @@ def test_ratio_8_after_8000_tokens(model: torch.nn.Module, text: torch.Tensor) -
     assert session.tokens_seen == 8000
     assert session.kv_nbytes * 8 == report.full_nbytes
     warm = qfpass.report(compiled).graphs_compiled
-    assert warm <= 3
+    assert warm <= 4
     # No length of prompt, turn or wanted logits compiles anything more.
     session.reset()
     for length, keep in ((2, 0), (1, 0), (511, 2), (513, 1), (1, 1), (1025, 0)):
