@@ -70,9 +70,10 @@ def slots(out: Path, tokenizer: Any) -> None:
 
 
 def far(out: Path, tokenizer: Any) -> None:
-    """Five needles in all of the model's context."""
+    """Five needles in all of the model's context, and so the question behind it."""
     methods = [in_bytes(8), in_bytes(32), in_bytes(64)]
-    needles(methods, out / "far", tokenizer, lengths=(8192,), depths=5, needles=1)
+    grid = {"lengths": (8192,), "depths": 5, "needles": 1}
+    needles(methods, out / "far", tokenizer, options={"context_length": 8192 + 256}, **grid)
 
 
 def in_bytes(ratio: float) -> Method:
@@ -80,11 +81,13 @@ def in_bytes(ratio: float) -> Method:
     return Method("trained", ratio=ratio, store_dtype=torch.int8)
 
 
-def needles(methods: list[Method], out: Path, tokenizer: Any, **grid: Any) -> None:
+def needles(
+    methods: list[Method], out: Path, tokenizer: Any, options: dict[str, Any] | None = None, **grid: Any
+) -> None:
     def run(each: Any) -> Any:
         return evaluate.needle(each, tokenizer, essays(HELD_OUT), seed=SEED, batch=5, **grid)
 
-    record("needle", methods, run, out, grid)
+    record("needle", methods, run, out, grid, **(options or {}))
 
 
 def ruler(ratio: float, more: list[Method], out: Path, tokenizer: Any) -> None:
