@@ -53,29 +53,21 @@ FLASH = _operator("sdpa_flash", sdpa_cuda.attend_flash)
 EFFICIENT = _operator("sdpa_efficient", sdpa_cuda.attend_efficient)
 
 
-def attend_flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scale: float,
-    causal: bool = False,
-    window: int | None = None,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels` and `sdpa_cuda.attend_flash`."""
-    return FLASH(query, key, value, bias, scale, causal, window)
+def _by_contract(operator: torch.library.CustomOpDef) -> Attend:
+    def attend(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scale: float,
+        causal: bool = False,
+        window: int | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `qfpass.kernels`, and the function of this name in `sdpa_cuda`."""
+        return operator(query, key, value, bias, scale, causal, window)
+
+    return attend
 
 
-def attend_efficient(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scale: float,
-    causal: bool = False,
-    window: int | None = None,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels` and `sdpa_cuda.attend_efficient`."""
-    return EFFICIENT(query, key, value, bias, scale, causal, window)
+attend_flash, attend_efficient = _by_contract(FLASH), _by_contract(EFFICIENT)
