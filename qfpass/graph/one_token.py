@@ -3,7 +3,15 @@
 A decode step on a processor is little else than reading weights, and the library's matrix-vector product
 reaches half of what memory gives. Written as multiply and sum, it becomes a loop of Inductor's own that
 does better, takes the weights where they lie, and so is shared by layers as the rest of their code is.
+
+A loop that reads one row after the other waits for memory; one that reads four rows far apart, and sums
+them side by side, reads a third more a second. Linears of one input are such rows; a weight that has none
+beside it is cut into parts, which Inductor fuses into one loop.
 """
+
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import fx
@@ -13,6 +21,8 @@ from ..kernels.once import computed_once
 from .regions import Outlined
 
 aten = torch.ops.aten
+STREAMS = 4  # rows read side by side
+WORTH_CUTTING = 300_000  # numbers; of fewer the parts cost more than they give
 
 
 def stream_weights(outlined: Outlined) -> None:
@@ -22,17 +32,65 @@ def stream_weights(outlined: Outlined) -> None:
             continue
         for graph_module in part.modules():
             if isinstance(graph_module, fx.GraphModule):
-                for node in graph_module.graph.nodes:
-                    if node.target is aten.linear.default:
-                        node.target = linear
+                for together in _of_one_input(graph_module.graph):
+                    _replace(graph_module.graph, together)
                 graph_module.recompile()
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x [B, S, K], weight [N, K] -> [B, S, N]; summed in float32 if it is one token in all."""
+def _of_one_input(graph: fx.Graph) -> list[list[fx.Node]]:
+    """Linears that read the same input; one whose weight is computed stays alone."""
+    groups: dict[object, list[fx.Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.target is aten.linear.default:
+            given = all(operand.op in ("placeholder", "get_attr") for operand in _operands(node))
+            groups[node.args[0] if given else node].append(node)
+    return list(groups.values())
+
+
+def _operands(linear: fx.Node) -> list[fx.Node]:
+    """Weight and bias."""
+    return [operand for operand in linear.args[1:] if isinstance(operand, fx.Node)]
+
+
+def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
+    first = together[0]
+    for node in together:
+        for operand in _operands(node):
+            if operand.op == "get_attr":
+                first.prepend(operand)
+    weights = [node.args[1] for node in together]
+    biases = [node.args[2] if len(node.args) > 2 else None for node in together]
+    with graph.inserting_before(first):
+        outs = graph.call_function(linears, (first.args[0], weights, biases))
+        for place, node in enumerate(together):
+            out = graph.call_function(operator.getitem, (outs, place))
+            out.meta = dict(node.meta)
+            node.replace_all_uses_with(out)
+    for node in together:
+        graph.erase_node(node)
+
+
+def linears(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor]:
+    """x [B, S, K], weights [N, K] -> [B, S, N] each; summed in float32 if it is one token in all."""
     if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1:
-        return aten.linear.default(x, weight, bias)
+        return [aten.linear.default(x, *operands) for operands in zip(weights, biases, strict=True)]
     # The loop over a narrow weight is held up by arithmetic: its input is widened before, not for every row.
     wide = x if x.dtype == torch.float32 else computed_once(x.float())
-    out = (wide.unsqueeze(-2) * weight.float()).sum(-1).to(x.dtype)
-    return out if bias is None else out + bias
+    beside = Counter(weight.shape[0] for weight in weights)
+    outs = []
+    for weight, bias in zip(weights, biases, strict=True):
+        alike = beside[weight.shape[0]]
+        parts = STREAMS // alike if weight.numel() * alike >= WORTH_CUTTING else 1
+        outs.append(_product(wide, weight, bias, max(1, parts)).to(x.dtype))
+    return outs
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, parts: int) -> torch.Tensor:
+    """x [1, 1, K], weight [N, K] -> [1, 1, N]: parts of equally many rows, and the rows that are left."""
+    rows = weight.shape[0] // parts
+    sizes = [rows] * parts + [weight.shape[0] % parts]
+    sums = [(x.unsqueeze(-2) * part.float()).sum(-1) for part in weight.split(sizes) if len(part)]
+    out = torch.cat(sums, -1)
+    return out if bias is None else out + bias.float()

@@ -46,6 +46,8 @@ def _for_inductor(
         **torch._inductor.list_mode_options(asked.get("mode") or "default"),
         # Every region would ask for the sizes of all its inputs, which the guards have compared already.
         "size_asserts": False,
+        # Products and sums of processors' loops are one instruction, which is also the more exact.
+        "cpp.enable_floating_point_contract_flag": "fast",
         "guard_filter_fn": keep,
         **own,
         **(asked.get("options") or {}),

@@ -8,22 +8,45 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import qfpass
-from qfpass.graph.one_token import linear, stream_weights
+from qfpass.graph.one_token import STREAMS, WORTH_CUTTING, linears, stream_weights
 from qfpass.graph.regions import Outlined
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 1)], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-def test_equals_the_linear(dtype: torch.dtype, shape: tuple[int, int], biased: bool) -> None:
+def test_equal_the_linears(dtype: torch.dtype, shape: tuple[int, int], biased: bool) -> None:
+    """Two beside each other, one alone, one that is cut into parts and one whose parts leave a row."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(*shape, 40, generator=generator), torch.randn(24, 40, generator=generator)
-    bias = torch.randn(24, generator=generator) if biased else None
-    operands = [None if t is None else t.to(dtype) for t in (x, weight, bias)]
-    out = linear(*operands)
-    assert out.dtype == dtype and out.is_contiguous()
-    exact = F.linear(*(None if t is None else t.double() for t in operands))
-    torch.testing.assert_close(out, exact.to(dtype))
+    x = torch.randn(*shape, 40, generator=generator).to(dtype)
+    many = WORTH_CUTTING // 40 // STREAMS * STREAMS + STREAMS
+    weights = [torch.randn(rows, 40, generator=generator).to(dtype) for rows in (24, 24, 7, many, many + 1)]
+    biases = [torch.full((len(weight),), 40.0, dtype=dtype) if biased else None for weight in weights]
+    for out, weight, bias in zip(linears(x, weights, biases), weights, biases, strict=True):
+        assert out.dtype == dtype and out.is_contiguous()
+        exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        torch.testing.assert_close(out, exact.to(dtype))
+
+
+def test_linears_of_one_input_are_read_side_by_side() -> None:
+    """Of one input whatever lies between; what computes its own weight is left alone."""
+    root, graph = torch.nn.Module(), fx.Graph()
+    x = graph.placeholder("x")
+    outs = []
+    for name in ("first", "second"):
+        setattr(root, name, torch.nn.Parameter(torch.randn(6, 4)))
+        product = graph.call_function(torch.ops.aten.linear.default, (x, graph.get_attr(name)))
+        outs.append(graph.call_function(torch.ops.aten.relu.default, (product,)))
+    computed = graph.call_function(torch.ops.aten.neg.default, (graph.get_attr("first"),))
+    outs.append(graph.call_function(torch.ops.aten.linear.default, (x, computed)))
+    graph.output(tuple(outs))
+    body = fx.GraphModule(root, graph)
+    token = torch.randn(1, 1, 4)
+    wanted = body(token)
+    stream_weights(Outlined(body, None, kinds=1, regions=1))
+    assert [len(node.args[1]) for node in body.graph.nodes if node.target is linears] == [2, 1]
+    body.graph.lint()
+    torch.testing.assert_close(body(token), wanted)
 
 
 def outlined_linear(weight: torch.Tensor) -> Outlined:
@@ -54,4 +77,4 @@ def test_other_backends_keep_the_librarys_products() -> None:
         if isinstance(part, fx.GraphModule)
         for node in part.graph.nodes
     }
-    assert torch.ops.aten.linear.default in targets and linear not in targets
+    assert torch.ops.aten.linear.default in targets and linears not in targets
