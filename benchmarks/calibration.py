@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from pydoc_data.topics import topics
 
 from assets import weights_folder
-from quality import HELD_OUT, essays, training_text
+from quality import DEVELOPMENT, HELD_OUT, essays, training_text
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,7 +37,8 @@ OWN_ROWS, OWN_TOKENS = 8, 256  # what `qfpass.compile` lets a model write when i
 
 def texts_of(model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
     """Ids [rows, tokens] by name, the yardstick first."""
-    read = evaluate.token_rows(tokenizer, training_text(), tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
+    text = training_text() + essays(DEVELOPMENT)
+    read = evaluate.token_rows(tokenizer, text, tokens=TOKENS, rows=2 * SEQUENCES, seed=0)
     manual = evaluate.token_rows(
         tokenizer, "\n\n".join(topics.values()), tokens=TOKENS, rows=SEQUENCES, seed=0
     )

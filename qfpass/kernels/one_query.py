@@ -1,12 +1,14 @@
 """Attention of a single query a head, written so that Inductor streams keys and values once.
 
-A library's kernel is made for many queries: for one it reaches a third of what memory gives. Written as
-multiply and sum this becomes two loops, which also read keys and values kept in eight bits as they lie.
+A library's kernel is made for many queries: for one it reaches a third of what memory gives. On processors
+Inductor is given a loop nest of ours; where that doesn't fit, multiply and sum become two loops of its own.
+Both read keys and values kept in eight bits as they lie.
 """
 
 import torch
 
 from .once import computed_once
+from .one_query_op import DIGEST, attend_one, fits
 
 
 def attend(
@@ -24,10 +26,14 @@ def attend(
     See `qfpass.kernels` for the contract. `scales`, two of [B, Hkv, Sk], are what keys and values of another
     dtype are multiplied by.
     """
-    # b: batch, h: kv head, g: query head of its group, k: key, d: dimension.
     # Else the query's rotary positions would be applied again for every key.
-    grouped = computed_once(query.float().unflatten(1, (key.shape[1], -1)) * scale)
-    logits = (grouped * key[:, :, None].float()).sum(-1)
+    grouped = computed_once(query.float().unflatten(1, (key.shape[1], -1)).squeeze(3) * scale)
+    if bias is None and softcap is None and fits(key, value):
+        joined = attend_one(grouped, key, value, *(scales or (None, None)), DIGEST)
+        out, lse = joined[..., :-1], joined[..., -1]
+        return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2).unsqueeze(2)
+    # b: batch, h: kv head, g: query head of its group, k: key, d: dimension.
+    logits = (grouped.unsqueeze(3) * key[:, :, None].float()).sum(-1)
     if scales is not None:
         logits = logits * scales[0][:, :, None]
     if softcap is not None:
