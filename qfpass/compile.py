@@ -124,9 +124,9 @@ def build(
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
     if lowered and captured.device.type == "cpu":
-        from .kernels import one_query_template  # imports Inductor
+        from .kernels import lowerings  # imports Inductor
 
-        one_query_template.register()
+        lowerings.register()
         stream_weights(outlined)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..kernels.concatenate import concatenate
 from ..kernels.once import computed_once
 from .regions import Outlined
 
@@ -92,5 +93,5 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, p
     rows = weight.shape[0] // parts
     sizes = [rows] * parts + [weight.shape[0] % parts]
     sums = [(x.unsqueeze(-2) * part.float()).sum(-1) for part in weight.split(sizes) if len(part)]
-    out = torch.cat(sums, -1)
+    out = concatenate(sums) if len(sums) > 1 else sums[0]
     return out if bias is None else out + bias.float()

@@ -1,7 +1,4 @@
-"""Inductor's lowering of `attend_one` on processors: `one_query.cpp`, compiled as its own loops are.
-
-Imports Inductor, so that nothing imports this but what lowers with it.
-"""
+"""Inductor's lowering of `attend_one` on processors: `one_query.cpp`, compiled as its own loops are."""
 
 from typing import Any
 
@@ -9,7 +6,6 @@ import torch
 import torch._inductor.lowering  # before templates, which it imports and which import it
 from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.ir import FixedLayout, FlexibleLayout, IRNode
-from torch._inductor.lowering import lowerings, register_lowering
 from torch._inductor.select_algorithm import realize_inputs
 from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V
@@ -61,14 +57,9 @@ def _start(kernel: Any, scale: Any) -> str:
     return "nullptr" if scale is None else f"&{kernel.index(scale, ['0'] * 3)}"
 
 
-def register() -> None:
-    """Let Inductor lower the operator so."""
-    operator = torch.ops.qfpass.attend_one.default
-    if operator not in lowerings:
-        register_lowering(operator, type_promotion_kind=None)(_lower)
-
-
-def _lower(query: Any, key: Any, value: Any, key_scale: Any, value_scale: Any, source: str) -> IRNode:
+def lower_attend_one(
+    query: Any, key: Any, value: Any, key_scale: Any, value_scale: Any, source: str
+) -> IRNode:
     operands = [None if x is None else realize_inputs(x) for x in (query, key, value, key_scale, value_scale)]
     size = [*query.get_size()[:3], value.get_size()[3] + 1]
     layout = FixedLayout(query.get_device(), torch.float32, size, FlexibleLayout.contiguous_strides(size))

@@ -13,9 +13,9 @@ SCALE = 0.3
 
 @pytest.fixture(scope="module", autouse=True)
 def lowering() -> None:
-    from qfpass.kernels import one_query_template
+    from qfpass.kernels import lowerings
 
-    one_query_template.register()
+    lowerings.register()
 
 
 def operands(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
