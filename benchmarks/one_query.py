@@ -1,4 +1,4 @@
-"""One query over 30 layers' stores of SmolLM2's shapes: the library's FlashAttention, and written out.
+"""One query over 30 layers' stores of SmolLM2's shapes: the library's FlashAttention, Inductor's loops, ours.
 
 `python benchmarks/one_query.py`: milliseconds for all layers, each under torch.compile, in turn.
 """
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qfpass.bench.timing import take_turns
-from qfpass.kernels import cpu, one_query
+from qfpass.kernels import cpu, lowerings, one_query
 from qfpass.store.int8 import quantize
 
 LAYERS, KV_HEADS, GROUP, DIM, SCALE = 30, 3, 3, 64, 0.125
@@ -20,7 +20,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def of_eight_bits(query: Any, keys: Any, key_scales: Any, values: Any, value_scales: Any) -> Any:
-    """Written out, over codes and scales."""
+    """Our loops, over codes and scales."""
     return one_query.attend(query, keys, values, scale=SCALE, scales=(key_scales, value_scales))
 
 
@@ -31,8 +31,9 @@ def calls(batch: int, slots: int, dtype: torch.dtype) -> dict[str, Callable[[], 
     codes = [(*quantize(keys), *quantize(values)) for keys, values in stores]
     ways: dict[str, tuple[Any, list[Any]]] = {
         "FlashAttention": (partial(cpu.attend, scale=SCALE), stores),
-        "written out": (partial(one_query.attend, scale=SCALE), stores),
-        "written out, int8": (of_eight_bits, codes),
+        "Inductor's loops": (partial(one_query.attend_written_out, scale=SCALE), stores),
+        "ours": (partial(one_query.attend, scale=SCALE), stores),
+        "ours, int8": (of_eight_bits, codes),
     }
 
     def over_all(function: Any, operands: list[Any]) -> list[Any]:
@@ -46,9 +47,9 @@ def calls(batch: int, slots: int, dtype: torch.dtype) -> dict[str, Callable[[], 
 
 def main() -> None:
     """See the module."""
-    table = Table(
-        "dtype", "batch", "slots", *(names := ("FlashAttention", "written out", "written out, int8"))
-    )
+    lowerings.register()
+    names = ("FlashAttention", "Inductor's loops", "ours", "ours, int8")
+    table = Table("dtype", "batch", "slots", *names)
     for dtype, batch, slots in [("float32", 1, 1024), ("float32", 4, 1024), ("bfloat16", 1, 1024)]:
         torch._dynamo.reset()
         ready = {n: partial(lambda c: c, call) for n, call in calls(batch, slots, DTYPES[dtype]).items()}

@@ -39,12 +39,15 @@ def stream_weights(outlined: Outlined) -> None:
 
 
 def _of_one_input(graph: fx.Graph) -> list[list[fx.Node]]:
-    """Linears that read the same input; one whose weight is computed stays alone."""
+    """Linears that read the same input, unchanged; one whose weight is computed stays alone."""
     groups: dict[object, list[fx.Node]] = defaultdict(list)
+    changes = 0
     for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            changes += 1
         if node.target is aten.linear.default:
             given = all(operand.op in ("placeholder", "get_attr") for operand in _operands(node))
-            groups[node.args[0] if given else node].append(node)
+            groups[(node.args[0], changes) if given else node].append(node)
     return list(groups.values())
 
 
@@ -57,8 +60,8 @@ def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
     first = together[0]
     for node in together:
         for operand in _operands(node):
-            if operand.op == "get_attr":
-                first.prepend(operand)
+            if operand.op == "get_attr":  # needs nothing, so it may stand before everything
+                next(iter(graph.nodes)).prepend(operand)
     weights = [node.args[1] for node in together]
     biases = [node.args[2] if len(node.args) > 2 else None for node in together]
     with graph.inserting_before(first):
@@ -74,11 +77,11 @@ def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
 def linears(
     x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
 ) -> list[torch.Tensor]:
-    """x [B, S, K], weights [N, K] -> [B, S, N] each; summed in float32 if it is one token in all."""
+    """x [B, S, K], weights [N, K] -> [B, S, N] each; of one token in all, summed in float32 or wider."""
     if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1:
         return [aten.linear.default(x, *operands) for operands in zip(weights, biases, strict=True)]
     # The loop over a narrow weight is held up by arithmetic: its input is widened before, not for every row.
-    wide = x if x.dtype == torch.float32 else computed_once(x.float())
+    wide = x if x.dtype in (torch.float32, torch.float64) else computed_once(x.float())
     beside = Counter(weight.shape[0] for weight in weights)
     outs = []
     for weight, bias in zip(weights, biases, strict=True):
@@ -92,6 +95,6 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, p
     """x [1, 1, K], weight [N, K] -> [1, 1, N]: parts of equally many rows, and the rows that are left."""
     rows = weight.shape[0] // parts
     sizes = [rows] * parts + [weight.shape[0] % parts]
-    sums = [(x.unsqueeze(-2) * part.float()).sum(-1) for part in weight.split(sizes) if len(part)]
+    sums = [(x.unsqueeze(-2) * part.to(x.dtype)).sum(-1) for part in weight.split(sizes) if len(part)]
     out = concatenate(sums) if len(sums) > 1 else sums[0]
-    return out if bias is None else out + bias.float()
+    return out if bias is None else out + bias.to(x.dtype)

@@ -3,21 +3,21 @@
 from typing import Any
 
 import torch
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.ir import ConcatKernel, TensorBox
-from torch._inductor.lowering import lowerings, register_lowering
+from torch._inductor.lowering import register_lowering
 
 from .one_query_template import lower_attend_one
 
 
 def register() -> None:
-    """Let Inductor lower the operators of this package so; once is enough."""
-    ours = torch.ops.qfpass
-    for operator, lower in (
-        (ours.attend_one.default, lower_attend_one),
-        (ours.concatenate.default, _lower_concatenate),
-    ):
-        if operator not in lowerings:
-            register_lowering(operator, type_promotion_kind=None)(lower)
+    """Let Inductor lower the operators of this package so, whatever it has made of them before.
+
+    A processor without vectors runs attention of one query as the operator itself.
+    """
+    register_lowering(torch.ops.qfpass.concatenate.default, type_promotion_kind=None)(_lower_concatenate)
+    if pick_vec_isa():
+        register_lowering(torch.ops.qfpass.attend_one.default, type_promotion_kind=None)(lower_attend_one)
 
 
 def _lower_concatenate(parts: list[Any]) -> Any:

@@ -4,7 +4,7 @@
 #include <memory>
 #include <numeric>
 
-namespace {
+namespace {{ name }}_loops {
 
 using Vec = at::vec::Vectorized<float>;
 
@@ -136,10 +136,11 @@ void join(const float* sums, int64_t parts, int64_t g, float* out) {
   out[DV] = peak + std::log(total);
 }
 
-}  // namespace
+}  // namespace {{ name }}_loops
 
 extern "C" {{ definition }}
 {
+  using namespace {{ name }}_loops;
   using T = {{ dtype }};
   constexpr int64_t H = {{ heads }}, G = {{ group }}, D = {{ dim }}, DV = {{ value_dim }};
   const int64_t B = {{ batch }}, slots = {{ slots }};

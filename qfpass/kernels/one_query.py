@@ -26,14 +26,26 @@ def attend(
     See `qfpass.kernels` for the contract. `scales`, two of [B, Hkv, Sk], are what keys and values of another
     dtype are multiplied by.
     """
-    # Else the query's rotary positions would be applied again for every key.
-    grouped = computed_once(query.float().unflatten(1, (key.shape[1], -1)).squeeze(3) * scale)
-    if bias is None and softcap is None and fits(key, value):
-        joined = attend_one(grouped, key, value, *(scales or (None, None)), DIGEST)
-        out, lse = joined[..., :-1], joined[..., -1]
-        return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2).unsqueeze(2)
+    if bias is not None or softcap is not None or not fits(key, value, scales):
+        return attend_written_out(query, key, value, scale=scale, scales=scales, bias=bias, softcap=softcap)
+    joined = attend_one(_grouped(query, key, scale), key, value, *(scales or (None, None)), DIGEST)
+    out, lse = joined[..., :-1], joined[..., -1]
+    return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2).unsqueeze(2)
+
+
+def attend_written_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float,
+    scales: tuple[torch.Tensor, torch.Tensor] | None = None,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as multiply and sum, of any form; see `attend`."""
     # b: batch, h: kv head, g: query head of its group, k: key, d: dimension.
-    logits = (grouped.unsqueeze(3) * key[:, :, None].float()).sum(-1)
+    logits = (_grouped(query, key, scale).unsqueeze(3) * key[:, :, None].float()).sum(-1)
     if scales is not None:
         logits = logits * scales[0][:, :, None]
     if softcap is not None:
@@ -49,3 +61,8 @@ def attend(
     out = (weights[..., None] * value[:, :, None].float()).sum(-2) / total
     lse = peak + total.log()
     return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2)
+
+
+def _grouped(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
+    """[B, Hq, 1, D] -> [B, Hkv, G, D] float32, scaled, in memory: else it would be turned for every key."""
+    return computed_once(query.float().unflatten(1, (key.shape[1], -1)).squeeze(3) * scale)

@@ -10,16 +10,20 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("one_query.cpp").read_text()
-DIGEST = hashlib.sha256(SOURCE.encode()).hexdigest()[:16]
+_LOWERING = Path(__file__).with_name("one_query_template.py").read_text()
+DIGEST = hashlib.sha256((SOURCE + _LOWERING).encode()).hexdigest()[:16]
 WIDEST_VECTOR = 16  # numbers; the loops take whole vectors of every processor's size
 
 
-def fits(key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether the loops take keys and values of this device, these dimensions and this dtype."""
+def fits(
+    key: torch.Tensor, value: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> bool:
+    """Whether the loops take operands of this device, these dimensions, this dtype and layout."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
     whole = key.shape[-1] % WIDEST_VECTOR == 0 and value.shape[-1] % WIDEST_VECTOR == 0
     same = key.device.type == "cpu" and key.dtype == value.dtype
-    return same and whole and key.dtype in dtypes
+    dense = all(operand.stride(-1) == 1 for operand in (key, value, *(scales or ())))
+    return same and whole and dense and key.dtype in dtypes
 
 
 @torch.library.custom_op("qfpass::attend_one", mutates_args=())
@@ -34,7 +38,7 @@ def attend_one(
     """query [B, Hkv, G, D] float32, scaled; key [B, Hkv, Sk, D]; value [B, Hkv, Sk, Dv]; scales [B, Hkv, Sk].
 
     Returns out and, last, the log-sum-exp of the logits, [B, Hkv, G, Dv + 1] float32. `source` is the
-    digest of the loops' source, by which Inductor's caches of compiled graphs tell its versions apart.
+    digest of the loops and their lowering, by which Inductor's caches of compiled graphs tell versions apart.
     """
     logits = query @ key.float().mT
     if key_scale is not None:

@@ -31,6 +31,7 @@ class AttendOne(CppTemplate):
         definition = kernel.def_kernel(dict(zip(names, self.operands, strict=True)), {"out": out})
         start = ["0"] * 4
         body = self._template_from_string(SOURCE).render(
+            name=kernel.kernel_name,
             definition=definition,
             dtype=kernel.dtype(key),
             batch=kernel.size(query, 0), heads=_fixed(query, 1), group=_fixed(query, 2),

@@ -15,7 +15,7 @@ class Reading:
 
     `slopes`, one number a query head, add slope * (key position - query position): attention with linear
     biases (Press et al. 2021, arXiv 2108.12409), whose slopes are positive. `streams` says that Inductor
-    compiles what is called here, so that a single query is better written out; see `one_query`.
+    compiles what is called here, so that a single query has loops of its own; see `one_query`.
     """
 
     kernel: Kernel

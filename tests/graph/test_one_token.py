@@ -1,5 +1,7 @@
 """A single token's products, written as multiply and sum, give what the linear gives."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from qfpass.graph.one_token import STREAMS, WORTH_CUTTING, linears, stream_weigh
 from qfpass.graph.regions import Outlined
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 1)], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_equal_the_linears(dtype: torch.dtype, shape: tuple[int, int], biased: bool) -> None:
@@ -47,6 +49,51 @@ def test_linears_of_one_input_are_read_side_by_side() -> None:
     assert [len(node.args[1]) for node in body.graph.nodes if node.target is linears] == [2, 1]
     body.graph.lint()
     torch.testing.assert_close(body(token), wanted)
+
+
+def streamed(root: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A copy of the graph whose linears are replaced."""
+    body = fx.GraphModule(root, copy.deepcopy(graph))
+    stream_weights(Outlined(body, None, kinds=1, regions=1))
+    body.graph.lint()
+    return body
+
+
+def test_a_weight_may_be_read_before_its_linear() -> None:
+    """As a tied embedding's is, and one that two linears share."""
+    root, graph = torch.nn.Module(), fx.Graph()
+    root.weight = torch.nn.Parameter(torch.randn(4, 4))
+    ids, weight = graph.placeholder("ids"), graph.get_attr("weight")
+    x = graph.call_function(torch.ops.aten.embedding.default, (weight, ids))
+    for _ in range(2):
+        x = graph.call_function(torch.ops.aten.linear.default, (x, weight))
+    graph.output(x)
+    ids = torch.tensor([[2]])
+    torch.testing.assert_close(streamed(root, graph)(ids), fx.GraphModule(root, graph)(ids))
+
+
+def test_a_linear_of_a_linear_reads_its_own_input() -> None:
+    """Also where the first one's weight is computed, so that it stands alone."""
+    root, graph = torch.nn.Module(), fx.Graph()
+    root.weight = torch.nn.Parameter(torch.randn(4, 4))
+    x, weight = graph.placeholder("x"), graph.get_attr("weight")
+    turned = graph.call_function(torch.ops.aten.t.default, (weight,))
+    inner = graph.call_function(torch.ops.aten.linear.default, (x, turned))
+    graph.output(graph.call_function(torch.ops.aten.linear.default, (inner, weight)))
+    token = torch.randn(1, 1, 4)
+    torch.testing.assert_close(streamed(root, graph)(token), fx.GraphModule(root, graph)(token))
+
+
+def test_a_changed_input_is_another_input() -> None:
+    root, graph = torch.nn.Module(), fx.Graph()
+    root.weight = torch.nn.Parameter(torch.randn(4, 4))
+    x = graph.placeholder("x")
+    outs = [graph.call_function(torch.ops.aten.linear.default, (x, graph.get_attr("weight")))]
+    graph.call_function(torch.ops.aten.mul_.Scalar, (x, 2.0))
+    outs.append(graph.call_function(torch.ops.aten.linear.default, (x, graph.get_attr("weight"))))
+    graph.output(tuple(outs))
+    first, second = streamed(root, graph)(torch.randn(1, 1, 4))
+    torch.testing.assert_close(second, 2 * first)
 
 
 def outlined_linear(weight: torch.Tensor) -> Outlined:

@@ -73,6 +73,10 @@ class Steps(nn.Module):
 def test_one_graph_serves_any_number_of_keys() -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
+    from qfpass.kernels import lowerings
+
+    lowerings.register()
+
     query, store, _ = operands(1, 2, 3, 40, torch.float32, seed=0)
     counter = CompileCounterWithBackend("inductor")
     module = torch.compile(Steps(), backend=counter, fullgraph=True)

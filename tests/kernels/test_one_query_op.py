@@ -55,8 +55,10 @@ def test_loops_agree_with_softmax(shape: tuple[int, ...], dtype: torch.dtype) ->
 
 
 def test_loops_read_eight_bits() -> None:
-    query, key, value = operands((2, 3, 2, 50, 32, 16), torch.float32)
-    (key_codes, key_scales), (value_codes, value_scales) = quantize(key), quantize(value)
+    """Of two rows, the first 50 of 60 slots: scales have gaps between rows."""
+    query, key, value = operands((2, 3, 2, 60, 32, 16), torch.float32)
+    stores = (*quantize(key), *quantize(value))
+    key_codes, key_scales, value_codes, value_scales = (store[:, :, :50] for store in stores)
 
     def attend_codes(query: torch.Tensor, *store: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return one_query.attend(query, store[0], store[1], scale=SCALE, scales=(store[2], store[3]))
@@ -66,6 +68,22 @@ def test_loops_read_eight_bits() -> None:
     keys = dequantize(key_codes, key_scales, torch.float32)
     values = dequantize(value_codes, value_scales, torch.float32)
     torch.testing.assert_close(read, reference.attend(query, keys, values, scale=SCALE), rtol=2e-5, atol=2e-5)
+
+
+def test_threads_may_change_after_compiling() -> None:
+    """More of them than there are keys leave parts empty."""
+    query, key, value = operands((1, 3, 2, 3, 16, 16), torch.float32)
+    torch._dynamo.reset()
+    compiled, before = torch.compile(attend, fullgraph=True), torch.get_num_threads()
+    wanted = reference.attend(query, key, value, scale=SCALE)
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            torch.testing.assert_close(
+                compiled(query, key, value, torch.empty(3)), wanted, rtol=2e-5, atol=2e-5
+            )
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_loops_stay_finite_where_logits_are_large() -> None:
@@ -100,5 +118,6 @@ def test_operator(quantised: bool) -> None:
 def test_fits_whole_vectors_of_one_dtype() -> None:
     _, key, value = operands((1, 2, 2, 5, 16, 32), torch.float32)
     assert fits(key, value)
+    assert not fits(key.mT.contiguous().mT, value)
     assert not fits(key[..., :8], value) and not fits(key, value[..., :24])
     assert not fits(key, value.half()) and not fits(key.double(), value.double())
