@@ -140,6 +140,7 @@ void join(const float* sums, int64_t parts, int64_t g, float* out) {
 
 extern "C" {{ definition }}
 {
+  {{ profile }}
   using namespace {{ name }}_loops;
   using T = {{ dtype }};
   constexpr int64_t H = {{ heads }}, G = {{ group }}, D = {{ dim }}, DV = {{ value_dim }};

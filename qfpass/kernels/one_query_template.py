@@ -32,7 +32,7 @@ class AttendOne(CppTemplate):
         start = ["0"] * 4
         body = self._template_from_string(SOURCE).render(
             name=kernel.kernel_name,
-            definition=definition,
+            definition=definition, profile=kernel.maybe_codegen_profile("attend_one"),
             dtype=kernel.dtype(key),
             batch=kernel.size(query, 0), heads=_fixed(query, 1), group=_fixed(query, 2),
             dim=_fixed(key, 3), value_dim=_fixed(value, 3), slots=kernel.size(key, 2),
