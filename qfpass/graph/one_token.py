@@ -5,7 +5,7 @@ reaches half of what memory gives. Written as multiply and sum, it becomes a loo
 does better, takes the weights where they lie, and so is shared by layers as the rest of their code is.
 
 A loop that reads one row after the other waits for memory; one that reads four rows far apart, and sums
-them side by side, reads a third more a second. Linears of one input are such rows; a weight that has none
+them side by side, keeps it busy. Linears of one input are such rows; a weight that has none
 beside it is cut into parts, which Inductor fuses into one loop.
 """
 

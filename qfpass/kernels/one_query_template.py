@@ -23,8 +23,6 @@ class AttendOne(CppTemplate):
 
     def render(self, **asked: Any) -> str:
         kernel = asked["kernel"]
-        if asked.get("epilogue_nodes"):
-            raise NotImplementedError("attend_one computes nothing more than attention")
         query, key, value, *scales = self.operands
         out = asked.get("template_buffer_node") or self.output_node
         names = ("query_", "key_", "value_", "key_scale_", "value_scale_")
@@ -64,4 +62,6 @@ def lower_attend_one(
     operands = [None if x is None else realize_inputs(x) for x in (query, key, value, key_scale, value_scale)]
     size = [*query.get_size()[:3], value.get_size()[3] + 1]
     layout = FixedLayout(query.get_device(), torch.float32, size, FlexibleLayout.contiguous_strides(size))
-    return AttendOne(operands, layout).generate().output_node()
+    out = AttendOne(operands, layout).generate().output_node()
+    out.data.data.allow_epilogue_fusion = False  # the loops compute attention and nothing after it
+    return out

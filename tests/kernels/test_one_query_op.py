@@ -70,6 +70,20 @@ def test_loops_read_eight_bits() -> None:
     torch.testing.assert_close(read, reference.attend(query, keys, values, scale=SCALE), rtol=2e-5, atol=2e-5)
 
 
+def test_what_follows_is_a_loop_of_its_own() -> None:
+    """Something that reads the whole output, which Inductor would put into the same kernel."""
+    query, key, value = operands((1, 2, 3, 20, 16, 32), torch.float32)
+    grouped = query.unflatten(1, (2, 3)).squeeze(3)
+
+    def doubled(*operands: torch.Tensor) -> torch.Tensor:
+        return 2 * attend_one(*operands, None, None, DIGEST)
+
+    wanted = doubled(grouped, key, value)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        out = torch.compile(doubled, fullgraph=True)(grouped, key, value)
+    torch.testing.assert_close(out, wanted, rtol=2e-5, atol=2e-5)
+
+
 def test_threads_may_change_after_compiling() -> None:
     """More of them than there are keys leave parts empty."""
     query, key, value = operands((1, 3, 2, 3, 16, 16), torch.float32)
