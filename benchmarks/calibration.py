@@ -1,9 +1,10 @@
 """How much text Q-Filters need, and which: filters of many calibrations against each other.
 
-`python benchmarks/calibration.py OUT`: the paper's set-up, 20 x 2,048 tokens of essays, is the yardstick for
-fewer sequences of the same text; other essays; another kind of text, the manual that Python's `help()` shows;
-and text that the model wrote itself. A cosine is of two filters of one head. Perplexity is that of held-out
-essays, 2 x 2,048 tokens streamed into 256 slots, the first 256 not counted. OUT/calibration.json has all.
+`python benchmarks/calibration.py OUT`: 20 x 2,048 tokens of essays, which start at positions spread over the
+model's 8,192, are the yardstick for fewer of them; for the same in the paper's set-up, all at position 0; for
+other essays; another kind of text, the manual that Python's `help()` shows; and text that the model wrote
+itself. A cosine is of two filters of one head. Perplexity is that of held-out essays, 2 x 2,048 tokens streamed
+into 256 slots, the first 256 not counted. OUT/calibration.json has all.
 """
 
 import json
@@ -29,8 +30,9 @@ from qfpass.evaluate import Method
 from qfpass.evaluate.protocol import Bounded
 
 SEQUENCES, TOKENS = 20, 2048
-FEWER = (1, 2, 5, 10)
-KINDS = (f"essays, {SEQUENCES}", "Python", "written")  # whose perplexity is measured
+FEWER = (2, 5, 10)
+KINDS = (f"essays, {SEQUENCES}", "Python", "written", "at position 0")  # whose perplexity is measured
+AT_0 = f"at position 0, {SEQUENCES} x {TOKENS:,}"
 SLOTS = 256
 OWN_ROWS, OWN_TOKENS = 8, 256  # what `qfpass.compile` lets a model write when it finds no filters
 
@@ -45,6 +47,7 @@ def texts_of(model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
     chosen = {f"essays, {SEQUENCES} x {TOKENS:,}": read[:SEQUENCES]}
     chosen |= {f"essays, {n} x {TOKENS:,}": read[:n] for n in FEWER}
     chosen[f"other essays, {SEQUENCES} x {TOKENS:,}"] = read[SEQUENCES:]
+    chosen[AT_0] = read[:SEQUENCES]
     chosen[f"Python manual, {SEQUENCES} x {TOKENS:,}"] = manual
     chosen[f"written by the model, {OWN_ROWS} x {OWN_TOKENS}"] = written_by(model)
     return chosen
@@ -82,7 +85,8 @@ def main() -> None:
     yardstick, record, made = None, [], dict[str, qfpass.QFilters]()
     for name, ids in texts_of(model, tokenizer).items():
         start = time.perf_counter()
-        filters = qfpass.calibrate(model, list(ids), description=name, progress=False)
+        covered = ids.shape[1] if name == AT_0 else None
+        filters = qfpass.calibrate(model, list(ids), context_length=covered, description=name, progress=False)
         seconds = time.perf_counter() - start
         filters.save(out / name.replace(" ", "-").replace(",", ""))
         yardstick, made[name] = yardstick or filters, filters

@@ -105,7 +105,7 @@ def ruler(ratio: float, more: list[Method], out: Path, tokenizer: Any) -> None:
 def perplexity(tokens: int, texts: int, more: list[Method], out: Path, tokenizer: Any) -> None:
     """Texts streamed token by token at an eighth of the slots."""
     rows = evaluate.token_rows(tokenizer, essays(HELD_OUT), tokens=tokens, rows=texts, seed=SEED)
-    methods = [Method("trained", ratio=8), Method("recency", ratio=8), *more]
+    methods = [*(Method(score, ratio=8) for score in ("trained", "recency", "published")), *more]
     first = tokens // 8
 
     def run(each: Any) -> Any:

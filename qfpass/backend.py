@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .compile import build, own_context_length
+from .compile import build
 from .config import Config
 from .errors import CaptureError, ConfigError, NoAttentionError, SessionError, VerificationError
-from .graph.call import call_decoder, logits_of
+from .graph.call import call_decoder, logits_of, own_context_length
 from .graph.dynamo import IN_PIECES, Traced, keep_sources, module_being_traced, read_dynamo_graph
 from .runtime.model import CompiledDecoder
 from .runtime.session import Session

@@ -15,6 +15,7 @@ from .filters import QFilters, TrainedFilters, find_cached, find_on_hub, load_fi
 from .filters.calibrate import calibrate_captured, model_fingerprint
 from .filters.self_written import ROWS, TOKENS, write_text
 from .graph.attention import Attention
+from .graph.call import own_context_length
 from .graph.capture import Captured
 from .runtime.uncompressed import Uncompressed
 from .store.scores import SCORES
@@ -70,9 +71,13 @@ def within(shares: Sequence[float], largest: float) -> tuple[float, ...]:
     return tuple(spread)
 
 
-def find_or_make_filters(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters:
+def find_or_make_filters(
+    model: nn.Module, captured: Captured, attentions: Sequence[Attention], context_length: int
+) -> QFilters:
     """Q-Filters from the cache or the hub, or made on the spot; they fit the model or an error is raised."""
-    filters = _found(model, captured, attentions) or _made(captured, attentions)
+    filters = _found(model, captured, attentions) or _made(
+        captured, attentions, own_context_length(model) or context_length
+    )
     filters.check(attentions)
     return filters
 
@@ -85,29 +90,30 @@ def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
     return find_on_hub(name)
 
 
-def _made(captured: Captured, attentions: Sequence[Attention]) -> QFilters:
+def _made(captured: Captured, attentions: Sequence[Attention], context_length: int) -> QFilters:
     """Calibrate on text that the model writes itself, and keep the result for the next time."""
     console = Console(file=sys.stderr)
     progress = console.is_terminal
-    rows = captured.batch or ROWS
-    program = Uncompressed(captured, attentions, capacity=TOKENS, batch=rows)
+    rows, tokens = captured.batch or ROWS, min(TOKENS, context_length)
+    program = Uncompressed(captured, attentions, capacity=tokens, batch=rows)
     (logits,) = captured.module.graph.output_node().all_input_nodes
     vocabulary = int(logits.meta["val"].shape[-1])
     first = torch.randint(vocabulary, (rows, 1), generator=torch.Generator().manual_seed(0))
-    text = write_text(program.read, first.to(captured.device), TOKENS, progress)
+    text = write_text(program.read, first.to(captured.device), tokens, progress)
     filters = calibrate_captured(
         captured,
         attentions,
         [text],
-        sequence_length=TOKENS,
+        sequence_length=tokens,
+        context_length=context_length,
         source={
-            "data": f"{rows} x {TOKENS} tokens that the model wrote itself",
+            "data": f"{rows} x {tokens} tokens that the model wrote itself",
             "fingerprint": model_fingerprint(captured, attentions),
         },
         progress=progress,
     )
     console.print(
-        f"qfpass: no filters were found for this model, so it wrote {rows} x {TOKENS} tokens and was "
+        f"qfpass: no filters were found for this model, so it wrote {rows} x {tokens} tokens and was "
         f"calibrated on them{_keep(filters)}. Filters from your own kind of text are better: "
         "filters=qfpass.calibrate(model, data)."
     )

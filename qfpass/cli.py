@@ -39,6 +39,7 @@ def calibrate(
     model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
     sequences: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 20,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens a piece.")] = 2048,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Tokens of the texts to come.")] = None,
     seed: Seed = 0, dtype: Dtype = "float32", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Make Q-Filters of a model from a text."""
@@ -46,8 +47,9 @@ def calibrate(
     rows = evaluate.token_rows(tokenizer, evaluate.read_text(data), tokens=tokens, rows=sequences, seed=seed)
     described = f"{sequences} x {tokens} tokens of {data.name}, seed {seed}"
     filters = calibrate_model(
-        original, list(rows), sequence_length=tokens, description=described, progress=progress
-    )
+        original, list(rows), sequence_length=tokens, context_length=context_length, description=described,
+        progress=progress,
+    )  # fmt: skip
     _save(filters, out)
     Console().print(f"Q-Filters of {len(filters.filters)} layers from {described}, in {out}")
 

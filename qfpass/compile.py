@@ -13,7 +13,7 @@ from .config import Config, Sizes
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
-from .graph.call import call_decoder
+from .graph.call import call_decoder, own_context_length
 from .graph.capture import capture
 from .graph.one_token import stream_weights
 from .graph.regions import outline
@@ -58,8 +58,8 @@ def compile(
             smaller than the model's; 1, the default, keeps every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
-        recent: newest tokens never evicted; by default a quarter of the slots; with trained filters an
-            eighth of up to 256, growing to half of 1,024 and more.
+        recent: newest tokens never evicted; by default a half of the slots for the published score, an
+            eighth of up to 256 growing to half of 1,024 and more for the trained, a quarter for the others.
         sinks: first tokens never evicted.
         score: which key goes first: "published" (Godey et al. 2025, arXiv 2503.02812), "trained" (by
             `qfpass.train`), "recency", "knorm" or "random"; by default what the filters are for.
@@ -118,7 +118,7 @@ def build(
     ]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
-        chosen = given or find_or_make_filters(model, captured, attentions)
+        chosen = given or find_or_make_filters(model, captured, attentions, sizes.context_length)
         chosen = chosen.to(captured.device)
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
@@ -165,14 +165,6 @@ def slots_a_token(
         )
 
     return nbytes(Slots) / nbytes(store_type(store_dtype))
-
-
-def own_context_length(model: nn.Module) -> int | None:
-    """Tokens that a model says it can take, None if it doesn't."""
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    length = getattr(text, "max_position_embeddings", None)
-    return length if isinstance(length, int) and length > 1 else None
 
 
 @torch.no_grad()

@@ -25,8 +25,8 @@ class Config:
             more of them if they take fewer bytes than a token of the full cache. 1 keeps every key.
         budget: slots per key/value head, said directly instead of `ratio`.
         context_length: tokens that a session may see; None takes the model's own.
-        recent: newest tokens that are never evicted; None takes a quarter of the slots, for the
-            trained score an eighth of few slots to half of many.
+        recent: newest tokens that are never evicted; None takes the score's own part of the slots: for
+            the published a half, for the trained an eighth of few to half of many, else a quarter.
         sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
         score: which key goes first, a name in `qfpass.store.scores.SCORES`; None takes the filters' own,
             "published" without any.
@@ -116,8 +116,8 @@ class Config:
         if outside:
             raise ConfigError(f"skip_layers names {outside}, but the model has {sites} attentions, from 0.")
         slots = self._slots(context_length, slots_a_token)
-        own = SCORES[self.score or "published"].recent
-        recent = self.recent if self.recent is not None else own(slots)
+        own = SCORES[self.score or "published"].recent(slots)
+        recent = self.recent if self.recent is not None else max(1, min(own, slots - self.sinks - 1))
         least = slots_of_share(least_share, slots, recent + self.sinks)
         if slots < context_length and least < self.sinks + recent + 1:
             raise ConfigError(

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from ..errors import InputError
 from ..graph.attention import Attention, find_attentions
+from ..graph.call import own_context_length
 from ..graph.capture import Captured, capture
 from .artifact import QFilters
 from .find import fingerprint
@@ -22,32 +23,40 @@ def calibrate(
     data: Iterable[Any],
     *,
     sequence_length: int = SEQUENCE_LENGTH,
+    context_length: int | None = None,
     description: str = "",
     progress: bool = True,
 ) -> QFilters:
     """Q-Filters of `model` from a text (Godey et al. 2025, arXiv 2503.02812).
 
-    The queries are taken where the attentions read them, after positions and norms. Memory is one
-    sequence's activations and a [D, D] matrix a head, however long the data.
+    The queries are taken where the attentions read them, after positions and norms. Which positions they
+    stand at matters more than what text it is, since rotary embeddings turn the main direction with the
+    position (docs/quality.md): so the sequences start at positions spread evenly over `context_length`.
+    Memory is one sequence's activations and a [D, D] matrix a head, however long the data.
 
     Args:
         model: a decoder, as for `qfpass.compile`, or what it returned.
         data: an iterable of token ids: lists, or tensors [S] or [B, S]; the paper uses 20 sequences of
             2,048 tokens.
         sequence_length: longer sequences are cut at this many tokens.
+        context_length: tokens of the texts that the filters are for; by default as many as the model says it
+            takes. Where it doesn't say, and in the paper's set-up, `context_length=sequence_length`, every
+            sequence starts at position 0.
         description: what the data is, kept with the filters.
         progress: show a progress bar.
 
     Raises:
         InputError: no data, or ids that aren't integers.
     """
-    captured = capture(getattr(model, "qfpass_original", model))
+    original = getattr(model, "qfpass_original", model)
+    captured = capture(original)
     attentions = find_attentions(captured, None)
     return calibrate_captured(
         captured,
         attentions,
         data,
         sequence_length=sequence_length,
+        context_length=context_length or own_context_length(original),
         source={"data": description, "fingerprint": model_fingerprint(captured, attentions)},
         progress=progress,
     )
@@ -59,20 +68,35 @@ def calibrate_captured(
     data: Iterable[Any],
     *,
     sequence_length: int,
+    context_length: int | None,
     source: dict[str, Any],
     progress: bool,
 ) -> QFilters:
     """The same for a decoder that is captured already."""
     statistics = QueryStatistics(attentions)
     reader = _QueryReader(captured.module, attentions, statistics)
-    sequences = list(_sequences(data, sequence_length))
-    if not sequences:
+    batches = [b for ids in _sequences(data, sequence_length) for b in ids.split(captured.batch or 1)]
+    if not batches:
         raise InputError("calibration data is empty: give at least one sequence of token ids.")
-    for ids in track(sequences, "calibrating", disable=not progress, transient=True):
-        positions = torch.arange(ids.shape[1], device=captured.device).expand(len(ids), -1)
+    starts = _starts([ids.shape for ids in batches], context_length or 0)
+    for ids, start in track(
+        list(zip(batches, starts, strict=True)), "calibrating", disable=not progress, transient=True
+    ):
+        positions = start[:, None] + torch.arange(ids.shape[1])
         with torch.no_grad():
-            reader.run(ids.to(captured.device), positions)
-    return statistics.finish({**source, "sequence_length": sequence_length})
+            reader.run(ids.to(captured.device), positions.to(captured.device))
+    lengths = {"sequence_length": sequence_length, "context_length": context_length}
+    return statistics.finish({**source, **lengths})
+
+
+def _starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Tensor]:
+    """Where each row of each batch [B, S] starts: the first at 0, the last as far as its length allows."""
+    rows, last, starts = sum(batch for batch, _ in shapes), 0, []
+    for batch, length in shapes:
+        room, row = max(0, context_length - length), torch.arange(last, last + batch)
+        starts.append(row * room // max(1, rows - 1))
+        last += batch
+    return starts
 
 
 def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:

@@ -1,4 +1,5 @@
-"""One plain pass of a decoder: the arguments that it takes, and the logits in what it gives."""
+"""One plain pass of a decoder: the arguments that it takes, the logits in what it gives, and how long a text
+it takes."""
 
 import inspect
 from collections.abc import Mapping
@@ -45,3 +46,11 @@ def logits_of(output: Any) -> torch.Tensor:
             "object with such .logits: wrap it in a module that does."
         )
     return logits
+
+
+def own_context_length(model: nn.Module) -> int | None:
+    """Tokens that a model says it can take, None if it doesn't."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    length = getattr(text, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 1 else None

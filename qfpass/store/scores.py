@@ -18,6 +18,11 @@ def a_quarter(slots: int) -> int:
     return max(1, slots // 4)
 
 
+def a_half(slots: int) -> int:
+    """Half of the slots, at least one: the best part for the published score, measured in docs/quality.md."""
+    return max(1, slots // 2)
+
+
 def an_eighth_to_half(slots: int) -> int:
     """An eighth of up to 256 slots, half of 1,024 and more, in between a share that grows with the slots.
 
@@ -132,7 +137,7 @@ def random(
 
 
 SCORES = {
-    "published": Score(published, needs_filters=True),
+    "published": Score(published, needs_filters=True, recent=a_half),
     "trained": Score(trained, needs_filters=True, recent=an_eighth_to_half, reads_all_heads=True),
     "recency": Score(recency, needs_filters=False),
     "knorm": Score(knorm, needs_filters=False),

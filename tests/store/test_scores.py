@@ -81,4 +81,4 @@ def test_a_trained_score_keeps_more_of_the_newest_the_larger_its_store() -> None
     recent = SCORES["trained"].recent
     assert [recent(n) for n in (5, 128, 256, 512, 1024, 4096)] == [1, 16, 32, 128, 512, 2048]
     assert all(0 < recent(n) <= recent(n + 1) <= (n + 1) / 2 for n in range(2, 3000))
-    assert SCORES["published"].recent(1024) == 256
+    assert (SCORES["published"].recent(1024), SCORES["recency"].recent(1024)) == (512, 256)
