@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..graph.attention import Attention, find_attentions
 from ..graph.call import own_context_length
 from ..graph.capture import Captured, capture
+from ..graph.dependence import made_from
 from .artifact import QFilters
 from .find import fingerprint
 from .statistics import QueryStatistics
@@ -106,7 +107,7 @@ def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> st
 
 
 class _QueryReader(fx.Interpreter):
-    """Runs a captured graph and gives each attention's queries to the statistics as they are made."""
+    """Runs a captured graph up to its last attention, and gives each one's queries to the statistics."""
 
     def __init__(
         self,
@@ -114,14 +115,20 @@ class _QueryReader(fx.Interpreter):
         attentions: Sequence[Attention],
         statistics: QueryStatistics,
     ) -> None:
-        super().__init__(module)
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        graph.graph_copy(module.graph, copies)
+        needed = made_from(operand for a in attentions for operand in a.node.all_input_nodes)
+        graph.output([copies[a.node] for a in attentions if a.node not in needed])
+        graph.eliminate_dead_code()
+        super().__init__(fx.GraphModule(module, graph))
         self._statistics = statistics
-        self._attentions = {attention.node: attention for attention in attentions}
+        self._attentions = {copies[attention.node]: attention for attention in attentions}
+        self._queries = {copies[attention.node]: copies[attention.query] for attention in attentions}
 
     def run_node(self, node: fx.Node) -> Any:
         attention = self._attentions.get(node)
         if attention is not None:
-            query = self.env[attention.query]
+            query = self.env[self._queries[node]]
             query = query.transpose(1, 2) if attention.heads_last else query
             self._statistics.update(attention.index, query)
         return super().run_node(node)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decoders import HEAD_DIM, KV_HEADS, POSITIONS, QUERY_HEADS, causal, decoder, text
+from decoders import HEAD_DIM, KV_HEADS, POSITIONS, QUERY_HEADS, Decoder, causal, decoder, text
 from tiny import FAMILIES, MAX_POSITIONS
 
 import qfpass
@@ -59,6 +59,18 @@ def test_by_default_as_far_as_the_model_says() -> None:
     model = FAMILIES["llama"]()
     found = qfpass.calibrate(model, text(LENGTH, batch=2), progress=False)
     assert found.source["context_length"] == MAX_POSITIONS
+
+
+def test_attentions_side_by_side_are_all_read() -> None:
+    class TwoHalves(Decoder):
+        def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+            hidden = self.tokens(input_ids) + self.places(position_ids)
+            first, second = (layer(hidden, position_ids) for layer in self.layers)
+            return self.head(self.norm(first + second))
+
+    torch.manual_seed(0)
+    found = qfpass.calibrate(TwoHalves().eval(), text(LENGTH, batch=2), progress=False)
+    assert len(found.filters) == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
