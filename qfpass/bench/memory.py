@@ -46,6 +46,7 @@ def memory(setup: Setup, tokens: int, ratio: float) -> list[Figure]:
 def measure(setup: Setup, contender: str, tokens: int, ratio: float) -> dict[str, Any]:
     """Bytes; see the module."""
     model = setup.load()
+    touch(model)
     settle()
     loaded = held(setup.place)
     vocabulary = model.config.vocab_size
@@ -87,6 +88,12 @@ def _theirs(setup: Setup, model: Any, tokens: int, vocabulary: int) -> dict[str,
 
     peak = peak_while(setup.place, read)
     return {"peak": peak, "warm": warm, "of which cache": contexts[0].nbytes, "slots": None}
+
+
+def touch(model: torch.nn.Module) -> None:
+    """Read every weight, since those of a mapped file are in the resident set only once they were read."""
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.sum()
 
 
 def settle() -> None:
