@@ -114,8 +114,8 @@ def _made(captured: Captured, attentions: Sequence[Attention], context_length: i
     )
     console.print(
         f"qfpass: no filters were found for this model, so it wrote {rows} x {tokens} tokens and was "
-        f"calibrated on them{_keep(filters)}. Filters from your own kind of text are better: "
-        "filters=qfpass.calibrate(model, data)."
+        f"calibrated on them{_keep(filters)}. Filters that qfpass.train makes from your kind of text keep "
+        "more of it."
     )
     return filters
 
