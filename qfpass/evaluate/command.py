@@ -24,7 +24,7 @@ Ratios = Annotated[
 ]
 Budgets = Annotated[list[int] | None, typer.Option("--budget", help="Slots a head; repeatable.")]
 Scores = Annotated[list[str] | None, typer.Option("--score", help="Which key goes first; repeatable.")]
-Recent = Annotated[int | None, typer.Option(help="Newest tokens kept; a quarter of the slots by default.")]
+Recent = Annotated[int | None, typer.Option(help="Newest tokens kept; by default the score's own part.")]
 Sinks = Annotated[int, typer.Option(help="First tokens kept.")]
 Filters = Annotated[
     list[str] | None, typer.Option(help="A folder or hub name, repeatable: each for its score.")

@@ -47,8 +47,10 @@ def calibrate(
         progress: show a progress bar.
 
     Raises:
-        InputError: no data, or ids that aren't integers.
+        InputError: no data, ids that aren't integers, or no tokens in the context.
     """
+    if context_length is not None and context_length < 1:
+        raise InputError(f"context_length must be at least 1 token, not {context_length}.")
     original = getattr(model, "qfpass_original", model)
     captured = capture(original)
     attentions = find_attentions(captured, None)

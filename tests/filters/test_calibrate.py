@@ -6,6 +6,7 @@ from decoders import HEAD_DIM, KV_HEADS, POSITIONS, QUERY_HEADS, Decoder, causal
 from tiny import FAMILIES, MAX_POSITIONS
 
 import qfpass
+from qfpass.errors import InputError
 from qfpass.filters import QFilters, QueryStatistics
 from qfpass.filters.artifact import Heads
 from qfpass.graph.capture import capture
@@ -53,6 +54,11 @@ def test_rows_of_one_batch_or_one_by_one_are_the_same() -> None:
     together, apart = (qfpass.calibrate(decoder(), d, progress=False) for d in ([ids], list(ids)))
     for one, other in zip(together.filters, apart.filters, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_context_without_tokens_is_refused() -> None:
+    with pytest.raises(InputError, match="context_length must be at least 1 token, not 0"):
+        qfpass.calibrate(decoder(), text(LENGTH), context_length=0, progress=False)
 
 
 def test_by_default_as_far_as_the_model_says() -> None:
