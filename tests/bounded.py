@@ -20,10 +20,20 @@ def compiled(model: nn.Module, **settings: Any) -> nn.Module:
 def run_plainly(model: nn.Module) -> nn.Module:
     """A compiled model whose graphs run as plain Python: fast to begin, and any part of them can fail."""
     decoder = model.qfpass_decoder
-    decoder._chunk, decoder._step = (decoder._modules[name].forward for name in ("chunk", "step"))
-    if decoder._head is not None:
-        decoder._head = decoder._modules["head"].forward
+    graphs, body, head = decoder._graphs, decoder.outlined.body, decoder.outlined.head
+    graphs.chunk = graphs.step = body
+    if head is not None:
+        graphs.head, graphs.step = head, lambda *inputs: head(body(*inputs))
     return model
+
+
+def graphs_of_one_batch(model: nn.Module) -> int:
+    """Graphs that texts of any length compile: a chunk's, a step's, the head's and the watch's.
+
+    Of chunk and step what comes before the layers and each kind of layer is one; the step has a head too.
+    """
+    outlined = model.qfpass_decoder.outlined
+    return 3 if outlined.head is None else 5 + 2 * outlined.kinds
 
 
 def llama(implementation: str = "sdpa") -> LlamaForCausalLM:

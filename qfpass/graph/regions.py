@@ -36,18 +36,6 @@ class Outlined:
     regions: int
 
 
-class Region(nn.Module):
-    """A piece of the decoder that Inductor compiles once, however often it is called."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__()
-        self.graph_module = graph_module
-
-    @torch.compiler.nested_compile_region
-    def forward(self, *args: torch.Tensor) -> torch.Tensor:
-        return self.graph_module(*args)
-
-
 @dataclass(frozen=True)
 class _Piece:
     graph: fx.Graph
@@ -173,7 +161,7 @@ def _build_body(
         if piece.structure not in regions:
             name = regions[piece.structure] = f"region_{len(regions)}"
             piece.graph.lint()
-            submodules[name] = Region(fx.GraphModule(piece.modules, piece.graph))
+            submodules[name] = fx.GraphModule(piece.modules, piece.graph)
         operands = [current, *_apart(graph, [copies[n] for n in piece.externals[1:]])]
         current = graph.call_module(regions[piece.structure], tuple(operands))
         current.meta = dict(nodes[cut].meta)

@@ -1,8 +1,8 @@
 """The lowered decoder: its compiled graphs, run on stores.
 
-Four graphs serve every mix of prompts and steps of one batch size: one token (`step`), a chunk of any length
+Every mix of prompts and steps of one batch size needs code for one token (`step`), a chunk of any length
 (`chunk`, which gives hidden states), the logits of chosen tokens (`head`), and what a step is about to
-overwrite (`watch`). A step whose rows have filled different numbers of slots is one more.
+overwrite (`watch`); a step whose rows have filled different numbers of slots needs more.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from ..config import Config, Sizes
@@ -21,13 +20,13 @@ from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
-from .cuda_graph import CudaGraphs
-from .lower import lower
+from .graphs import Graphs
+from .lower import mark_length
 from .overwritten import Watch
+from .replays import Replays
 from .rows import Row, all_equal
 from .session import Session
 from .stores import Stores
-from .weights import weights_of
 
 
 class Decoder:
@@ -35,7 +34,7 @@ class Decoder:
 
     Attributes:
         lock: held while a graph runs, so that calls of several threads follow one another.
-        graphs: on a GPU, those of steps on full stores.
+        replays: of steps on full stores.
         watch: finds what a step will overwrite.
         vocabulary: token ids are below this number; None where the graph doesn't tell.
         turns: what moves each site's keys to other positions; none if they never are.
@@ -59,15 +58,10 @@ class Decoder:
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined
         self.lock = threading.RLock()
-        self._modules = _modules(outlined)
-        self._chunk = lower(self._modules["chunk"], config)
-        # Inductor writes the parts of a concatenation (a rotary embedding's halves) to memory on processors;
-        # of one token that is slower than computing it where it is read.
-        self._step = lower(self._modules["step"], config, force_pointwise_cat=True)
-        self._head = lower(self._modules["head"], config) if outlined.head else None
+        self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
         options = config.compile_options.get("options") or {}
-        self.graphs = CudaGraphs(device, weights_of(self._modules["step"]), options)
-        self.watch = Watch(config, self.graphs)
+        self.replays = Replays(device, self._graphs.weights, options)
+        self.watch = Watch(config, self.replays)
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
@@ -120,9 +114,8 @@ class Decoder:
     @property
     def graphs_compiled(self) -> int:
         """Graphs that torch.compile has made for this decoder so far."""
-        modules = [*self._modules.values(), self.watch.module]
-        codes = {m.forward.__code__ for m in modules if m is not None}
-        return sum(len(_debug_get_cache_entry_list(code)) for code in codes)
+        modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
+        return sum(len(_debug_get_cache_entry_list(module.forward.__code__)) for module in modules)
 
     def chunk(
         self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor
@@ -132,13 +125,13 @@ class Decoder:
         position = position.expand(ids.shape[0], -1).contiguous()
         ids = ids.clone(memory_format=torch.contiguous_format)
         for tensor in (ids, position):
-            torch._dynamo.mark_dynamic(tensor, 1, min=2, max=max(3, self.sizes.chunk))
+            mark_length(tensor, 1, self._graphs.longest)
         reach = self._reach(row.tokens, None, sizes)
-        hidden = self._chunk(ids, position, *reach, *self._inputs(stores, sizes))
+        hidden = self._graphs.chunk(ids, position, *reach, *self._inputs(stores, sizes))
         if len(wanted) == 0:
             return None
         chosen = hidden[:, wanted.to(self.device)]
-        return chosen if self._head is None else self._logits(chosen)
+        return chosen if self._graphs.head is None else self._logits(chosen)
 
     def step(
         self, ids: torch.Tensor, stores: Stores, rows: Sequence[Row], sizes: Sizes, counted: Sequence[int]
@@ -157,11 +150,11 @@ class Decoder:
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
             inputs = *self._reach(max(tokens), lengths, sizes), *self._inputs(stores, sizes)
-            return lambda ids, position: self._step(ids, position, *inputs)
+            return lambda ids, position: self._graphs.step(ids, position, *inputs)
 
         ids = ids.clone(memory_format=torch.contiguous_format)
         if is_full and self.config.backend == "inductor":  # every step is the same from now on
-            return self.graphs.run("step", prepare, stores, ids, position).clone()
+            return self.replays.run("step", prepare, stores, ids, position).clone()
         return prepare()(ids, position)
 
     def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
@@ -181,8 +174,8 @@ class Decoder:
             hidden = hidden.repeat(1, 2, 1)
         hidden = hidden.contiguous()
         torch._dynamo.mark_dynamic(hidden, 1)
-        assert self._head is not None
-        return self._head(hidden)[:, :tokens]
+        assert self._graphs.head is not None
+        return self._graphs.head(hidden)[:, :tokens]
 
     def _inputs(self, stores: Stores, sizes: Sizes) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
@@ -204,19 +197,3 @@ def _countable(tensor: torch.Tensor) -> torch.Tensor:
     """Mark a tensor whose last size is all that matters, so that no size is special."""
     torch._dynamo.decorators.mark_unbacked(tensor, tensor.dim() - 1)
     return tensor
-
-
-def _modules(outlined: Outlined) -> dict[str, fx.GraphModule]:
-    if outlined.head is None:
-        return {"chunk": outlined.body, "step": outlined.body}
-    step = _sequence(outlined.body, outlined.head)
-    return {"chunk": outlined.body, "step": step, "head": outlined.head}
-
-
-def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
-    """body then head, as one graph with the body's inputs."""
-    graph = fx.Graph()
-    inputs = [graph.placeholder(n.name) for n in body.graph.nodes if n.op == "placeholder"]
-    hidden = graph.call_module("body", tuple(inputs))
-    graph.output(graph.call_module("head", (hidden,)))
-    return fx.GraphModule(nn.ModuleDict({"body": body, "head": head}), graph)

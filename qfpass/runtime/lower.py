@@ -10,26 +10,49 @@ from torch._dynamo.types import GuardFilterEntry
 
 from ..config import Config
 from ..graph.tracing import without_bookkeeping
+from .inductor import Inductor, Run
 from .weights import are_plain, weights_of, with_weights_checked
 
 
-def lower(module: fx.GraphModule, config: Config, **options: Any) -> Callable[..., Any]:
+def lower(
+    module: fx.GraphModule, config: Config, longest: int | None = None, **options: Any
+) -> Callable[..., Any]:
     """`module` compiled whole by the config's backend; `options` are Inductor's.
+
+    `longest` is the bound of lengths that `mark_length` marks, if it marks any.
 
     Raises:
         QFPassError: from the call, if the weights of an Inductor graph have changed their form.
     """
     if config.backend != "inductor":
-        return _compiled(module, config, **config.compile_options)
-    weights = weights_of(module)
-    plain = are_plain(weights)
-    keep = partial(_guards_kept, of_weights=not plain)
-    compiled = _compiled(module, config, **_for_inductor(config.compile_options, keep, options))
-    return with_weights_checked(compiled, weights) if plain else compiled
+        return _compiled(module, backend=config.backend, **config.compile_options)
+    return with_weights_checked(compiled_by_inductor(module, config, longest, **options), weights_of(module))
 
 
-def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Callable[..., Any]:
-    compiled = torch.compile(module.forward, fullgraph=True, backend=config.backend, **asked)
+def compiled_by_inductor(
+    module: fx.GraphModule,
+    config: Config,
+    longest: int | None = None,
+    tell: Callable[[Run], None] | None = None,
+    **options: Any,
+) -> Callable[..., Any]:
+    """`module` compiled with Inductor's `options` and the config's; `tell` is given every run of its code."""
+    asked = dict(config.compile_options)
+    all_options = {
+        "guard_filter_fn": partial(_guards_kept, of_weights=not are_plain(weights_of(module))),
+        **_options(asked.pop("mode", None), options, asked.pop("options", None)),
+    }
+    keep = {"guard_filter_fn": all_options.pop("guard_filter_fn")}
+    return _compiled(module, backend=Inductor(all_options, tell, bound=longest), options=keep, **asked)
+
+
+def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
+    """Say that a dimension has any length from 2 to `longest`, for Dynamo to make no graph of this one."""
+    torch._dynamo.mark_dynamic(tensor, dim, min=2, max=longest)
+
+
+def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
+    compiled = torch.compile(module.forward, fullgraph=True, **asked)
 
     def call(*inputs: Any) -> Any:
         with without_bookkeeping():  # any call may be one that compiles
@@ -38,21 +61,17 @@ def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Callable[
     return call
 
 
-def _for_inductor(
-    asked: Mapping[str, Any], keep: Callable[..., list[bool]], own: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Arguments of torch.compile, a mode spelled out, since it takes a mode or options."""
-    options = {
-        **torch._inductor.list_mode_options(asked.get("mode") or "default"),
+def _options(mode: str | None, own: Mapping[str, Any], users: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options of torch.compile, a mode spelled out; the user's come last."""
+    return {
+        **torch._inductor.list_mode_options(mode or "default"),
         # Every region would ask for the sizes of all its inputs, which the guards have compared already.
         "size_asserts": False,
         # Products and sums of processors' loops are one instruction, which is also the more exact.
         "cpp.enable_floating_point_contract_flag": "fast",
-        "guard_filter_fn": keep,
         **own,
-        **(asked.get("options") or {}),
+        **(users or {}),
     }
-    return {**asked, "mode": None, "options": options}
 
 
 def _guards_kept(guards: Sequence[GuardFilterEntry], of_weights: bool) -> list[bool]:

@@ -11,8 +11,8 @@ from ..config import Config
 from ..graph.rewrite import Rule
 from ..store.ring import Ring, RingRule
 from ..store.slots import Protection, slot_of_position, slot_to_replace
-from .cuda_graph import CudaGraphs
 from .lower import lower
+from .replays import Replays
 from .stores import Stack, Store
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Watch:
         module: that graph, once a step has been watched; lowered by Inductor alone.
     """
 
-    def __init__(self, config: Config, graphs: CudaGraphs) -> None:
-        self._config, self._graphs = config, graphs
+    def __init__(self, config: Config, replays: Replays) -> None:
+        self._config, self._replays = config, replays
         self.module: fx.GraphModule | None = None
         self._find: Callable[..., list[Held]] | None = None
 
@@ -63,7 +63,7 @@ class Watch:
             is_lowered = self._config.backend == "inductor"
             self._find = lower(self.module, self._config) if is_lowered else self.module.forward
         position = torch.tensor([[row.position] for row in session.rows], device=device)
-        held = self._graphs.run("watch", partial(self._prepare, session), stores, position)
+        held = self._replays.run("watch", partial(self._prepare, session), stores, position)
         return Overwritten(stores.stacks, held, len(session.rows))
 
     def _prepare(self, session: "Session") -> Callable[[torch.Tensor], list[Held]]:

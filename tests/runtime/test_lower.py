@@ -39,16 +39,21 @@ def lowered(backend: Any = "inductor", **compile_options: Any) -> None:
 def test_a_mode_is_spelled_out(asked: list[Asked]) -> None:
     lowered(mode="max-autotune-no-cudagraphs")
     (call,) = asked
-    assert call["mode"] is None
-    assert call["options"]["max_autotune"] is True
-    assert call["options"]["size_asserts"] is False
+    assert "mode" not in call
+    assert call["backend"].options["max_autotune"] is True
+    assert call["backend"].options["size_asserts"] is False
 
 
 def test_the_users_options_come_last(asked: list[Asked]) -> None:
     lowered(options={"size_asserts": True, "freezing": True})
     (call,) = asked
-    assert call["options"]["size_asserts"] is True
-    assert call["options"]["freezing"] is True
+    assert call["backend"].options["size_asserts"] is True
+    assert call["backend"].options["freezing"] is True
+
+
+def test_an_option_that_inductor_does_not_have_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="Unexpected optimization option no_such_option"):
+        lowered(options={"no_such_option": 1})
 
 
 def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None:
