@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import fx
@@ -49,9 +50,9 @@ def take_apart(outlined: Outlined) -> Pieces:
     length = inputs[0].meta["val"].shape[1]
     return Pieces(
         prologue=_prologue(body, nodes, results),
-        kinds={layer.kind: _copy_of(body.get_submodule(layer.kind)) for layer in layers},
+        kinds={layer.kind: body.get_submodule(layer.kind) for layer in layers},
         layers=layers,
-        weights=tuple(_value(body, str(node.target)) for node in weights),
+        weights=tuple(attrgetter(str(node.target))(body) for node in weights),
         with_length=tuple(_dims_of(node, length) for node in results),
     )
 
@@ -64,16 +65,6 @@ def _prologue(body: fx.GraphModule, nodes: Sequence[fx.Node], results: Sequence[
     graph.output(tuple(copies[node] for node in results))
     graph.eliminate_dead_code()
     return fx.GraphModule(body, graph)
-
-
-def _copy_of(module: fx.GraphModule) -> fx.GraphModule:
-    """Code of its own, since Dynamo counts by code what it has compiled."""
-    return fx.GraphModule(module, module.graph)
-
-
-def _value(body: fx.GraphModule, name: str) -> torch.Tensor:
-    *path, last = name.split(".")
-    return getattr(body.get_submodule(".".join(path)), last)
 
 
 def _dims_of(node: fx.Node, size: torch.SymInt) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ last. Between two cuts lies a region; regions of the same structure share one mo
 with each layer's weights. What follows the last cut is the head, which works token by token.
 """
 
-import operator
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +16,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .cuts import choose_cuts, pure_nodes
 from .dependence import SIZES, text_dependent
-from .nesting import part_biases, part_complex
 
 aten = torch.ops.aten
 
@@ -47,12 +45,10 @@ class _Piece:
 def outline(module: fx.GraphModule) -> Outlined:
     """Cut a rewritten decoder into a body that calls shared regions, and a head."""
     if any(is_traceable_wrapper_subclass(p) for p in module.parameters()):
-        # PyTorch 2.13 compiles no region that takes quantised weights, so they stay in one graph.
+        # A quantised weight is several tensors, which Dynamo must take apart in every layer: in one graph.
         return Outlined(module, None, kinds=1, regions=1)
-    part_biases(module)
-    complex_numbers = part_complex(module)
     hidden = text_dependent(module.graph, SIZES)
-    pure = pure_nodes(module.graph) | (complex_numbers - hidden)
+    pure = pure_nodes(module.graph)
     nodes = list(module.graph.nodes)
 
     def piece(a: int, b: int) -> _Piece:
@@ -162,8 +158,8 @@ def _build_body(
             name = regions[piece.structure] = f"region_{len(regions)}"
             piece.graph.lint()
             submodules[name] = fx.GraphModule(piece.modules, piece.graph)
-        operands = [current, *_apart(graph, [copies[n] for n in piece.externals[1:]])]
-        current = graph.call_module(regions[piece.structure], tuple(operands))
+        operands = (current, *(copies[n] for n in piece.externals[1:]))
+        current = graph.call_module(regions[piece.structure], operands)
         current.meta = dict(nodes[cut].meta)
         copies[nodes[cut]] = current
     graph.output(current)
@@ -171,27 +167,6 @@ def _build_body(
     body.graph.eliminate_dead_code()
     body.recompile()
     return body, len(regions)
-
-
-def _apart(graph: fx.Graph, operands: list[fx.Node]) -> list[fx.Node]:
-    """Operands of a region, copied where two are views of one tensor: a region takes none that overlap."""
-    seen, apart = set[fx.Node](), []
-    for operand in operands:
-        base = _viewed(operand)
-        if base in seen:
-            copied = graph.call_function(aten.clone.default, (operand,))
-            copied.meta = dict(operand.meta)
-            operand = copied
-        seen.add(base)
-        apart.append(operand)
-    return apart
-
-
-def _viewed(node: fx.Node) -> fx.Node:
-    """The tensor that a node is a view of, itself if it is none."""
-    while node.target is operator.getitem or getattr(node.target, "is_view", False):
-        node = node.args[0]
-    return node
 
 
 class _Root(nn.Module):

@@ -14,7 +14,7 @@ def check_form(
 ) -> None:
     """Raise InputError for a form that isn't defined for these lengths, in eager mode.
 
-    A graph carries no check: Dynamo loses the message of one that lies in a nested region.
+    A graph carries no check: its lengths are symbols, which a check would fix.
     """
     if torch.compiler.is_compiling():
         return

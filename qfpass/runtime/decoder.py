@@ -160,11 +160,7 @@ class Decoder:
     def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
         """The inputs that say how much of the stores is filled; see `rewrite`."""
         seen = _countable(self._count[: min(tokens, self._most)])
-        # [2, n], [3, n], ...: Dynamo tells regions that read different ones apart by a size that it knows.
-        held = [
-            _countable(self._count[: min(tokens, sizes.slots_of(share))].expand(i + 2, -1))
-            for i, share in enumerate(self._shares)
-        ]
+        held = [_countable(self._count[: min(tokens, sizes.slots_of(share))]) for share in self._shares]
         return seen, lengths, torch.tensor(sizes.recent, device=self.device), *held
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -194,6 +190,6 @@ class Decoder:
 
 
 def _countable(tensor: torch.Tensor) -> torch.Tensor:
-    """Mark a tensor whose last size is all that matters, so that no size is special."""
-    torch._dynamo.decorators.mark_unbacked(tensor, tensor.dim() - 1)
+    """Mark a tensor [n] whose size is all that matters, so that no size is special."""
+    torch._dynamo.decorators.mark_unbacked(tensor, 0)
     return tensor

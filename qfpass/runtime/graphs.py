@@ -42,7 +42,7 @@ class Graphs:
         self.step: Callable[..., torch.Tensor]
         if config.backend == "inductor" and head is not None:
             self.chunk = self._piecewise(outlined, None, config, longest=longest)
-            self.step = self._piecewise(outlined, _copy_of(head), config, **STEP_OPTIONS)
+            self.step = self._piecewise(outlined, head, config, **STEP_OPTIONS)
         else:
             self.chunk = self._whole(body, config, longest)
             self.step = self._whole(_sequence(body, head) if head else body, config, None, **STEP_OPTIONS)
@@ -61,10 +61,6 @@ class Graphs:
         piecewise = Piecewise(take_apart(outlined), head, config, **options)
         self.modules.extend(piece.module for piece in piecewise.pieces)
         return with_weights_checked(piecewise, self.weights)
-
-
-def _copy_of(module: fx.GraphModule) -> fx.GraphModule:
-    return fx.GraphModule(module, module.graph)
 
 
 def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:

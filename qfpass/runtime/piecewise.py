@@ -53,10 +53,10 @@ class Piecewise:
                 of_layer = (hidden, *operands(values))
                 if piece in first:
                     hidden = piece(of_layer)
-                    continue
-                first.add(piece)
-                self._mark([hidden])
-                hidden = piece.check(of_layer)
+                else:
+                    first.add(piece)
+                    self._mark([hidden])
+                    hidden = piece.check(of_layer)
             return self._head.check((hidden,)) if self._head else hidden
         finally:
             for piece in self.pieces:
@@ -77,7 +77,8 @@ class Piece:
     def __init__(
         self, module: fx.GraphModule, config: Config, longest: int | None, options: dict[str, Any]
     ) -> None:
-        self.module = module
+        # Code of its own: Dynamo keeps what it has compiled by code, and chunks and steps are of one module.
+        self.module = module = fx.GraphModule(module, module.graph)
         self._own = {id(weight) for weight in weights_of(module)}
         self._compiled = compiled_by_inductor(module, config, longest, self._note, **options)
         self._learned = dict[Generated, _Wiring | None]()
