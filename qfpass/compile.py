@@ -10,11 +10,13 @@ from torch import nn
 
 from .choose_filters import find_or_make_filters, given_filters, layer_shares, within
 from .config import Config, Sizes
+from .errors import VerificationError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder, own_context_length
 from .graph.capture import capture
+from .graph.capture_cache import capture_once
 from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
@@ -99,7 +101,8 @@ def build(
         rule: decides otherwise than the config how each layer keeps keys.
     """
     model = getattr(model, "qfpass_original", model)
-    captured = capture(model, batch)
+    keeps = config.backend == "inductor" and config.verify  # what is kept must be proven again
+    captured = capture_once(model, batch) if keeps else capture(model, batch)
     own_length = own_context_length(model)
     attentions = find_attentions(captured, config.context_length or own_length)
     given = given_filters(config, attentions)
@@ -108,7 +111,13 @@ def build(
     density = slots_a_token(attentions, captured.dtype, config.store_dtype)
     sizes = config.resolve(own_length, len(attentions), min(shares), density)
     if config.verify:
-        verify(model, captured, attentions)
+        try:
+            verify(model, captured, attentions)
+        except VerificationError:
+            if captured.file is None:
+                raise
+            captured.file.unlink(missing_ok=True)  # of a model that this one was taken for
+            return build(model, config, batch, rule)
     choose = rule or _rule
     shares = within(shares, sizes.largest_share)
     lowered = config.backend == "inductor"

@@ -97,7 +97,7 @@ def test_state_that_is_not_attention_is_told(kind: type[Decoder]) -> None:
 def test_places_that_a_session_cannot_follow_are_caught() -> None:
     torch.manual_seed(0)
     model = CountsBackwards().eval()
-    with pytest.raises(VerificationError, match="read in chunks") as error:
+    with pytest.raises(VerificationError, match="read in parts") as error:
         qfpass.compile(model, context_length=64, backend="eager")
     message = str(error.value)
     assert "differs from CountsBackwards" in message

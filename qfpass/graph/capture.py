@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import fx, nn
@@ -28,16 +29,17 @@ class Captured:
     """A decoder's graph: placeholders `input_ids` and `position_ids` [B, S], output logits [B, S, V].
 
     The graph module's parameters and buffers are the model's own, not copies. `batch` is None where any
-    number of rows will do.
+    number of rows will do; `file` is where it was read from, if it was.
     """
 
     module: fx.GraphModule
     device: torch.device
     dtype: torch.dtype
     batch: int | None = None
+    file: Path | None = None
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """The model as (input_ids, position_ids) -> logits."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +58,7 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
         CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
     """
     _refuse_unsuitable(model)
-    device, dtype = _place(model)
+    device, dtype = place(model)
     ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
     positions = torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
@@ -64,7 +66,7 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
     with torch.no_grad(), _sdpa_attention(model), without_bookkeeping():
         try:
             program = torch.export.export(
-                _Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
+                Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
             )
         except CaptureError:
             raise
@@ -87,7 +89,7 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
     """Why export failed: the model doesn't run on token ids alone, or not without looking at values."""
     name = type(model).__name__
     try:
-        _Logits(model)(*example)
+        Logits(model)(*example)
     except CaptureError as own:
         return own
     except Exception as own:  # whatever the model's own code raises
@@ -135,7 +137,8 @@ def _is_fixed(size: int | torch.SymInt) -> bool:
     return isinstance(size, int) or size.node.maybe_as_int() is not None
 
 
-def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype that a model computes in."""
     floating = [p for p in model.parameters() if p.is_floating_point()]
     if not floating:
         raise CaptureError(f"{type(model).__name__} has no floating-point parameters.")

@@ -1,0 +1,105 @@
+"""Captured graphs kept between processes, in Inductor's cache folder, while Inductor uses its own cache."""
+
+import logging
+import os
+import secrets
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx._graph_pickler import GraphPickler, Options
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from .capture import Captured, Logits, capture, place
+from .identity import identity
+
+log = logging.getLogger(__name__)
+
+
+def capture_once(model: nn.Module, batch: int | None = None) -> Captured:
+    """What `capture` gives, from a file if a model of the same identity was captured before.
+
+    Its `file` says so, and `verify` must then prove it, since an identity can't see everything. A model
+    without one, and a graph or folder that doesn't take to being kept, are captured each time.
+
+    Raises:
+        CaptureError: see `capture`.
+    """
+    file = _file_of(model, batch)
+    if file is None:
+        return capture(model, batch)
+    if file.exists():
+        try:
+            return _read(file, model, batch)
+        except Exception as error:  # a broken file fails in any way
+            log.warning("captured anew, since %s can't be read: %s: %s", file, type(error).__name__, error)
+    captured = capture(model, batch)
+    try:
+        _write(file, captured, model)
+    except Exception as error:  # whatever pickling an operator, or the folder, raises
+        log.debug("not kept in %s: %s: %s", file, type(error).__name__, error)
+    return captured
+
+
+def _file_of(model: nn.Module, batch: int | None) -> Path | None:
+    from torch._inductor import config  # imports Inductor
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    if model.training or not config.fx_graph_cache or config.force_disable_caches:
+        return None
+    known = identity(model)
+    return None if known is None else Path(cache_dir()) / "qfpass" / f"{known[:32]}-{batch or 'any'}.pt"
+
+
+def _write(file: Path, captured: Captured, model: nn.Module) -> None:
+    """Keep a graph, and the tensors that it reads but the model doesn't hold."""
+    graph, constants = _copy_for_keeping(captured.module, Logits(model))
+    bare = fx.GraphModule(nn.Module(), fx.Graph())
+    bare._graph = graph
+    options = Options(ops_filter=None, node_metadata_key_filter=None)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{secrets.token_hex(4)}")
+    torch.save({"graph": GraphPickler.dumps(bare, options), "constants": constants}, temporary)
+    os.replace(temporary, file)  # whole or not at all
+
+
+def _copy_for_keeping(module: fx.GraphModule, own: nn.Module) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    """The graph with the meta that later steps read, and what it reads that isn't `own`, under new names.
+
+    Equal values of nodes become one, so that few are read back.
+    """
+    copy, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    values, constants = dict[str, Any](), dict[str, torch.Tensor]()
+    copy.output(copy.graph_copy(module.graph, copies))
+    for old, new in copies.items():
+        value, stack = old.meta.get("val"), old.meta.get("nn_module_stack") or {}
+        if isinstance(value, torch.Tensor):
+            form = f"{value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
+            value = values.setdefault(form, value)
+        paths = {name: (path, str(kind)) for name, (path, kind) in stack.items()}
+        new.meta = {"val": value, "nn_module_stack": paths}
+        if new.op == "get_attr" and (held := _get(module, new.target)) is not _get(own, new.target):
+            if not isinstance(held, torch.Tensor):
+                raise ValueError(f"{new.target} is no tensor")
+            new.target = f"constant_{len(constants)}"
+            constants[new.target] = held
+    return copy, constants
+
+
+def _get(root: nn.Module, path: Any) -> Any:
+    try:
+        return attrgetter(path)(root)
+    except AttributeError:
+        return None
+
+
+def _read(file: Path, model: nn.Module, batch: int | None) -> Captured:
+    kept = torch.load(file, weights_only=True)
+    bare: Any = GraphPickler.loads(kept["graph"], FakeTensorMode(shape_env=ShapeEnv()))
+    root = Logits(model)
+    for name, tensor in kept["constants"].items():
+        setattr(root, name, tensor)
+    return Captured(fx.GraphModule(root, bare.graph), *place(model), batch, file)
