@@ -1,5 +1,6 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,12 @@ from torch import nn
 
 from .choose_filters import find_or_make_filters, given_filters, layer_shares, within
 from .config import Config, Sizes
-from .errors import VerificationError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder, own_context_length
-from .graph.capture import capture
-from .graph.capture_cache import capture_once
+from .graph.capture import Captured, capture
+from .graph.capture_cache import file_of, keep, recall
 from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
@@ -29,6 +29,8 @@ from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
 from .verify import verify
+
+log = logging.getLogger(__name__)
 
 ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
@@ -101,23 +103,13 @@ def build(
         rule: decides otherwise than the config how each layer keeps keys.
     """
     model = getattr(model, "qfpass_original", model)
-    keeps = config.backend == "inductor" and config.verify  # what is kept must be proven again
-    captured = capture_once(model, batch) if keeps else capture(model, batch)
     own_length = own_context_length(model)
-    attentions = find_attentions(captured, config.context_length or own_length)
+    captured, attentions = _captured(model, batch, config, config.context_length or own_length)
     given = given_filters(config, attentions)
     config = replace(config, score=config.score or (given.score if given else "published"))
     shares = layer_shares(given, config, attentions)
     density = slots_a_token(attentions, captured.dtype, config.store_dtype)
     sizes = config.resolve(own_length, len(attentions), min(shares), density)
-    if config.verify:
-        try:
-            verify(model, captured, attentions)
-        except VerificationError:
-            if captured.file is None:
-                raise
-            captured.file.unlink(missing_ok=True)  # of a model that this one was taken for
-            return build(model, config, batch, rule)
     choose = rule or _rule
     shares = within(shares, sizes.largest_share)
     lowered = config.backend == "inductor"
@@ -143,6 +135,36 @@ def build(
         turns,
     )  # fmt: skip
     return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
+
+
+def _captured(
+    model: nn.Module, batch: int | None, config: Config, context_length: int | None
+) -> tuple[Captured, list[Attention]]:
+    """The model's graph and its attentions, proven if the config says so.
+
+    A proven graph that Inductor will compile is kept, as Inductor keeps what it makes, and proven again when
+    it is used again.
+    """
+    file = file_of(model, batch) if config.verify and config.backend == "inductor" else None
+    kept = recall(file, model, batch) if file else None
+    if kept is not None:
+        try:
+            return kept, _proven(model, kept, context_length)
+        except Exception as error:  # a graph of another model fails in any way
+            log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
+    captured = capture(model, batch)
+    if not config.verify:
+        return captured, find_attentions(captured, context_length)
+    attentions = _proven(model, captured, context_length)
+    if file:
+        keep(file, captured, model)
+    return captured, attentions
+
+
+def _proven(model: nn.Module, captured: Captured, context_length: int | None) -> list[Attention]:
+    attentions = find_attentions(captured, context_length)
+    verify(model, captured, attentions)
+    return attentions
 
 
 def _rule(attention: Attention, config: Config, sizes: Sizes, share: float) -> Rule:

@@ -59,7 +59,7 @@ def measure(setup: Setup, contender: str, tokens: int, ratio: float) -> dict[str
 
 
 def _ours(setup: Setup, model: Any, tokens: int, ratio: float, vocabulary: int) -> dict[str, Any]:
-    compiled = setup.compile(model, ratio=ratio, context_length=tokens, verify=False)
+    compiled = setup.compile(model, ratio=ratio, context_length=tokens)
 
     def read(session: Any, length: int) -> None:
         ids = torch.randint(vocabulary, (1, length)).to(setup.place)

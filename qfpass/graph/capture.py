@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import fx, nn
@@ -29,14 +28,13 @@ class Captured:
     """A decoder's graph: placeholders `input_ids` and `position_ids` [B, S], output logits [B, S, V].
 
     The graph module's parameters and buffers are the model's own, not copies. `batch` is None where any
-    number of rows will do; `file` is where it was read from, if it was.
+    number of rows will do.
     """
 
     module: fx.GraphModule
     device: torch.device
     dtype: torch.dtype
     batch: int | None = None
-    file: Path | None = None
 
 
 class Logits(nn.Module):
@@ -59,11 +57,10 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
     """
     _refuse_unsuitable(model)
     device, dtype = place(model)
-    ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
-    positions = torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
+    ids, positions = example(device, batch)
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
-    with torch.no_grad(), _sdpa_attention(model), without_bookkeeping():
+    with as_traced(model):
         try:
             program = torch.export.export(
                 Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
@@ -75,6 +72,19 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
         _refuse_odd_sizes(program, type(model).__name__, batch)
         module = program.module()
     return Captured(_clean(module), device, dtype, batch)
+
+
+def example(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and positions [B, S] that a trace reads."""
+    ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
+    return ids, torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
+
+
+@contextmanager
+def as_traced(model: nn.Module) -> Iterator[None]:
+    """How things stand while a model is traced."""
+    with torch.no_grad(), _sdpa_attention(model), without_bookkeeping():
+        yield
 
 
 def _refuse_unsuitable(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -13,57 +14,49 @@ from torch._subclasses import FakeTensorMode
 from torch.fx._graph_pickler import GraphPickler, Options
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from .capture import Captured, Logits, capture, place
+from .capture import Captured, Logits, place
 from .identity import identity
 
 log = logging.getLogger(__name__)
 
 
-def capture_once(model: nn.Module, batch: int | None = None) -> Captured:
-    """What `capture` gives, from a file if a model of the same identity was captured before.
-
-    Its `file` says so, and `verify` must then prove it, since an identity can't see everything. A model
-    without one, and a graph or folder that doesn't take to being kept, are captured each time.
-
-    Raises:
-        CaptureError: see `capture`.
-    """
-    file = _file_of(model, batch)
-    if file is None:
-        return capture(model, batch)
-    if file.exists():
-        try:
-            return _read(file, model, batch)
-        except Exception as error:  # a broken file fails in any way
-            log.warning("captured anew, since %s can't be read: %s: %s", file, type(error).__name__, error)
-    captured = capture(model, batch)
-    try:
-        _write(file, captured, model)
-    except Exception as error:  # whatever pickling an operator, or the folder, raises
-        log.debug("not kept in %s: %s: %s", file, type(error).__name__, error)
-    return captured
-
-
-def _file_of(model: nn.Module, batch: int | None) -> Path | None:
+def file_of(model: nn.Module, batch: int | None) -> Path | None:
+    """Where a model's graph is kept; None if Inductor keeps nothing, or the model has no identity."""
     from torch._inductor import config  # imports Inductor
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     if model.training or not config.fx_graph_cache or config.force_disable_caches:
         return None
-    known = identity(model)
+    known = identity(model, batch)
     return None if known is None else Path(cache_dir()) / "qfpass" / f"{known[:32]}-{batch or 'any'}.pt"
 
 
-def _write(file: Path, captured: Captured, model: nn.Module) -> None:
-    """Keep a graph, and the tensors that it reads but the model doesn't hold."""
-    graph, constants = _copy_for_keeping(captured.module, Logits(model))
-    bare = fx.GraphModule(nn.Module(), fx.Graph())
-    bare._graph = graph
-    options = Options(ops_filter=None, node_metadata_key_filter=None)
-    file.parent.mkdir(parents=True, exist_ok=True)
+def recall(file: Path, model: nn.Module, batch: int | None = None) -> Captured | None:
+    """The graph in a file, of a model of the same identity; None if there is none."""
+    if not file.exists():
+        return None
+    try:
+        return _read(file, model, batch)
+    except Exception as error:  # a broken file fails in any way
+        log.warning("captured anew, since %s can't be read: %s: %s", file, type(error).__name__, error)
+        return None
+
+
+def keep(file: Path, captured: Captured, model: nn.Module) -> None:
+    """Write a graph down for `recall`, unless it or the folder doesn't take to that."""
     temporary = file.with_suffix(f".{secrets.token_hex(4)}")
-    torch.save({"graph": GraphPickler.dumps(bare, options), "constants": constants}, temporary)
-    os.replace(temporary, file)  # whole or not at all
+    try:
+        graph, constants = _copy_for_keeping(captured.module, Logits(model))
+        bare = fx.GraphModule(nn.Module(), fx.Graph())
+        bare._graph = graph
+        options = Options(ops_filter=None, node_metadata_key_filter=None)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"graph": GraphPickler.dumps(bare, options), "constants": constants}, temporary)
+        os.replace(temporary, file)  # whole or not at all
+    except Exception as error:  # whatever pickling an operator, or the folder, raises
+        log.debug("not kept in %s: %s: %s", file, type(error).__name__, error)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _copy_for_keeping(module: fx.GraphModule, own: nn.Module) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
@@ -102,4 +95,4 @@ def _read(file: Path, model: nn.Module, batch: int | None) -> Captured:
     root = Logits(model)
     for name, tensor in kept["constants"].items():
         setattr(root, name, tensor)
-    return Captured(fx.GraphModule(root, bare.graph), *place(model), batch, file)
+    return Captured(fx.GraphModule(root, bare.graph), *place(model), batch)
