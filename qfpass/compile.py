@@ -1,6 +1,7 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
 from .verify import verify
 
 log = logging.getLogger(__name__)
+_tracing = threading.Lock()  # a model holds tensors without numbers meanwhile, and torch's flags are set
 
 ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
@@ -145,14 +147,17 @@ def _captured(
     A proven graph that Inductor will compile is kept, as Inductor keeps what it makes, and proven again when
     it is used again.
     """
-    file = file_of(model, batch) if config.verify and config.backend == "inductor" else None
-    kept = recall(file, model, batch) if file else None
+    keeps = config.verify and config.backend == "inductor"
+    with _tracing:
+        file = file_of(model, batch, context_length) if keeps and context_length else None
+        kept = recall(file, model, batch) if file else None
     if kept is not None:
         try:
             return kept, _proven(model, kept, context_length)
         except Exception as error:  # a graph of another model fails in any way
             log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
-    captured = capture(model, batch)
+    with _tracing:
+        captured = capture(model, batch)
     if not config.verify:
         return captured, find_attentions(captured, context_length)
     attentions = _proven(model, captured, context_length)

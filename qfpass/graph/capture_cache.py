@@ -20,14 +20,17 @@ from .identity import identity
 log = logging.getLogger(__name__)
 
 
-def file_of(model: nn.Module, batch: int | None) -> Path | None:
-    """Where a model's graph is kept; None if Inductor keeps nothing, or the model has no identity."""
+def file_of(model: nn.Module, batch: int | None, context_length: int) -> Path | None:
+    """Where a model's graph for texts of up to `context_length` tokens is kept.
+
+    None if Inductor keeps nothing, or the model has no identity.
+    """
     from torch._inductor import config  # imports Inductor
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     if model.training or not config.fx_graph_cache or config.force_disable_caches:
         return None
-    known = identity(model, batch)
+    known = identity(model, batch, context_length)
     return None if known is None else Path(cache_dir()) / "qfpass" / f"{known[:32]}-{batch or 'any'}.pt"
 
 
@@ -67,6 +70,8 @@ def _copy_for_keeping(module: fx.GraphModule, own: nn.Module) -> tuple[fx.Graph,
     copy, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     values, constants = dict[str, Any](), dict[str, torch.Tensor]()
     copy.output(copy.graph_copy(module.graph, copies))
+    if any(node.target in (torch.sym_min, torch.sym_max) for node in copy.nodes):
+        raise ValueError("its sizes depend on more than an identity tells")
     for old, new in copies.items():
         value, stack = old.meta.get("val"), old.meta.get("nn_module_stack") or {}
         if isinstance(value, torch.Tensor):

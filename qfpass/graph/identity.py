@@ -1,11 +1,12 @@
-"""What a model computes, in one hash: the operators that run when it reads what `capture` lets it read, on
-tensors without numbers."""
+"""What a model computes, in one hash: the operators that run when it reads what `capture` lets it read, and a
+text as long as its context, on tensors without numbers."""
 
 import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,31 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from .call import call_decoder, logits_of
 from .capture import Logits, as_traced, example, place
 
 log = logging.getLogger(__name__)
 _LARGEST_CONSTANT = 1 << 20  # numbers of a tensor that isn't the model's
 
 
-def identity(model: nn.Module, batch: int | None) -> str | None:
-    """64 hexadecimal digits that two models share only if they run the same operators on the same operands:
-    weights by name, constants by value.
+def identity(model: nn.Module, batch: int | None, context_length: int) -> str | None:
+    """64 hexadecimal digits that two models share only if they run the same operators on the same operands,
+    weights by name and constants by value, both for the example's sizes and for a text that is longer than
+    `context_length` tokens.
 
-    So it follows every change of a model's code, settings and modules that a trace of the example's sizes
-    would, in a tenth of the time that symbols for its sizes take. Versions are part of it. A model that goes
-    through a set has several, one for each order. None for one that doesn't run on tensors without numbers.
+    So it follows every change of a model's code, settings and modules that a trace of the example would, and
+    sizes that the example is too short for. Versions are part of it. A model that goes through a set has
+    several, one for each order. None for one that doesn't run on tensors without numbers, calls operators of
+    graphs, or reads large tensors that aren't its own.
     """
     try:
-        lines = [*_versions(), *_forms(model), *_operators(model, batch)]
+        device = place(model)[0]
+        short = example(device, batch)
+        ids = torch.zeros(batch or len(short[0]) + 1, context_length + 1, dtype=torch.long, device=device)
+        long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
+        with as_traced(model):
+            logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
+            lines = [*_versions(), *_forms(model), *_operators(model, *short), *_operators(model, *long)]
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
@@ -66,14 +76,14 @@ def _form(tensor: torch.Tensor) -> str:
     return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} {tensor.device}"
 
 
-def _operators(model: nn.Module, batch: int | None) -> list[str]:
-    """A line for each operator that runs, and for each tensor that is new."""
+def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> list[str]:
+    """A line for each operator that runs for ids and positions [B, S], and for each tensor that is new."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made = dict[int, torch.Tensor]()  # one for each weight, however many names it has
     weights = {f"model.{name}": _made_fake(tensor, mode, made) for name, tensor in _weights(model).items()}
-    ids, positions = (mode.from_tensor(tensor) for tensor in example(place(model)[0], batch))
+    ids, positions = mode.from_tensor(ids), mode.from_tensor(positions)
     record = _Record([ids, positions, *weights.values()])
-    with as_traced(model), _attributes_restored(model), _compiling_state_context(), mode, record:
+    with _attributes_restored(model), _compiling_state_context(), mode, record:
         logits = functional_call(Logits(model), weights, (ids, positions))
     return [*record.lines, f"gives {record.told(logits)}"]
 
@@ -86,14 +96,25 @@ def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch
 
 @contextmanager
 def _attributes_restored(model: nn.Module) -> Iterator[None]:
-    """What a forward keeps in its module is gone afterwards, since it is made of tensors without numbers."""
-    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    """What a forward keeps in its modules and their containers is gone afterwards: it holds no numbers."""
+    containers = dict[int, tuple[Any, Any]]()
+    for module in model.modules():
+        _copy_containers(vars(module), containers)
     try:
         yield
     finally:
-        for attributes, values in before:
-            attributes.clear()
-            attributes.update(values)
+        for container, before in containers.values():
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(before)
+
+
+def _copy_containers(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
+    """Find a value's dictionaries, lists and sets, each with a copy of itself."""
+    if not isinstance(value, (dict, list, set)) or id(value) in found:
+        return
+    found[id(value)] = value, copy(value)
+    for each in value.values() if isinstance(value, dict) else value:
+        _copy_containers(each, found)
 
 
 class _Record(TorchDispatchMode):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import Decoder, decoder, places, text
+from decoders import Decoder, decoder, masked, places, text
 from tiny import FAMILIES
 from torch import nn
 from torch._inductor import config as inductor_config
@@ -25,12 +25,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def kept_of(model: nn.Module, batch: int | None = None) -> Captured | None:
     """What is recalled of a model, None if nothing is."""
-    file = file_of(model, batch)
+    file = file_of(model, batch, 64)
     return recall(file, model, batch) if file else None
 
 
 def capture_and_keep(model: nn.Module, batch: int | None = None) -> Captured:
-    file = file_of(model, batch)
+    file = file_of(model, batch, 64)
     assert file is not None
     captured = capture(model, batch)
     keep(file, captured, model)
@@ -123,9 +123,19 @@ def _none(*_: Any) -> None:
     raise NoAttentionError("none")
 
 
+def test_sizes_that_an_identity_may_not_tell_are_not_kept(folder: Path) -> None:
+    def mask_of(positions: torch.Tensor) -> torch.Tensor:
+        distance = positions[:, None, :, None] - positions[:, None, None, :]
+        return (distance >= 0) & (distance < min(positions.shape[1], 200))
+
+    capture_and_keep(decoder(masked(mask_of)))
+    assert kept_of(decoder(masked(mask_of))) is None
+    assert not folder.exists()
+
+
 def test_a_broken_file_is_told_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
     capture_and_keep(decoder())
-    file = file_of(decoder(), None)
+    file = file_of(decoder(), None, 64)
     assert file is not None
     file.write_bytes(b"not a graph")
     assert kept_of(decoder()) is None
@@ -136,9 +146,9 @@ def test_a_broken_file_is_told_and_replaced(caplog: pytest.LogCaptureFixture) ->
 
 def test_nothing_is_kept_where_inductor_keeps_nothing() -> None:
     with inductor_config.patch(force_disable_caches=True):
-        assert file_of(decoder(), None) is None
+        assert file_of(decoder(), None, 64) is None
     with inductor_config.patch(fx_graph_cache=False):
-        assert file_of(decoder(), None) is None
+        assert file_of(decoder(), None, 64) is None
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(folder: Path) -> None:

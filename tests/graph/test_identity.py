@@ -13,17 +13,20 @@ from typing import Any
 import pytest
 import torch
 import transformers.models.llama.modeling_llama as modeling_llama
-from decoders import Decoder, causal, decoder, within
+from decoders import Decoder, causal, decoder, masked, places, text, within
 from tiny import FAMILIES
 from torch import nn
 from torch._subclasses import FakeTensor
 
+import qfpass
 from qfpass.graph import identity as module
 from qfpass.graph.mixing import LENGTH
 
+CONTEXT = 64
+
 
 def identity(model: nn.Module) -> str | None:
-    return module.identity(model, None)
+    return module.identity(model, None, CONTEXT)
 
 
 def llama(**settings: Any) -> nn.Module:
@@ -51,7 +54,7 @@ def test_another_process_gives_the_same() -> None:
     script = (
         "from decoders import decoder; from tiny import FAMILIES\n"
         "from qfpass.graph.identity import identity\n"
-        "print(identity(FAMILIES['llama'](), None), identity(decoder(), None))"
+        "print(identity(FAMILIES['llama'](), None, 64), identity(decoder(), None, 64))"
     )
     folder = Path(__file__).parents[1]
     run = subprocess.run(
@@ -125,20 +128,64 @@ def test_which_layer_has_which_window_is_told() -> None:
     assert len({identity(Decoder(order).eval()) for order in orders} - {None}) == len(orders)
 
 
+def _within_at_most(window: int) -> nn.Module:
+    def mask_of(positions: torch.Tensor) -> torch.Tensor:
+        distance = positions[:, None, :, None] - positions[:, None, None, :]
+        return (distance >= 0) & (distance < min(positions.shape[1], window))
+
+    return decoder(masked(mask_of))
+
+
+def test_sizes_that_grow_with_the_text_differ() -> None:
+    assert len({identity(_within_at_most(window)) for window in (24, 40, 60)} - {None}) == 3
+
+
 class Remembers(Decoder):
-    """Keeps what it computed."""
+    """Keeps what it computed, in every place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_length: dict[int, torch.Tensor] = {}
+        self.read: list[Any] = [[]]
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         self.logits = super().forward(input_ids, position_ids)
+        self.by_length[input_ids.shape[1]] = self.logits
+        self.read[0].append(self.logits)
+        self.register_buffer("last", self.logits)
         return self.logits
 
 
-def test_nothing_is_left_in_the_model() -> None:
+def test_no_fake_tensor_is_left_in_the_model() -> None:
     model = Remembers().eval()
     assert identity(model) is not None
-    assert not hasattr(model, "logits")
     held = [*vars(model).values(), *model.parameters(), *model.buffers()]
+    held += [*model.by_length.values(), *model.read[0]]
+    assert len(held) > 20
     assert not any(isinstance(each, FakeTensor) for each in held)
+    assert list(model.by_length) == [LENGTH]
+
+
+class MadeOnce(Decoder):
+    """Makes a table the first time that it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[str, torch.Tensor] = {}
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        if "scale" not in self.tables:
+            self.tables["scale"] = torch.arange(1.0, 54.0)
+        return super().forward(input_ids, position_ids) * self.tables["scale"]
+
+
+def test_what_is_made_once_is_made_of_numbers() -> None:
+    torch.manual_seed(0)
+    model, ids = MadeOnce().eval(), text(30)
+    compiled = qfpass.compile(model, ratio=1, context_length=CONTEXT)
+    assert type(model.tables["scale"]) is torch.Tensor
+    expected = decoder()(ids, places(ids)) * torch.arange(1.0, 54.0)
+    torch.testing.assert_close(compiled(ids), expected, atol=1e-4, rtol=1e-4)
 
 
 def _need_numbers(model: Any) -> None:
