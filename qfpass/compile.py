@@ -12,12 +12,14 @@ from torch import nn
 
 from .choose_filters import find_or_make_filters, given_filters, layer_shares, within
 from .config import Config, Sizes
+from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder, own_context_length
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
+from .graph.compact import compact_weights as with_compact_weights
 from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
@@ -51,6 +53,7 @@ def compile(
     filters: QFilters | TrainedFilters | str | Path | None = None,
     skip_layers: Sequence[int] = (),
     overflow: str = "error",
+    compact_weights: bool = False,
     backend: Any = "inductor",
     verify: bool = True,
     **compile_options: Any,
@@ -78,6 +81,10 @@ def compile(
         skip_layers: attentions, counted from 0, that keep every key.
         overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
             "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
+        compact_weights: for steps of a single text on a processor, keep copies of float32 weights in fewer
+            bits where these hold exactly the same numbers: of a checkpoint in half precision, or a
+            dequantised GGUF (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1). `qfpass.report` tells of how many. The weights
+            must not change then: a call refuses to run if one has, but can't see what is written to `.data`.
         backend: a torch.compile backend by name or callable; "eager" compiles nothing.
         verify: compare the rewritten graph with `model` before returning.
         compile_options: further arguments of torch.compile, such as `mode` or `options`.
@@ -90,7 +97,7 @@ def compile(
     """
     config = Config(
         ratio, budget, context_length, recent, sinks, score, store_dtype, chunk, filters, tuple(skip_layers),
-        overflow, backend, verify, compile_options,
+        overflow, compact_weights, backend, verify, compile_options,
     )  # fmt: skip
     return build(model, config)
 
@@ -115,6 +122,9 @@ def build(
     choose = rule or _rule
     shares = within(shares, sizes.largest_share)
     lowered = config.backend == "inductor"
+    on_processor = lowered and captured.device.type == "cpu"
+    if config.compact_weights and not on_processor:
+        raise ConfigError(f"compact_weights is for processors, not for {captured.device.type}: leave it out.")
     sites = [
         Site(a, choose(a, config, sizes, share), replace(reading_of(captured, a), streams=lowered))
         for a, share in zip(attentions, shares, strict=True)
@@ -126,11 +136,15 @@ def build(
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
-    if lowered and captured.device.type == "cpu":
+    if on_processor:
         from .kernels import lowerings  # imports Inductor
 
         lowerings.register()
         stream_weights(outlined)
+        if config.compact_weights and not lowerings.has_vectors():
+            raise ConfigError("compact_weights needs a processor with vector instructions: leave it out.")
+        if config.compact_weights:
+            outlined = with_compact_weights(outlined)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
         model_fingerprint(captured, attentions), vocabulary(captured),

@@ -38,6 +38,8 @@ class Config:
         skip_layers: attention sites, counted from 0, that keep every key.
         overflow: what happens to a text longer than `context_length`: "error" refuses it, "continue" lets
             positions go on, "rerotate" moves the stored keys to earlier positions so that they stay in range.
+        compact_weights: keep copies of float32 weights in fewer bits that hold exactly their numbers, for a
+            processor's steps to read; by Inductor only.
         backend: "inductor", "eager" or any other torch.compile backend, by name or callable.
         verify: prove the rewritten graph against the original before returning.
         compile_options: further keyword arguments for torch.compile (`mode`, `options`).
@@ -54,6 +56,7 @@ class Config:
     filters: QFilters | TrainedFilters | str | Path | None = None
     skip_layers: tuple[int, ...] = ()
     overflow: str = "error"
+    compact_weights: bool = False
     backend: Any = "inductor"
     verify: bool = True
     compile_options: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +93,11 @@ class Config:
             raise ConfigError(
                 "backend must be the name of a torch.compile backend or a callable, "
                 f"not {type(self.backend).__name__}."
+            )
+        if self.compact_weights and self.backend != "inductor":
+            raise ConfigError(
+                f"compact_weights is for steps that Inductor compiles, not for backend {self.backend!r}: "
+                "leave it out."
             )
         taken = {"backend", "fullgraph", "dynamic"} & set(self.compile_options)
         if taken:

@@ -1,7 +1,9 @@
 """Report: every attention that was rewritten, what it keeps and what that costs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -32,13 +34,20 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `qfpass.compile` made of a model; print it for a table."""
+    """What `qfpass.compile` made of a model; print it for a table.
+
+    `compact_nbytes` are those of the copies that `compact_weights=True` keeps, `copied_nbytes` of the weights
+    that they are of, `weight_nbytes` of all.
+    """
 
     sites: tuple[SiteReport, ...]
     context_length: int
     chunk: int
     region_kinds: int
     graphs_compiled: int
+    compact_nbytes: int
+    copied_nbytes: int
+    weight_nbytes: int
 
     @property
     def nbytes(self) -> int:
@@ -75,6 +84,10 @@ class Report:
             f"cache of {self.context_length} tokens ({share:.1f}x smaller); chunks of {self.chunk}; "
             f"{self.region_kinds} kinds of layer; {self.graphs_compiled} graphs compiled"
         )
+        if self.compact_nbytes:
+            sizes = (self.copied_nbytes, self.weight_nbytes, self.compact_nbytes)
+            copied, weights, compact = (f"{size / 2**20:.1f}" for size in sizes)
+            table.caption += f"; steps read {copied} of {weights} MiB of weights as {compact} of compact ones"
         return table
 
     def __str__(self) -> str:
@@ -93,7 +106,15 @@ def report(model: nn.Module) -> Report:
         decoder.sizes.chunk,
         decoder.outlined.kinds,
         decoder.graphs_compiled,
+        nbytes_of(decoder.outlined.copies),
+        nbytes_of(decoder.outlined.copied),
+        nbytes_of(decoder.weights) - nbytes_of(decoder.outlined.copies),
     )
+
+
+def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of all, each of which counts once."""
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
 def _site_report(decoder: Decoder, site: Site) -> SiteReport:

@@ -111,7 +111,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(asked.weights)
     ids = tokenizer(text[: 8 * PROMPT], return_tensors="pt", verbose=False).input_ids[:, :PROMPT]
     figures: list[dict[str, Any]] = []
-    for dtype in asked.dtype or ["float32"]:
+    for dtype in asked.dtype or list(DTYPES):
         model = AutoModelForCausalLM.from_pretrained(asked.weights, dtype=DTYPES[dtype]).eval()
         figures += measure(model, ids, filters(asked.filters, DTYPES[dtype]), asked.slots, dtype)
     asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 from ..errors import ConfigError
 from .plots import plot
 from .record import Record
-from .run import CONTENDERS, MEASURES, QUICK, Run, Sizes
+from .run import COMPACT, CONTENDERS, MEASURES, QUICK, Run, Sizes
 from .setup import Setup
 
 ModelName = Annotated[
@@ -29,6 +29,7 @@ Whole = Annotated[Numbers, typer.Option("--whole", min=2, help="Prompts read fro
 Without = Annotated[
     list[str] | None, typer.Option("--without", help=f"Left out: {', '.join(CONTENDERS)}; repeatable.")
 ]
+Compact = Annotated[bool, typer.Option(help="Compact weights too, where fewer bits hold a model's float32.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Steps of each, at most.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="No further round after these.")]
 Score = Annotated[str, typer.Option(help="Which key goes first.")]
@@ -44,7 +45,8 @@ Plot = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the PNGs.")]
 def run_bench(
     model: ModelName = None, measure: Measures = None, dtype: Dtypes = None, tokens: Tokens = None,
     static: Static = None, slots: Slots = None, batch: Batches = None, whole: Whole = None,
-    without: Without = None, rounds: Rounds = None, seconds: Seconds = None, score: Score = "published",
+    without: Without = None, compact_weights: Compact = False, rounds: Rounds = None,
+    seconds: Seconds = None, score: Score = "published",
     filters: Filters = None, mode: Mode = None, backend: Backend = "inductor", device: Device = "cpu",
     out: Out = Path("qfpass-bench"), quick: Quick = False, drawn: Plot = True,
 ) -> None:  # fmt: skip
@@ -56,7 +58,11 @@ def run_bench(
         QUICK if quick else Sizes(), tokens=tokens, static=static, slots=slots, batches=batch, whole=whole,
         rounds=rounds, seconds=seconds,
     )  # fmt: skip
-    kept = tuple(kind for kind in CONTENDERS if kind not in left_out)
+    if compact_weights and "decode" not in chosen:
+        raise ConfigError("--compact-weights is of steps: add --measure decode, or leave it out.")
+    kept = tuple(kind for kind in CONTENDERS if kind not in left_out) + (
+        (COMPACT,) if compact_weights else ()
+    )
     for each in (dtype or ["float32"]) if model is not None else []:
         assert model is not None
         run = Run(Setup(model, each, device, score, filters, backend, mode), sizes, kept)

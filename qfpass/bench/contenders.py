@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import Cache, DynamicCache, StaticCache
 
+from ..report import report
 from ..runtime.model import CompiledDecoder
 from ..store.ring import Ring
 from ..store.slots import AnySlots
@@ -41,6 +42,10 @@ class Contender(Protocol):
     def slots(self) -> int | None:
         """Keys kept a head; None if every key is."""
 
+    @property
+    def unread(self) -> int:
+        """Bytes of weights that a step doesn't read, since it reads a smaller copy."""
+
     def after(self, tokens: int, batch: int, room: int = 0) -> Context:
         """Stands after `tokens` tokens of `batch` rows; `room` for so many more."""
 
@@ -48,7 +53,7 @@ class Contender(Protocol):
 class FullCache:
     """A Hugging Face model over a cache that keeps every key, eager or compiled."""
 
-    slots = None
+    slots, unread = None, 0
 
     def __init__(self, model: Any, name: str, forward: Callable[..., Any], is_static: bool = False) -> None:
         self.name = name
@@ -111,6 +116,8 @@ class Bounded:
         sizes = model.qfpass_decoder.sizes
         self.slots = sizes.slots if sizes.slots < sizes.context_length else None
         self.name, self._model = name, model
+        told = report(model)
+        self.unread = told.copied_nbytes - told.compact_nbytes
 
     def after(self, tokens: int, batch: int, room: int = 0) -> Context:
         """See `Contender`; the newest tokens are held."""

@@ -47,10 +47,11 @@ def _steps(
     timings: dict[Any, Timing] = take_turns({**calls, READ: lambda: read}, **turns)
     seconds_a_byte = timings[READ].median / read_nbytes
     slots = {c.name: c.slots for c in contenders}
+    read_weights = {c.name: weights - c.unread for c in contenders}
     figures = [
         Figure.of_time(
             timings[place], measure=measure, contender=place[0], dtype=dtype, batch=batch, tokens=place[1],
-            slots=slots[place[0]], bound=1000 * seconds_a_byte * (weights + context.nbytes),
+            slots=slots[place[0]], bound=1000 * seconds_a_byte * (read_weights[place[0]] + context.nbytes),
         )
         for place, context in contexts.items()
     ]  # fmt: skip

@@ -55,9 +55,10 @@ class Setup:
         """qfpass.compile with these sizes."""
         return compile(model, **self._settings(), **sizes)
 
-    def bounded(self, model: nn.Module, slots: int, context: int, name: str) -> Bounded:
-        """`slots` slots a head for contexts up to `context` tokens."""
-        return Bounded(self.compile(model, budget=slots, context_length=context + ROOM, verify=False), name)
+    def bounded(self, model: nn.Module, slots: int, context: int, name: str, **options: Any) -> Bounded:
+        """`slots` slots a head for contexts up to `context` tokens; `options` of qfpass.compile."""
+        sizes = {"budget": slots, "context_length": context + ROOM}
+        return Bounded(self.compile(model, **sizes, verify=False, **options), name)
 
     def unevicted(self, model: nn.Module, slots: int, context: int) -> Bounded:
         """The same slots without scores: every layer writes them in turn."""

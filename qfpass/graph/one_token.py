@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..kernels.coded_linear import DIGEST, coded_linear
 from ..kernels.concatenate import concatenate
 from ..kernels.once import computed_once
 from .regions import Outlined
@@ -75,26 +76,43 @@ def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
 
 
 def linears(
-    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    compact: Sequence[torch.Tensor] = (),
 ) -> list[torch.Tensor]:
-    """x [B, S, K], weights [N, K] -> [B, S, N] each; of one token in all, summed in float32 or wider."""
+    """x [B, S, K], weights [N, K] -> [B, S, N] each; of one token in all, summed in float32 or wider.
+
+    One token reads `compact` in the weights' place, if there is one: see `compact_weights`.
+    """
     if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1:
         return [aten.linear.default(x, *operands) for operands in zip(weights, biases, strict=True)]
     # The loop over a narrow weight is held up by arithmetic: its input is widened before, not for every row.
     wide = x if x.dtype in (torch.float32, torch.float64) else computed_once(x.float())
-    beside = Counter(weight.shape[0] for weight in weights)
-    outs = []
-    for weight, bias in zip(weights, biases, strict=True):
+    rows = [weight.shape[0] for weight in weights]
+    if len(compact) > 1:
+        outs: Sequence[torch.Tensor] = coded_linear(wide, *compact, DIGEST).split(rows, -1)
+    else:
+        outs = _products(wide, compact[0].split(rows) if compact else weights)
+    return [
+        (out if bias is None else out + bias.to(out.dtype)).to(x.dtype)
+        for out, bias in zip(outs, biases, strict=True)
+    ]
+
+
+def _products(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Rows of equally long weights are read side by side."""
+    beside, outs = Counter(weight.shape[0] for weight in weights), []
+    for weight in weights:
         alike = beside[weight.shape[0]]
         parts = STREAMS // alike if weight.numel() * alike >= WORTH_CUTTING else 1
-        outs.append(_product(wide, weight, bias, max(1, parts)).to(x.dtype))
+        outs.append(_product(x, weight, max(1, parts)))
     return outs
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, parts: int) -> torch.Tensor:
+def _product(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
     """x [1, 1, K], weight [N, K] -> [1, 1, N]: parts of equally many rows, and the rows that are left."""
     rows = weight.shape[0] // parts
     sizes = [rows] * parts + [weight.shape[0] % parts]
     sums = [(x.unsqueeze(-2) * part.to(x.dtype)).sum(-1) for part in weight.split(sizes) if len(part)]
-    out = concatenate(sums) if len(sums) > 1 else sums[0]
-    return out if bias is None else out + bias.to(x.dtype)
+    return concatenate(sums) if len(sums) > 1 else sums[0]

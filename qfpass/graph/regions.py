@@ -25,13 +25,16 @@ class Outlined:
     """body(input_ids, position_ids, *reach, *stores) -> hidden [B, S, E]; head(hidden) -> logits.
 
     `head` is None where the end of the graph can't run on chosen tokens alone; body then returns logits.
-    `kinds` counts the different regions, `regions` all of them.
+    `kinds` counts the different regions, `regions` all of them; `copied` are weights of which body or head
+    holds `copies`, which would not follow a change.
     """
 
     body: fx.GraphModule
     head: fx.GraphModule | None
     kinds: int
     regions: int
+    copied: tuple[torch.Tensor, ...] = ()
+    copies: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

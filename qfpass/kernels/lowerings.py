@@ -7,17 +7,24 @@ from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.ir import ConcatKernel, TensorBox
 from torch._inductor.lowering import register_lowering
 
+from .coded_linear_template import lower_coded_linear
 from .one_query_template import lower_attend_one
 
 
 def register() -> None:
     """Let Inductor lower the operators of this package so, whatever it has made of them before.
 
-    A processor without vectors runs attention of one query as the operator itself.
+    A processor without vectors runs what our own loops do as the operators themselves.
     """
     register_lowering(torch.ops.qfpass.concatenate.default, type_promotion_kind=None)(_lower_concatenate)
-    if pick_vec_isa():
+    if has_vectors():
+        register_lowering(torch.ops.qfpass.coded_linear.default, type_promotion_kind=None)(lower_coded_linear)
         register_lowering(torch.ops.qfpass.attend_one.default, type_promotion_kind=None)(lower_attend_one)
+
+
+def has_vectors() -> bool:
+    """Whether Inductor knows vector instructions of this processor."""
+    return bool(pick_vec_isa())
 
 
 def _lower_concatenate(parts: list[Any]) -> Any:

@@ -27,6 +27,7 @@ from .replays import Replays
 from .rows import Row, all_equal
 from .session import Session
 from .stores import Stores
+from .weights import Copied
 
 
 class Decoder:
@@ -58,6 +59,7 @@ class Decoder:
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined
         self.lock = threading.RLock()
+        self._copied = Copied(outlined.copied)
         self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
         options = config.compile_options.get("options") or {}
         self.replays = Replays(device, self._graphs.weights, options)
@@ -112,6 +114,11 @@ class Decoder:
         }
 
     @property
+    def weights(self) -> Sequence[torch.Tensor]:
+        """What the graphs read where it lies: the model's weights and constants, and copies of them."""
+        return self._graphs.weights
+
+    @property
     def graphs_compiled(self) -> int:
         """Graphs that torch.compile has made for this decoder so far."""
         modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
@@ -121,6 +128,7 @@ class Decoder:
         self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor
     ) -> torch.Tensor | None:
         """Read ids [B, S], S > 1, of rows that stand at `row`; logits [B, len(wanted), V], None if empty."""
+        self._copied.check()
         position = torch.arange(row.position, row.position + ids.shape[1], device=self.device)
         position = position.expand(ids.shape[0], -1).contiguous()
         ids = ids.clone(memory_format=torch.contiguous_format)
@@ -137,6 +145,7 @@ class Decoder:
         self, ids: torch.Tensor, stores: Stores, rows: Sequence[Row], sizes: Sizes, counted: Sequence[int]
     ) -> torch.Tensor:
         """Read ids [B, 1], one token a row; logits [B, 1, V]. Only the rows `counted` need be right."""
+        self._copied.check()
         tokens = [rows[i].tokens + 1 for i in counted]
         lengths, is_full = None, min(tokens) >= max(site.rule.slots for site in self.sites)
         if not all_equal(tokens) and not is_full:

@@ -63,3 +63,27 @@ def _refuse_changed(known: Sequence[tuple[Any, ...]], weights: Sequence[torch.Te
                 f"the model's weights have changed since qfpass.compile: one was {was} and is {is_now}. "
                 "Compile the model again."
             )
+
+
+class Copied:
+    """Weights of which compiled code reads copies, so that a change of theirs would be lost."""
+
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        self._weights, self._known = weights, _states(weights)
+        self._held = [weight.detach() for weight in weights]  # so that no other memory gets their addresses
+
+    def check(self) -> None:
+        """Compare each weight's address and count of changes; what is written to its `.data` isn't seen.
+
+        Raises:
+            QFPassError: one has changed.
+        """
+        if _states(self._weights) != self._known:
+            raise QFPassError(
+                "the model's weights have changed since qfpass.compile, which keeps copies of them for "
+                "compact_weights: compile the model again."
+            )
+
+
+def _states(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    return [(weight.data_ptr(), weight._version) for weight in weights]
