@@ -34,14 +34,16 @@ class Site:
 
 
 def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
-    """The decoder on stores: (input_ids, position_ids, *`REACH`, *held, *a site: filters?, store) -> logits.
+    """The decoder on stores.
+
+    (input_ids, position_ids, *`REACH`, *held, *a site: filters?, slot?, store) -> logits.
 
     `seen` and `held` are any tensors whose last sizes count the tokens in reach (with the new one if a single
     token is read) of layers that keep all they see and of bounded ones, one for each of `bounded_shares`;
     `lengths` [B] counts them row by row, None where rows are alike; `recent`, a tensor [], is how many
-    newest tokens bounded layers protect. Every site takes its filters [Hkv, P] if its rule needs some, then
-    its store's tensors, which are changed in place. Parameters stay the model's own; `captured` is left as
-    it was.
+    newest tokens bounded layers protect. Every site takes its filters [Hkv, P] if its rule needs some, the
+    slot [B, Hkv, 1] that a single token takes if it is bounded, then its store's tensors, which are changed
+    in place. Parameters stay the model's own; `captured` is left as it was.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -55,10 +57,9 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
         last = reach[name] = _add_input(graph, last, name)
     held_of = dict(zip(bounded_shares(sites), held, strict=True))
     for site in sites:
-        inputs = []
+        inputs = dict[str, fx.Node]()
         for name in _input_names(site):
-            last = _add_input(graph, last, f"{name}_{site.attention.index}")
-            inputs.append(last)
+            last = inputs[name] = _add_input(graph, last, f"{name}_{site.attention.index}")
         visible = reach[held_of[site.rule.share] if site.rule.is_bounded else "seen"]
         _replace(module, site, copies, position, reach, visible, inputs)
     graph.eliminate_dead_code()
@@ -75,7 +76,8 @@ def bounded_shares(sites: Sequence[Site]) -> list[float]:
 
 def _input_names(site: Site) -> tuple[str, ...]:
     filters = ("filters",) if site.rule.needs_filters else ()
-    return filters + site.rule.store_type._fields
+    slot = ("slot",) if site.rule.is_bounded else ()
+    return filters + slot + site.rule.store_type._fields
 
 
 def _add_input(graph: fx.Graph, after: fx.Node, name: str) -> fx.Node:
@@ -90,13 +92,13 @@ def _replace(
     position: fx.Node,
     reach: dict[str, fx.Node],
     visible: fx.Node,
-    inputs: list[fx.Node],
+    inputs: dict[str, fx.Node],
 ) -> None:
     attention = site.attention
     layer = RingAttention if site.is_ring else SlotAttention
     name = f"attention_{attention.index}"
     module.add_submodule(name, layer(site.reading, site.rule))
-    filters, store = (inputs[0], inputs[1:]) if site.rule.needs_filters else (None, inputs)
+    store = (inputs[field] for field in site.rule.store_type._fields)
     old, graph = copies[attention.node], module.graph
     with graph.inserting_before(old):
         operands = [copies[n] for n in (attention.query, attention.key, attention.value)]
@@ -104,7 +106,8 @@ def _replace(
             operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
         recent = reach["recent"] if site.rule.is_bounded else None
         sink = None if attention.sink is None else _flat(graph, copies[attention.sink])
-        arguments = (*operands, position, visible, reach["lengths"], recent, filters, sink, *store)
+        arguments = (*operands, position, visible, reach["lengths"], recent)
+        arguments += (inputs.get("filters"), sink, inputs.get("slot"), *store)
         new = graph.call_module(name, arguments)
         new.meta = copy.copy(old.meta)
         result = new

@@ -22,7 +22,7 @@ from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from .graphs import Graphs
 from .lower import mark_length
-from .overwritten import Watch
+from .overwritten import Overwritten, Watch, slots_taken
 from .replays import Replays
 from .rows import Row, all_equal
 from .session import Session
@@ -142,9 +142,18 @@ class Decoder:
         return chosen if self._graphs.head is None else self._logits(chosen)
 
     def step(
-        self, ids: torch.Tensor, stores: Stores, rows: Sequence[Row], sizes: Sizes, counted: Sequence[int]
+        self,
+        ids: torch.Tensor,
+        stores: Stores,
+        rows: Sequence[Row],
+        sizes: Sizes,
+        counted: Sequence[int],
+        overwritten: Overwritten | None,
     ) -> torch.Tensor:
-        """Read ids [B, 1], one token a row; logits [B, 1, V]. Only the rows `counted` need be right."""
+        """Read ids [B, 1], one token a row; logits [B, 1, V]. Only the rows `counted` need be right.
+
+        `overwritten` is what `watch` found that this step overwrites in these stores, if it was asked.
+        """
         self._copied.check()
         tokens = [rows[i].tokens + 1 for i in counted]
         lengths, is_full = None, min(tokens) >= max(site.rule.slots for site in self.sites)
@@ -155,6 +164,7 @@ class Decoder:
                 # region, which Dynamo then can't use again.
                 torch._dynamo.maybe_mark_dynamic(lengths, 0)
         self._batches.add(len(rows))
+        stores.take(overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -185,9 +195,11 @@ class Decoder:
     def _inputs(self, stores: Stores, sizes: Sizes) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
         filters = self._filters_for(sizes.slots)
-        for site, store in zip(self.sites, stores, strict=True):
+        for site, store, slot in zip(self.sites, stores, stores.slots, strict=True):
             if site.rule.needs_filters:
                 inputs.append(filters[site.attention.index])
+            if site.rule.is_bounded:
+                inputs.append(slot)
             inputs.extend(store)
         return inputs
 

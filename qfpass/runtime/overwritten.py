@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import fx, nn
 
-from ..config import Config
+from ..config import Config, Sizes
 from ..graph.rewrite import Rule
 from ..store.ring import Ring, RingRule
 from ..store.slots import Protection, slot_of_position, slot_to_replace
 from .lower import lower
 from .replays import Replays
-from .stores import Stack, Store
+from .rows import Row
+from .stores import Stack, Store, Stores
 
 if TYPE_CHECKING:
     from .session import Session
@@ -32,6 +33,11 @@ class Overwritten:
     def __init__(self, stacks: Sequence[Stack], held: Sequence[Held], batch: int) -> None:
         self._stacks, self._held, self._batch = stacks, held, batch
 
+    @property
+    def slots(self) -> list[torch.Tensor]:
+        """Where the step writes, [L * B, Hkv, 1] a stack."""
+        return [held.slot for held in self._held]
+
     def restore(self, rows: Sequence[int]) -> None:
         """Put it back in these rows."""
         for stack, held in zip(self._stacks, self._held, strict=True):
@@ -41,6 +47,23 @@ class Overwritten:
             head = torch.arange(held.slot.shape[1], device=row.device)[None, :, None]
             for tensor, before in zip(stack.flat, held.tensors, strict=True):
                 tensor[row[:, None, None], head, held.slot[row]] = before[row]
+
+
+def slots_taken(
+    stores: Stores, rows: Sequence[Row], sizes: Sizes, device: torch.device
+) -> list[torch.Tensor]:
+    """Where the next token of these rows goes, [L * B, Hkv, 1] a stack, one operation after the other."""
+    position, recent = _state_of(rows, sizes, device)
+    return [
+        _slot_taken(stack.rule, stack.flat, recent, position.repeat(len(stack.layers), 1))
+        for stack in stores.stacks
+    ]
+
+
+def _state_of(rows: Sequence[Row], sizes: Sizes, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """position [B, 1] and recent []."""
+    position = torch.tensor([[row.position] for row in rows], device=device)
+    return position, torch.tensor(sizes.recent, device=device)
 
 
 class Watch:
@@ -57,18 +80,17 @@ class Watch:
 
     def __call__(self, session: "Session") -> Overwritten:
         """Where the next token of every row of `session` goes, and what is there now."""
-        stores, device = session.stores, session.device
+        stores = session.stores
         if self._find is None:
             self.module = _graph(stores.stacks)
             is_lowered = self._config.backend == "inductor"
             self._find = lower(self.module, self._config) if is_lowered else self.module.forward
-        position = torch.tensor([[row.position] for row in session.rows], device=device)
-        held = self._replays.run("watch", partial(self._prepare, session), stores, position)
+        position, recent = _state_of(session.rows, session.sizes, session.device)
+        held = self._replays.run("watch", partial(self._prepare, stores, recent), stores, position)
         return Overwritten(stores.stacks, held, len(session.rows))
 
-    def _prepare(self, session: "Session") -> Callable[[torch.Tensor], list[Held]]:
-        tensors = [t for stack in session.stores.stacks for t in stack.flat]
-        recent = torch.tensor(session.sizes.recent, device=session.device)
+    def _prepare(self, stores: Stores, recent: torch.Tensor) -> Callable[[torch.Tensor], list[Held]]:
+        tensors = [t for stack in stores.stacks for t in stack.flat]
         find = self._find
         assert find is not None
         return lambda position: find(position, recent, *tensors)

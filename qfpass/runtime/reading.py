@@ -35,7 +35,9 @@ def read(
             if all_equal(session.rows) and all_equal(spans):
                 chosen = Wanted(wanted, spans[0])
                 own = ids[:, slice(*spans[0])]
-                logits = chosen.spread(_read_alike(decoder, session, own, None, chosen.tokens))
+                logits = chosen.spread(
+                    _read_alike(decoder, session, own, None, chosen.tokens, undo.overwritten)
+                )
             elif max(tokens) == 1:
                 logits = _step(decoder, session, ids, spans, wanted, undo.overwritten)
             else:
@@ -48,9 +50,17 @@ def read(
 
 
 def _read_alike(
-    decoder: Decoder, session: Session, ids: torch.Tensor, row: int | None, wanted: torch.Tensor
+    decoder: Decoder,
+    session: Session,
+    ids: torch.Tensor,
+    row: int | None,
+    wanted: torch.Tensor,
+    overwritten: Overwritten | None = None,
 ) -> torch.Tensor:
-    """Read ids [B, S] into every row, or into `row` alone, piece by piece; logits of the `wanted` tokens."""
+    """Read ids [B, S] into every row, or into `row` alone, piece by piece; logits of the `wanted` tokens.
+
+    `overwritten` is what a single token will overwrite, if that is known.
+    """
     stores = session.stores if row is None else session.stores_of(row)
     affected = range(len(session.rows)) if row is None else (row,)
     size, parts = session.sizes.chunk, []
@@ -61,7 +71,7 @@ def _read_alike(
         rows = [session.rows[i] for i in affected]
         inside = wanted[(wanted >= start) & (wanted < start + length)] - start
         if length == 1:
-            logits = decoder.step(piece, stores, rows, session.sizes, range(len(rows)))
+            logits = decoder.step(piece, stores, rows, session.sizes, range(len(rows)), overwritten)
             part = logits if len(inside) else None
         else:
             part = decoder.chunk(piece, stores, rows[0], session.sizes, inside)
@@ -101,7 +111,7 @@ def _step(
         overwritten = decoder.watch(session)
     column = torch.tensor([span.start for span in spans], device=ids.device)
     token = ids.gather(1, column[:, None])
-    logits = decoder.step(token, session.stores, session.rows, session.sizes, reading)
+    logits = decoder.step(token, session.stores, session.rows, session.sizes, reading, overwritten)
     if resting and overwritten is not None:
         overwritten.restore(resting)
     session.advance(reading, 1)

@@ -30,6 +30,9 @@ class Stores(Sequence[Store]):
     """One store [B, Hkv, C, ...] a site, in graph order.
 
     A layer's tensors lie in its stack's memory, so that a few operations on a stack serve all its layers.
+
+    Attributes:
+        slots: of every site, where its step writes, [B, Hkv, 1]; see `take`.
     """
 
     def __init__(self, stacks: Sequence[Stack] = ()) -> None:
@@ -41,6 +44,21 @@ class Stores(Sequence[Store]):
             for layer, *parts in zip(stack.layers, *(t.unbind(0) for t in stack.store), strict=True)
         }
         self._layers = tuple(layers[i] for i in range(len(layers)))
+        self._slots = [
+            torch.zeros(*stack.store.keys.shape[:3], 1, dtype=torch.long, device=stack.store.keys.device)
+            for stack in self.stacks
+        ]
+        slots = {
+            layer: torch.from_dlpack(slot)
+            for stack, of_stack in zip(self.stacks, self._slots, strict=True)
+            for layer, slot in zip(stack.layers, of_stack.unbind(0), strict=True)
+        }
+        self.slots = tuple(slots[i] for i in range(len(slots)))
+
+    def take(self, slots: Sequence[torch.Tensor]) -> None:
+        """Let the next step write to these slots, [L * B, Hkv, 1] a stack."""
+        for mine, found in zip(self._slots, slots, strict=True):
+            mine.copy_(found.view_as(mine))
 
     @classmethod
     def empty(cls, sites: Sequence[Site], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":

@@ -92,6 +92,7 @@ class RingAttention(nn.Module):
         recent: None,
         filters: None,
         sink: torch.Tensor | None,
+        slot: None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].

@@ -8,7 +8,7 @@ from torch import nn
 from ..kernels import join
 from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
 from .scores import SCORES
-from .slots import AnySlots, Protection, SlotRule, append, keep_best, replace_lowest
+from .slots import AnySlots, Protection, SlotRule, append, keep_best, replace_lowest, write
 
 
 class SlotAttention(nn.Module):
@@ -43,6 +43,7 @@ class SlotAttention(nn.Module):
         recent: torch.Tensor | None,
         filters: torch.Tensor | None,
         sink: torch.Tensor | None,
+        slot: torch.Tensor | None,
         *store: torch.Tensor,
     ) -> torch.Tensor:
         """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
@@ -50,13 +51,18 @@ class SlotAttention(nn.Module):
         `visible` is any tensor whose last size counts the tokens in the store's reach: with the new one for
         S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
         differ. `recent` is the number of protected newest tokens, by default the rule's. `sink` [Hq] is one
-        more logit a query head, if the model learned some. `store` is of the rule's kind, changed in place.
+        more logit a query head, if the model learned some. `slot` [B, Hkv, 1] is what a single token takes if
+        the layer is bounded, by default the one with the lowest score. `store` is of the rule's kind, changed
+        in place.
         """
         slots = self.rule.store_type(*store)
         score = SCORES[self.rule.score].function(key, value, position, filters)
         tokens = (key, value, score, position)
         if query.shape[2] == 1:
-            self._keep(slots, recent, replace_lowest, tokens)
+            if self.rule.is_bounded and slot is not None:
+                write(slots, slot, *tokens)
+            else:
+                self._keep(slots, recent, replace_lowest, tokens)
             out, lse = self._over_slots(slots, visible.shape[-1], lengths, query, position)
         else:
             out, lse = self._over_slots_and_chunk(slots, visible.shape[-1], query, key, value, position)

@@ -145,7 +145,7 @@ def replace_lowest(
 ) -> None:
     """Write one token over the unprotected slot with the lowest score."""
     slot = slot_to_replace(slots.scores, slots.positions, protection, position)
-    _write(slots, slot, _as_slots(slots, key, value, score, position))
+    write(slots, slot, key, value, score, position)
 
 
 def append(
@@ -156,8 +156,7 @@ def append(
     position: torch.Tensor,
 ) -> None:
     """Write any number of tokens behind those that a store holds, which must have a slot for each of them."""
-    slot = slot_of_position(slots.positions, position)
-    _write(slots, slot, _as_slots(slots, key, value, score, position))
+    write(slots, slot_of_position(slots.positions, position), key, value, score, position)
 
 
 def slot_of_position(positions: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -221,7 +220,16 @@ def _as_slots(
     return type(slots).of(key, value, score, place)
 
 
-def _write(slots: AnySlots, slot: torch.Tensor, tokens: AnySlots) -> None:
+def write(
+    slots: AnySlots,
+    slot: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score: torch.Tensor,
+    position: torch.Tensor,
+) -> None:
+    """Write tokens to these slots [B, Hkv, S]."""
+    tokens = _as_slots(slots, key, value, score, position)
     row, head = _rows_and_heads(slot)
     # Indexed assignment is what Inductor does in place, without a copy of the store.
     for held, new in zip(slots, tokens, strict=True):

@@ -7,7 +7,9 @@ from tiny import FAMILIES
 
 import qfpass
 from qfpass import Session
+from qfpass.runtime.overwritten import slots_taken
 from qfpass.runtime.stores import Stores
+from qfpass.store.ring import Ring
 
 
 def filled(session: Session, rows: int) -> Stores:
@@ -64,3 +66,30 @@ def test_contents_are_taken_over() -> None:
     mine, theirs = ([t for store in each for t in store] for each in (stores, other))
     assert all(map(torch.equal, mine, theirs))
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(mine, theirs, strict=True))
+
+
+def test_a_step_is_let_write_to_every_layers_own_slots() -> None:
+    stores = filled(compiled(FAMILIES["gemma3"](window=7, layers=4)).session(), 2)
+    stores.take([torch.arange(2 * 2 * 2).view(4, 2, 1), 100 + torch.arange(2 * 2 * 2).view(4, 2, 1)])
+    found = [slot.flatten().tolist() for slot in stores.slots]
+    assert found == [[0, 1, 2, 3], [100, 101, 102, 103], [4, 5, 6, 7], [104, 105, 106, 107]]
+
+
+def test_slots_taken_are_those_that_a_watch_finds() -> None:
+    """Of full stores and rings, before and after a step has changed what goes next."""
+    model = compiled(FAMILIES["gemma3"](window=7, layers=4))
+    session = model.session()
+    model(text(30), past_key_values=session)
+    for _ in range(2):
+        watched = model.qfpass_decoder.watch(session).slots
+        taken = slots_taken(session.stores, session.rows, session.sizes, session.device)
+        assert len(watched) == 2 and all(map(torch.equal, watched, taken))
+        before = [store.positions.clone() for store in session.stores if not isinstance(store, Ring)]
+        model(text(1), past_key_values=session)
+        after = [store.positions for store in session.stores if not isinstance(store, Ring)]
+        changed = torch.stack(list(map(torch.ne, before, after))).nonzero()[:, -1]
+        (of_slots,) = (
+            slots for slots, stack in zip(taken, session.stores.stacks, strict=True)
+            if not isinstance(stack.store, Ring)
+        )  # fmt: skip
+        assert changed.tolist() == of_slots.flatten().tolist()

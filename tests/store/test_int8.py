@@ -90,7 +90,17 @@ def test_attention_reads_the_rounded_keys_and_values(streams: bool, pieces: list
         place = torch.arange(seen, seen + piece).expand(BATCH, -1)
         visible = torch.empty(seen + 1 if piece == 1 else seen)
         out = layer(
-            query[:, :, cut], key[:, :, cut], value[:, :, cut], place, visible, None, None, None, None, *store
+            query[:, :, cut],
+            key[:, :, cut],
+            value[:, :, cut],
+            place,
+            visible,
+            None,
+            None,
+            None,
+            None,
+            None,
+            *store,
         )
         # A chunk sees itself unrounded, and what was stored before rounded.
         own = slice(seen, seen + piece if piece > 1 else seen)

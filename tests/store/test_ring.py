@@ -43,7 +43,7 @@ def read_in_pieces(pieces: list[int], window: int, seed: int, restart: bool = Fa
         position = torch.arange(seen, seen + piece).expand(BATCH, -1)
         # A ring holds at most its window; more tokens seen than that must not matter.
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, position, visible, None, None, None, None, *store))
+        outs.append(layer(*new, position, visible, None, None, None, None, None, *store))
         seen += piece
     wanted = windowed(query, key, value, window)
     torch.testing.assert_close(torch.cat(outs, dim=2), wanted, atol=1e-5, rtol=1e-5)

@@ -52,7 +52,21 @@ def test_with_room_for_all_it_is_causal_attention(
         new = (t[:, :, seen : seen + piece] for t in (query, key, value))
         position = torch.arange(seen, seen + piece).expand(BATCH, -1)
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, position, visible, None, None, None, sink, *store))
+        outs.append(layer(*new, position, visible, None, None, None, sink, None, *store))
         seen += piece
     wanted = plain(query, key, value, slopes, sink)
     torch.testing.assert_close(torch.cat(outs, dim=2), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_takes_the_slot_that_it_is_given() -> None:
+    """Though another has the lowest score."""
+    rule = SlotRule(4, recent=1, sinks=0, score="recency")
+    layer = SlotAttention(Reading(Kernel("reference", reference.attend), SCALE), rule)
+    store = rule.allocate(1, HEADS, DIM, DIM, torch.float32, torch.device("cpu"))
+    for position, slot in ((0, None), (1, None), (2, None), (3, None), (4, [[[2], [3], [0]]])):
+        query, key, value = (torch.full((1, heads, 1, DIM), float(position)) for heads in (6, HEADS, HEADS))
+        given = None if slot is None else torch.tensor(slot)
+        place, visible = torch.tensor([[position]]), torch.empty(min(position + 1, 4))
+        layer(query, key, value, place, visible, None, None, None, None, given, *store)
+    assert store.positions[0].tolist() == [[0, 1, 4, 3], [0, 1, 2, 4], [4, 1, 2, 3]]
+    assert torch.equal(store.keys[0, :, :, 0], store.positions[0].float())
