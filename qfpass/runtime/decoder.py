@@ -164,7 +164,7 @@ class Decoder:
                 # region, which Dynamo then can't use again.
                 torch._dynamo.maybe_mark_dynamic(lengths, 0)
         self._batches.add(len(rows))
-        stores.take(overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device))
+        stores.aim(overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -195,11 +195,11 @@ class Decoder:
     def _inputs(self, stores: Stores, sizes: Sizes) -> list[torch.Tensor]:
         inputs: list[torch.Tensor] = []
         filters = self._filters_for(sizes.slots)
-        for site, store, slot in zip(self.sites, stores, stores.slots, strict=True):
+        for i, (site, store) in enumerate(zip(self.sites, stores, strict=True)):
             if site.rule.needs_filters:
                 inputs.append(filters[site.attention.index])
             if site.rule.is_bounded:
-                inputs.append(slot)
+                inputs.append(stores.slots[i])
             inputs.extend(store)
         return inputs
 

@@ -35,8 +35,8 @@ class Overwritten:
 
     @property
     def slots(self) -> list[torch.Tensor]:
-        """Where the step writes, [L * B, Hkv, 1] a stack."""
-        return [held.slot for held in self._held]
+        """Where the step writes, [L * B, Hkv, 1] a bounded stack."""
+        return [h.slot for h, stack in zip(self._held, self._stacks, strict=True) if stack.rule.is_bounded]
 
     def restore(self, rows: Sequence[int]) -> None:
         """Put it back in these rows."""
@@ -52,18 +52,18 @@ class Overwritten:
 def slots_taken(
     stores: Stores, rows: Sequence[Row], sizes: Sizes, device: torch.device
 ) -> list[torch.Tensor]:
-    """Where the next token of these rows goes, [L * B, Hkv, 1] a stack, one operation after the other."""
-    position, recent = _state_of(rows, sizes, device)
+    """Where the next token of these rows goes, [L * B, Hkv, 1] a bounded stack, without a graph."""
+    position, recent = _positions_of(rows, device), torch.tensor(sizes.recent, device=device)
     return [
         _slot_taken(stack.rule, stack.flat, recent, position.repeat(len(stack.layers), 1))
         for stack in stores.stacks
+        if stack.rule.is_bounded
     ]
 
 
-def _state_of(rows: Sequence[Row], sizes: Sizes, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """position [B, 1] and recent []."""
-    position = torch.tensor([[row.position] for row in rows], device=device)
-    return position, torch.tensor(sizes.recent, device=device)
+def _positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    """[B, 1], of each row's next token."""
+    return torch.tensor([[row.position] for row in rows], device=device)
 
 
 class Watch:
@@ -85,12 +85,13 @@ class Watch:
             self.module = _graph(stores.stacks)
             is_lowered = self._config.backend == "inductor"
             self._find = lower(self.module, self._config) if is_lowered else self.module.forward
-        position, recent = _state_of(session.rows, session.sizes, session.device)
-        held = self._replays.run("watch", partial(self._prepare, stores, recent), stores, position)
+        position = _positions_of(session.rows, session.device)
+        held = self._replays.run("watch", partial(self._prepare, session), stores, position)
         return Overwritten(stores.stacks, held, len(session.rows))
 
-    def _prepare(self, stores: Stores, recent: torch.Tensor) -> Callable[[torch.Tensor], list[Held]]:
-        tensors = [t for stack in stores.stacks for t in stack.flat]
+    def _prepare(self, session: "Session") -> Callable[[torch.Tensor], list[Held]]:
+        tensors = [t for stack in session.stores.stacks for t in stack.flat]
+        recent = torch.tensor(session.sizes.recent, device=session.device)
         find = self._find
         assert find is not None
         return lambda position: find(position, recent, *tensors)

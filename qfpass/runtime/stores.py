@@ -32,9 +32,10 @@ class Stores(Sequence[Store]):
     A layer's tensors lie in its stack's memory, so that a few operations on a stack serve all its layers.
 
     Attributes:
-        slots: of every site, where its step writes, [B, Hkv, 1]; see `take`.
+        slots: of every bounded site by number, where its next step writes, [B, Hkv, 1]; see `aim`.
     """
 
+    @torch.inference_mode(False)  # here and below: or a call outside of it couldn't write
     def __init__(self, stacks: Sequence[Stack] = ()) -> None:
         self.stacks = tuple(stacks)
         # By DLPack, for Dynamo asks of views of one tensor how they lie to each other, and compiles anew.
@@ -44,23 +45,21 @@ class Stores(Sequence[Store]):
             for layer, *parts in zip(stack.layers, *(t.unbind(0) for t in stack.store), strict=True)
         }
         self._layers = tuple(layers[i] for i in range(len(layers)))
-        self._slots = [
-            torch.zeros(*stack.store.keys.shape[:3], 1, dtype=torch.long, device=stack.store.keys.device)
-            for stack in self.stacks
-        ]
-        slots = {
+        bounded = [stack for stack in self.stacks if stack.rule.is_bounded]
+        self._slots = [_slots_of(stack) for stack in bounded]
+        self.slots = {
             layer: torch.from_dlpack(slot)
-            for stack, of_stack in zip(self.stacks, self._slots, strict=True)
+            for stack, of_stack in zip(bounded, self._slots, strict=True)
             for layer, slot in zip(stack.layers, of_stack.unbind(0), strict=True)
         }
-        self.slots = tuple(slots[i] for i in range(len(slots)))
 
-    def take(self, slots: Sequence[torch.Tensor]) -> None:
-        """Let the next step write to these slots, [L * B, Hkv, 1] a stack."""
+    def aim(self, slots: Sequence[torch.Tensor]) -> None:
+        """Let the next step write to these slots, [L * B, Hkv, 1] a bounded stack."""
         for mine, found in zip(self._slots, slots, strict=True):
-            mine.copy_(found.view_as(mine))
+            mine.copy_(found.view(mine.shape))
 
     @classmethod
+    @torch.inference_mode(False)
     def empty(cls, sites: Sequence[Site], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":
         """Stores for `batch` rows, not cleared yet."""
         alike = defaultdict[tuple[Rule, tuple[int, int, int]], list[int]](list)
@@ -74,6 +73,7 @@ class Stores(Sequence[Store]):
             stacks.append(Stack(tuple(layers), rule, parted))
         return cls(stacks)
 
+    @torch.inference_mode(False)
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Stores":
         """`change` of every stack's tensors [L, B, Hkv, C, ...]."""
         return Stores([s._replace(store=type(s.store)(*map(change, s.store))) for s in self.stacks])
@@ -93,3 +93,13 @@ class Stores(Sequence[Store]):
 
     def __len__(self) -> int:
         return len(self._layers)
+
+
+def _slots_of(stack: Stack) -> torch.Tensor:
+    """Slots [L, B, Hkv, 1] of a stack.
+
+    Beside each lies a number that nothing reads: what Inductor's code on a GPU reads begins at a multiple of
+    16 bytes, or is copied there every time.
+    """
+    keys = stack.store.keys
+    return torch.zeros(*keys.shape[:3], 2, dtype=torch.long, device=keys.device)[..., :1]

@@ -1,22 +1,20 @@
 """Attention of a layer whose keys are bounded: over its slots and, for a chunk, over itself."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from ..kernels import join
 from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
 from .scores import SCORES
-from .slots import AnySlots, Protection, SlotRule, append, keep_best, replace_lowest, write
+from .slots import AnySlots, Protection, SlotRule, append, keep_best, slot_of_position, write
 
 
 class SlotAttention(nn.Module):
     """Attention of one layer over its store; evicts as it reads, unless the rule has a slot for every token.
 
-    A single token takes the slot with the lowest score and then sees exactly the store. A chunk sees the
-    store and itself, then the best of both are kept. Either way the store ends with the sinks, the
-    `recent` newest tokens and the highest scores among the rest of all tokens seen.
+    A single token takes the slot that it is told, the one with the lowest score, and then sees exactly the
+    store. A chunk sees the store and itself, then the best of both are kept. Either way the store ends with
+    the sinks, the `recent` newest tokens and the highest scores among the rest of all tokens seen.
     """
 
     slopes: torch.Tensor | None
@@ -50,37 +48,26 @@ class SlotAttention(nn.Module):
 
         `visible` is any tensor whose last size counts the tokens in the store's reach: with the new one for
         S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
-        differ. `recent` is the number of protected newest tokens, by default the rule's. `sink` [Hq] is one
-        more logit a query head, if the model learned some. `slot` [B, Hkv, 1] is what a single token takes if
-        the layer is bounded, by default the one with the lowest score. `store` is of the rule's kind, changed
-        in place.
+        differ. `recent` is the number of newest tokens that a chunk doesn't evict, by default the rule's.
+        `sink` [Hq] is one more logit a query head, if the model learned some. `slot` [B, Hkv, 1] is where a
+        single token is written, if the layer is bounded. `store` is of the rule's kind, changed in place.
         """
         slots = self.rule.store_type(*store)
         score = SCORES[self.rule.score].function(key, value, position, filters)
         tokens = (key, value, score, position)
         if query.shape[2] == 1:
-            if self.rule.is_bounded and slot is not None:
-                write(slots, slot, *tokens)
-            else:
-                self._keep(slots, recent, replace_lowest, tokens)
+            place = slot if self.rule.is_bounded else slot_of_position(slots.positions, position)
+            assert place is not None, "a token of a bounded layer is told its slot"
+            write(slots, place, *tokens)
             out, lse = self._over_slots(slots, visible.shape[-1], lengths, query, position)
         else:
             out, lse = self._over_slots_and_chunk(slots, visible.shape[-1], query, key, value, position)
-            self._keep(slots, recent, keep_best, tokens)
+            if self.rule.is_bounded:
+                protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
+                keep_best(slots, protection, *tokens)
+            else:
+                append(slots, *tokens)
         return weigh_with_sink(out, lse, sink)
-
-    def _keep(
-        self,
-        slots: AnySlots,
-        recent: torch.Tensor | None,
-        evict: Callable[..., None],
-        tokens: tuple[torch.Tensor, ...],
-    ) -> None:
-        if self.rule.is_bounded:
-            protection = Protection(self.rule.recent if recent is None else recent, self.rule.sinks)
-            evict(slots, protection, *tokens)
-        else:
-            append(slots, *tokens)
 
     def _over_slots(
         self,

@@ -135,19 +135,6 @@ class Protection(NamedTuple):
     sinks: int
 
 
-def replace_lowest(
-    slots: AnySlots,
-    protection: Protection,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    score: torch.Tensor,
-    position: torch.Tensor,
-) -> None:
-    """Write one token over the unprotected slot with the lowest score."""
-    slot = slot_to_replace(slots.scores, slots.positions, protection, position)
-    write(slots, slot, key, value, score, position)
-
-
 def append(
     slots: AnySlots,
     key: torch.Tensor,

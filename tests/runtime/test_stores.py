@@ -1,5 +1,6 @@
 """Stores of equal layers lie in one allocation, and every layer sees its own part of it."""
 
+import pytest
 import torch
 from bounded import compiled, llama
 from rows import padded, text
@@ -9,7 +10,6 @@ import qfpass
 from qfpass import Session
 from qfpass.runtime.overwritten import slots_taken
 from qfpass.runtime.stores import Stores
-from qfpass.store.ring import Ring
 
 
 def filled(session: Session, rows: int) -> Stores:
@@ -68,28 +68,41 @@ def test_contents_are_taken_over() -> None:
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(mine, theirs, strict=True))
 
 
-def test_a_step_is_let_write_to_every_layers_own_slots() -> None:
+def test_a_step_is_aimed_at_every_bounded_layers_own_slots() -> None:
     stores = filled(compiled(FAMILIES["gemma3"](window=7, layers=4)).session(), 2)
-    stores.take([torch.arange(2 * 2 * 2).view(4, 2, 1), 100 + torch.arange(2 * 2 * 2).view(4, 2, 1)])
-    found = [slot.flatten().tolist() for slot in stores.slots]
-    assert found == [[0, 1, 2, 3], [100, 101, 102, 103], [4, 5, 6, 7], [104, 105, 106, 107]]
+    stores.aim([torch.arange(2 * 2 * 2).view(4, 2, 1)])
+    found = {layer: slot.flatten().tolist() for layer, slot in stores.slots.items()}
+    assert found == {1: [0, 1, 2, 3], 3: [4, 5, 6, 7]}
 
 
-def test_slots_taken_are_those_that_a_watch_finds() -> None:
-    """Of full stores and rings, before and after a step has changed what goes next."""
-    model = compiled(FAMILIES["gemma3"](window=7, layers=4))
-    session = model.session()
-    model(text(30), past_key_values=session)
+@pytest.mark.parametrize("budget", [16, 9])
+def test_slots_taken_are_those_that_a_watch_finds(budget: int) -> None:
+    """Of full stores, before and after a step has changed what goes next, of all rows and of each alone."""
+    model = compiled(FAMILIES["gemma3"](window=7, layers=4), sinks=2, recent=3)
+    session = model.session(budget=budget)
+    model(torch.cat([text(30), text(30, seed=1)]), past_key_values=session)
     for _ in range(2):
-        watched = model.qfpass_decoder.watch(session).slots
-        taken = slots_taken(session.stores, session.rows, session.sizes, session.device)
-        assert len(watched) == 2 and all(map(torch.equal, watched, taken))
-        before = [store.positions.clone() for store in session.stores if not isinstance(store, Ring)]
-        model(text(1), past_key_values=session)
-        after = [store.positions for store in session.stores if not isinstance(store, Ring)]
+        (watched,) = model.qfpass_decoder.watch(session).slots
+        (taken,) = slots_taken(session.stores, session.rows, session.sizes, session.device)
+        assert torch.equal(watched, taken) and (taken < budget).all()
+        for row in range(2):
+            (alone,) = slots_taken(
+                session.stores_of(row), session.rows[row : row + 1], session.sizes, session.device
+            )
+            assert torch.equal(alone, taken.view(2, 2, 2, 1)[:, row])
+        before = [session.stores[layer].positions.clone() for layer in (1, 3)]
+        model(torch.tensor([[5], [7]]), past_key_values=session)
+        after = [session.stores[layer].positions for layer in (1, 3)]
         changed = torch.stack(list(map(torch.ne, before, after))).nonzero()[:, -1]
-        (of_slots,) = (
-            slots for slots, stack in zip(taken, session.stores.stacks, strict=True)
-            if not isinstance(stack.store, Ring)
-        )  # fmt: skip
-        assert changed.tolist() == of_slots.flatten().tolist()
+        assert changed.tolist() == taken.flatten().tolist()
+
+
+def test_a_text_may_go_on_outside_of_inference_mode() -> None:
+    model = compiled(FAMILIES["llama"]())
+    session, other = model.session(), model.session()
+    with torch.inference_mode():
+        model(text(30), past_key_values=session)
+    with torch.no_grad():
+        model(text(30), past_key_values=other)
+        logits = [model(text(1), past_key_values=s).logits for s in (session, other)]
+    torch.testing.assert_close(*logits)

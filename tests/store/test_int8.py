@@ -1,7 +1,10 @@
 """The eight-bit store against one in float32 that is given the same rounded keys and values."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from evicting import replace_lowest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +12,7 @@ from qfpass.kernels import Kernel, reference
 from qfpass.store.int8 import Int8Slots, dequantize, quantize
 from qfpass.store.reading import Reading
 from qfpass.store.slot_attention import SlotAttention
-from qfpass.store.slots import Protection, SlotRule, keep_best, replace_lowest
+from qfpass.store.slots import Protection, SlotRule, keep_best
 
 BATCH, HEADS, GROUP, DIM = 2, 3, 2, 8
 CPU = torch.device("cpu")
@@ -80,9 +83,8 @@ def test_it_keeps_what_a_float_store_keeps(pieces: list[int], seed: int) -> None
 def test_attention_reads_the_rounded_keys_and_values(streams: bool, pieces: list[int], seed: int) -> None:
     total = sum(pieces)
     query, key, value = random(HEADS * GROUP, total, seed), random(HEADS, total, 1), random(HEADS, total, 2)
-    layer = SlotAttention(
-        Reading(Kernel("reference", reference.attend), 0.5, streams=streams), rule(total, torch.int8)
-    )
+    whole = replace(rule(total, torch.int8), is_bounded=False)
+    layer = SlotAttention(Reading(Kernel("reference", reference.attend), 0.5, streams=streams), whole)
     store = layer.rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)  # type: ignore[union-attr]
     seen = 0
     for piece in pieces:

@@ -41,7 +41,7 @@ def test_with_room_for_all_it_is_causal_attention(
     slopes: tuple[float, ...] | None, sink: torch.Tensor | None, pieces: list[int], seed: int
 ) -> None:
     total, generator = sum(pieces), torch.Generator().manual_seed(seed)
-    rule = SlotRule(total, recent=1, sinks=0, score="recency")
+    rule = SlotRule(total, recent=1, sinks=0, score="recency", is_bounded=False)
     layer = SlotAttention(Reading(Kernel("reference", reference.attend), SCALE, slopes), rule)
     query, key, value = (
         torch.randn(BATCH, heads, total, DIM, generator=generator) for heads in (HEADS * GROUP, HEADS, HEADS)
@@ -59,13 +59,13 @@ def test_with_room_for_all_it_is_causal_attention(
 
 
 def test_a_token_takes_the_slot_that_it_is_given() -> None:
-    """Though another has the lowest score."""
+    """As the first, though another may have a lower score."""
     rule = SlotRule(4, recent=1, sinks=0, score="recency")
     layer = SlotAttention(Reading(Kernel("reference", reference.attend), SCALE), rule)
     store = rule.allocate(1, HEADS, DIM, DIM, torch.float32, torch.device("cpu"))
-    for position, slot in ((0, None), (1, None), (2, None), (3, None), (4, [[[2], [3], [0]]])):
+    for position, slot in ((0, [0, 0, 0]), (1, [1, 1, 1]), (2, [2, 2, 2]), (3, [3, 3, 3]), (4, [2, 3, 0])):
         query, key, value = (torch.full((1, heads, 1, DIM), float(position)) for heads in (6, HEADS, HEADS))
-        given = None if slot is None else torch.tensor(slot)
+        given = torch.tensor(slot)[None, :, None]
         place, visible = torch.tensor([[position]]), torch.empty(min(position + 1, 4))
         layer(query, key, value, place, visible, None, None, None, None, given, *store)
     assert store.positions[0].tolist() == [[0, 1, 4, 3], [0, 1, 2, 4], [4, 1, 2, 3]]

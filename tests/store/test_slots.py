@@ -1,6 +1,7 @@
 """The bounded store against re-ranking every token seen, by brute force."""
 
 import torch
+from evicting import replace_lowest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,6 @@ from qfpass.store.slots import (
     Slots,
     append,
     keep_best,
-    replace_lowest,
     slot_of_position,
 )
 
