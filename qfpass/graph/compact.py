@@ -20,7 +20,7 @@ from .regions import Outlined
 Copy = tuple[torch.Tensor, ...]
 """Of weights below one another, [N, K]: the same in a narrower dtype, or their `Codes`."""
 
-PREFIX = "compact_"  # of the buffers that hold them
+PREFIX = "qfpass_compact_"  # of the buffers that hold them
 NARROWER = (torch.bfloat16, torch.float16)
 
 
