@@ -112,6 +112,12 @@ def build(
         rule: decides otherwise than the config how each layer keeps keys.
     """
     model = getattr(model, "qfpass_original", model)
+    lowered = config.backend == "inductor"
+    on_processor = lowered and all(parameter.device.type == "cpu" for parameter in model.parameters())
+    if on_processor:
+        from .kernels import vectors  # imports Inductor
+
+        vectors.start_trials()
     own_length = own_context_length(model)
     captured, attentions = _captured(model, batch, config, config.context_length or own_length)
     given = given_filters(config, attentions)
@@ -121,8 +127,6 @@ def build(
     sizes = config.resolve(own_length, len(attentions), min(shares), density)
     choose = rule or _rule
     shares = within(shares, sizes.largest_share)
-    lowered = config.backend == "inductor"
-    on_processor = lowered and captured.device.type == "cpu"
     if config.compact_weights and not on_processor:
         raise ConfigError(f"compact_weights is for processors, not for {captured.device.type}: leave it out.")
     sites = [
@@ -137,11 +141,11 @@ def build(
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
     if on_processor:
-        from .kernels import lowerings  # imports Inductor
+        from .kernels import lowerings  # imports more of it
 
         lowerings.register()
         stream_weights(outlined)
-        if config.compact_weights and not lowerings.has_vectors():
+        if config.compact_weights and not vectors.has_vectors():
             raise ConfigError("compact_weights needs a processor with vector instructions: leave it out.")
         if config.compact_weights:
             outlined = with_compact_weights(outlined)

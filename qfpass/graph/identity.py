@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
+from .. import sources
 from .call import call_decoder, logits_of
 from .capture import Logits, as_traced, example, place
 
@@ -53,8 +52,7 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> str | 
 def _versions() -> Iterator[str]:
     transformers = getattr(sys.modules.get("transformers"), "__version__", None)
     yield f"python {sys.version} torch {torch.__version__} transformers {transformers}"
-    for file in sorted(Path(__file__).parent.glob("*.py")):  # what qfpass makes of a trace
-        yield hashlib.sha256(file.read_bytes()).hexdigest()
+    yield f"qfpass {sources.digest()}"
 
 
 def _forms(model: nn.Module) -> Iterator[str]:
@@ -140,9 +138,15 @@ class _Record(TorchDispatchMode):
         self.lines.append(f"{func} {operands} -> {self.told(out)}")
         return out
 
-    def told(self, values: Any) -> str:
+    def told(self, value: Any) -> str:
         """Operands or outputs in words."""
-        return repr(tree_map_only(torch.Tensor, self._number, values))
+        if isinstance(value, torch.Tensor):
+            return self._number(value)
+        if isinstance(value, (tuple, list)):
+            return f"{type(value).__name__}({', '.join(map(self.told, value))})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{key!r}: {self.told(each)}' for key, each in value.items())}}}"
+        return repr(value)
 
     def _number(self, tensor: torch.Tensor) -> str:
         if id(tensor) not in self._numbers:

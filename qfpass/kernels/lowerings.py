@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.ir import ConcatKernel, TensorBox
 from torch._inductor.lowering import register_lowering
 
 from .coded_linear_template import lower_coded_linear
 from .one_query_template import lower_attend_one
+from .vectors import has_vectors
 
 
 def register() -> None:
@@ -20,11 +20,6 @@ def register() -> None:
     if has_vectors():
         register_lowering(torch.ops.qfpass.coded_linear.default, type_promotion_kind=None)(lower_coded_linear)
         register_lowering(torch.ops.qfpass.attend_one.default, type_promotion_kind=None)(lower_attend_one)
-
-
-def has_vectors() -> bool:
-    """Whether Inductor knows vector instructions of this processor."""
-    return bool(pick_vec_isa())
 
 
 def _lower_concatenate(parts: list[Any]) -> Any:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
+from torch._inductor.cudagraph_utils import CUDAGraphPolicy
 
+from .. import sources
 from .recording import Generated, run
 
 
@@ -20,8 +22,8 @@ class Run(NamedTuple):
 class Inductor:
     """A backend for torch.compile with options of Inductor; `tell` is given every run.
 
-    `bound` tells graphs apart whose lengths have another bound: Inductor's cache doesn't, and would give one
-    what it compiled for the other, which Dynamo then refuses.
+    The caches of Inductor and AOTAutograd look at neither our lowerings nor `bound`, which is that of a
+    graph's lengths; Dynamo refuses code of another bound. So both are part of what they are asked for.
 
     Raises:
         RuntimeError: an option that Inductor doesn't have.
@@ -39,33 +41,33 @@ class Inductor:
     def __call__(self, graph: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        # AOTAutograd's cache would give back what was compiled once, without a look at `_compile`; Inductor's
-        # own, which saves most of the time, doesn't.
-        tag = f"{torch.compiler.config.cache_key_tag} at most {self._bound}"
-        with (
-            torch._functorch.config.patch(enable_autograd_cache=False),
-            torch.compiler.config.patch(cache_key_tag=tag),  # type: ignore[attr-defined]
-        ):
+        tag = f"{torch.compiler.config.cache_key_tag} qfpass {sources.digest()} at most {self._bound}"
+        with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
             compiled: Any = compile_fx(
-                graph, examples, inner_compile=self._compile, config_patches=self.options
+                graph, examples, config_patches={**self.options, "cudagraph_policy": _Telling(self._tell)}
             )
             return compiled
 
-    def _compile(self, graph: fx.GraphModule, examples: Sequence[Any], **rest: Any) -> Any:
-        from torch._inductor.compile_fx import compile_fx_inner
 
-        compiled = compile_fx_inner(graph, examples, **rest)
-        generated = getattr(compiled, "current_callable", None)
+class _Telling(CUDAGraphPolicy):
+    """Makes generated code tell of its runs. Inductor asks a policy to wrap what it compiled and also what
+    AOTAutograd's cache gives back."""
+
+    def __init__(self, tell: Callable[[Run], None] | None) -> None:
+        self._tell = tell
+
+    def wrap_output(self, output_code: Any) -> Any:
+        generated = getattr(output_code, "current_callable", None)
         if generated is not None:
-            compiled.current_callable = self._told(generated)  # type: ignore[attr-defined]
-        return compiled
+            output_code.current_callable = self._telling(generated)
+        return output_code
 
-    def _told(self, generated: Generated) -> Generated:
-        def told(inputs: list[Any]) -> Sequence[Any]:
+    def _telling(self, generated: Generated) -> Generated:
+        def telling(inputs: list[Any]) -> Sequence[Any]:
             kept = tuple(inputs) if self._tell else ()
             outputs = run(generated, inputs)
             if self._tell:
                 self._tell(Run(generated, kept, outputs))
             return outputs
 
-        return told
+        return telling

@@ -11,6 +11,7 @@ from torch._dynamo.types import GuardFilterEntry
 from ..config import Config
 from ..graph.tracing import without_bookkeeping
 from .inductor import Inductor, Run
+from .replays import CUDA_GRAPHS
 from .weights import are_plain, weights_of, with_weights_checked
 
 
@@ -62,7 +63,11 @@ def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
 
 
 def _options(mode: str | None, own: Mapping[str, Any], users: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options of torch.compile, a mode spelled out; the user's come last."""
+    """Options of torch.compile, a mode spelled out; the user's come last.
+
+    Some modes, and the user, ask for CUDA graphs: `replays` makes those, of whole steps, and one can't hold
+    others.
+    """
     return {
         **torch._inductor.list_mode_options(mode or "default"),
         # Every region would ask for the sizes of all its inputs, which the guards have compared already.
@@ -71,6 +76,7 @@ def _options(mode: str | None, own: Mapping[str, Any], users: Mapping[str, Any] 
         "cpp.enable_floating_point_contract_flag": "fast",
         **own,
         **(users or {}),
+        CUDA_GRAPHS: False,
     }
 
 

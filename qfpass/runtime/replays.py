@@ -16,7 +16,7 @@ from .stores import Stores
 from .weights import addresses_of, are_plain
 
 Call = Callable[..., Any]
-OPTION = "triton.cudagraphs"  # of Inductor
+CUDA_GRAPHS = "triton.cudagraphs"  # an option of Inductor
 
 
 class Replay(Protocol):
@@ -50,7 +50,7 @@ class Replays:
     ) -> None:
         self._weights = weights
         kinds: dict[str, type[Replay]] = {"cpu": Recorded}
-        if options.get(OPTION, True):
+        if options.get(CUDA_GRAPHS, True):
             kinds["cuda"] = CudaGraph
         self._make = kinds.get(device.type) if are_plain(weights) else None
         self._of_stores = WeakKeyDictionary[Stores, _OfStores]()

@@ -51,6 +51,14 @@ def test_the_users_options_come_last(asked: list[Asked]) -> None:
     assert call["backend"].options["freezing"] is True
 
 
+@pytest.mark.parametrize("asking", [{"mode": "max-autotune"}, {"options": {"triton.cudagraphs": True}}])
+def test_inductor_makes_no_cuda_graphs(asking: Any, asked: list[Asked]) -> None:
+    """They would be in ours."""
+    lowered(**asking)
+    (call,) = asked
+    assert call["backend"].options["triton.cudagraphs"] is False
+
+
 def test_an_option_that_inductor_does_not_have_is_refused() -> None:
     with pytest.raises(RuntimeError, match="Unexpected optimization option no_such_option"):
         lowered(options={"no_such_option": 1})
