@@ -13,6 +13,7 @@ from rich.table import Table
 
 from qfpass.bench.timing import take_turns
 from qfpass.kernels import cpu, lowerings, one_query
+from qfpass.sources import DIGEST
 from qfpass.store.int8 import quantize
 
 LAYERS, KV_HEADS, GROUP, DIM, SCALE = 30, 3, 3, 64, 0.125
@@ -48,6 +49,8 @@ def calls(batch: int, slots: int, dtype: torch.dtype) -> dict[str, Callable[[], 
 def main() -> None:
     """See the module."""
     lowerings.register()
+    # Inductor's caches don't look at them.
+    torch.compiler.config.cache_key_tag = DIGEST  # type: ignore[attr-defined]
     names = ("FlashAttention", "Inductor's loops", "ours", "ours, int8")
     table = Table("dtype", "batch", "slots", *names)
     for dtype, batch, slots in [("float32", 1, 1024), ("float32", 4, 1024), ("bfloat16", 1, 1024)]:

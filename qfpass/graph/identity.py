@@ -52,7 +52,7 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> str | 
 def _versions() -> Iterator[str]:
     transformers = getattr(sys.modules.get("transformers"), "__version__", None)
     yield f"python {sys.version} torch {torch.__version__} transformers {transformers}"
-    yield f"qfpass {sources.digest()}"
+    yield f"qfpass {sources.DIGEST}"
 
 
 def _forms(model: nn.Module) -> Iterator[str]:

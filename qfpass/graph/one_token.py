@@ -17,7 +17,7 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..kernels.coded_linear import DIGEST, coded_linear
+from ..kernels.coded_linear import coded_linear
 from ..kernels.concatenate import concatenate
 from ..kernels.once import computed_once
 from .regions import Outlined
@@ -91,7 +91,7 @@ def linears(
     wide = x if x.dtype in (torch.float32, torch.float64) else computed_once(x.float())
     rows = [weight.shape[0] for weight in weights]
     if len(compact) > 1:
-        outs: Sequence[torch.Tensor] = coded_linear(wide, *compact, DIGEST).split(rows, -1)
+        outs: Sequence[torch.Tensor] = coded_linear(wide, *compact).split(rows, -1)
     else:
         outs = _products(wide, compact[0].split(rows) if compact else weights)
     return [

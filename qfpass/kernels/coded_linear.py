@@ -4,15 +4,12 @@ A float32 weight that came from a file of quantised blocks still holds no more t
 low for each block, and a code of eight bits for each number. Reading these takes a third of the time.
 """
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 SOURCE = Path(__file__).with_name("coded_linear.cpp").read_text()
-_LOWERING = Path(__file__).with_name("coded_linear_template.py").read_text()
-DIGEST = hashlib.sha256((SOURCE + _LOWERING).encode()).hexdigest()[:16]
 BLOCK = 32  # numbers that share a step, as in the usual formats
 LARGEST = 255  # code
 _AT_ONCE = 1 << 13  # blocks, so that what is worked on stays in a processor's cache
@@ -79,18 +76,12 @@ def _common_divisors(distances: torch.Tensor) -> torch.Tensor | None:
 
 @torch.library.custom_op("qfpass::coded_linear", mutates_args=())
 def coded_linear(
-    x: torch.Tensor, codes: torch.Tensor, steps: torch.Tensor, lows: torch.Tensor, source: str
+    x: torch.Tensor, codes: torch.Tensor, steps: torch.Tensor, lows: torch.Tensor
 ) -> torch.Tensor:
-    """x [1, 1, K] float32, `Codes` of a weight [N, K] -> [1, 1, N] float32.
-
-    `source` is the digest of the loops and their lowering, by which Inductor's caches of compiled graphs tell
-    versions apart.
-    """
+    """x [1, 1, K] float32, `Codes` of a weight [N, K] -> [1, 1, N] float32."""
     return x @ decode(codes, steps, lows).mT
 
 
 @coded_linear.register_fake
-def _fake(
-    x: torch.Tensor, codes: torch.Tensor, steps: torch.Tensor, lows: torch.Tensor, source: str
-) -> torch.Tensor:
+def _fake(x: torch.Tensor, codes: torch.Tensor, steps: torch.Tensor, lows: torch.Tensor) -> torch.Tensor:
     return x.new_empty(1, 1, codes.shape[0])

@@ -37,7 +37,7 @@ class CodedLinear(CppTemplate):
         return self.header().getvalue() + body
 
 
-def lower_coded_linear(x: Any, codes: Any, steps: Any, lows: Any, source: str) -> IRNode:
+def lower_coded_linear(x: Any, codes: Any, steps: Any, lows: Any) -> IRNode:
     # Of operands as dense as a template wants them, a vector may still have gaps between its numbers.
     operands = [ExternKernel.require_contiguous(realize_inputs(given)) for given in (x, codes, steps, lows)]
     size = [1, 1, codes.get_size()[0]]

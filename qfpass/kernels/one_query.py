@@ -8,7 +8,7 @@ Both read keys and values kept in eight bits as they lie.
 import torch
 
 from .once import computed_once
-from .one_query_op import DIGEST, attend_one, fits
+from .one_query_op import attend_one, fits
 
 
 def attend(
@@ -28,7 +28,7 @@ def attend(
     """
     if bias is not None or softcap is not None or not fits(key, value, scales):
         return attend_written_out(query, key, value, scale=scale, scales=scales, bias=bias, softcap=softcap)
-    joined = attend_one(_grouped(query, key, scale), key, value, *(scales or (None, None)), DIGEST)
+    joined = attend_one(_grouped(query, key, scale), key, value, *(scales or (None, None)))
     out, lse = joined[..., :-1], joined[..., -1]
     return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2).unsqueeze(2)
 

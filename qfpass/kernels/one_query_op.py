@@ -4,14 +4,11 @@ Its own loops read a head's keys once a query of the group, and one after the ot
 gives. `one_query.cpp` reads them once, four side by side; see `one_query_template`.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
 
 SOURCE = Path(__file__).with_name("one_query.cpp").read_text()
-_LOWERING = Path(__file__).with_name("one_query_template.py").read_text()
-DIGEST = hashlib.sha256((SOURCE + _LOWERING).encode()).hexdigest()[:16]
 WIDEST_VECTOR = 16  # numbers; the loops take whole vectors of every processor's size
 
 
@@ -33,12 +30,10 @@ def attend_one(
     value: torch.Tensor,
     key_scale: torch.Tensor | None,
     value_scale: torch.Tensor | None,
-    source: str,
 ) -> torch.Tensor:
     """query [B, Hkv, G, D] float32, scaled; key [B, Hkv, Sk, D]; value [B, Hkv, Sk, Dv]; scales [B, Hkv, Sk].
 
-    Returns out and, last, the log-sum-exp of the logits, [B, Hkv, G, Dv + 1] float32. `source` is the
-    digest of the loops and their lowering, by which Inductor's caches of compiled graphs tell versions apart.
+    Returns out and, last, the log-sum-exp of the logits, [B, Hkv, G, Dv + 1] float32.
     """
     logits = query @ key.float().mT
     if key_scale is not None:
@@ -56,6 +51,5 @@ def _fake(
     value: torch.Tensor,
     key_scale: torch.Tensor | None,
     value_scale: torch.Tensor | None,
-    source: str,
 ) -> torch.Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3] + 1)

@@ -56,9 +56,7 @@ def _start(kernel: Any, scale: Any) -> str:
     return "nullptr" if scale is None else f"&{kernel.index(scale, ['0'] * 3)}"
 
 
-def lower_attend_one(
-    query: Any, key: Any, value: Any, key_scale: Any, value_scale: Any, source: str
-) -> IRNode:
+def lower_attend_one(query: Any, key: Any, value: Any, key_scale: Any, value_scale: Any) -> IRNode:
     operands = [None if x is None else realize_inputs(x) for x in (query, key, value, key_scale, value_scale)]
     size = [*query.get_size()[:3], value.get_size()[3] + 1]
     layout = FixedLayout(query.get_device(), torch.float32, size, FlexibleLayout.contiguous_strides(size))

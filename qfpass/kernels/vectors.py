@@ -4,26 +4,54 @@ To find out it compiles and runs a trial for each kind, in processes of their ow
 can do something else.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
+import threading
+from contextlib import suppress
 from contextvars import copy_context
-from functools import cache
 
 # A trial imports these: two threads that import at a time may see half a module.
 import torch._inductor.codecache
 import torch.utils.cpp_extension  # noqa: F401
-from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor import cpu_vec_isa
+from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
+
+_starting = threading.Lock()
+_try_all = cpu_vec_isa.valid_vec_isa_list  # which remembers what it found
 
 
-@cache
-def start_trials() -> Future[object]:
-    """Let Inductor try them, under the settings that hold here. It remembers what it finds."""
-    executor = ThreadPoolExecutor(1, "qfpass-trials")
-    trials: Future[object] = executor.submit(copy_context().run, pick_vec_isa)
-    executor.shutdown(wait=False)
-    return trials
+def start_trials() -> None:
+    """Let a thread try all kinds, under the settings that hold here; who asks Inductor for them waits for it.
+
+    A trial changes what Inductor knows of a kind while it runs, so no other thread may run it.
+    """
+    with _starting:
+        if cpu_vec_isa.valid_vec_isa_list is not _try_all:
+            return
+        over = threading.Event()
+
+        def try_all() -> None:
+            with suppress(Exception):  # who asks meets it again
+                _try_all()
+            over.set()
+
+        def wait() -> list[VecISA]:
+            over.wait()
+            return _try_all()
+
+        cpu_vec_isa.valid_vec_isa_list = wait  # type: ignore[assignment]
+        threading.Thread(target=copy_context().run, args=(try_all,), daemon=True).start()
 
 
 def has_vectors() -> bool:
     """Whether Inductor knows vector instructions of this processor."""
-    start_trials().exception()  # when they are over
     return bool(pick_vec_isa())
+
+
+def _forget() -> None:
+    """What is forked has no thread that tries."""
+    global _starting
+    _starting, cpu_vec_isa.valid_vec_isa_list = threading.Lock(), _try_all
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -41,7 +41,7 @@ class Inductor:
     def __call__(self, graph: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        tag = f"{torch.compiler.config.cache_key_tag} qfpass {sources.digest()} at most {self._bound}"
+        tag = f"{torch.compiler.config.cache_key_tag} qfpass {sources.DIGEST} at most {self._bound}"
         with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
             compiled: Any = compile_fx(
                 graph, examples, config_patches={**self.options, "cudagraph_policy": _Telling(self._tell)}

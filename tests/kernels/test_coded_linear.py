@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from qfpass.kernels.coded_linear import BLOCK, DIGEST, LARGEST, Codes, coded_linear, decode, encode
+from qfpass.kernels.coded_linear import BLOCK, LARGEST, Codes, coded_linear, decode, encode
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +81,7 @@ def test_loops_are_the_weights_product(rows: int, columns: int) -> None:
     token = torch.randn(1, 1, columns, generator=torch.Generator().manual_seed(1))
 
     def product(x: torch.Tensor, *codes: torch.Tensor) -> torch.Tensor:
-        return coded_linear(2 * x, *codes, DIGEST) + 1
+        return coded_linear(2 * x, *codes) + 1
 
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
@@ -96,7 +96,7 @@ def test_the_loops_read_an_input_with_gaps() -> None:
     values = torch.randn(1, 2 * BLOCK, 1, generator=torch.Generator().manual_seed(0))
 
     def product(x: torch.Tensor, *codes: torch.Tensor) -> torch.Tensor:
-        return coded_linear(x[:, ::2].transpose(1, 2), *codes, DIGEST)
+        return coded_linear(x[:, ::2].transpose(1, 2), *codes)
 
     with torch._inductor.config.patch(force_disable_caches=True):
         out = torch.compile(product, fullgraph=True, dynamic=False)(values, *codes)
@@ -110,7 +110,7 @@ def test_the_loops_are_what_inductor_runs() -> None:
     assert codes is not None
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
-        compiled = torch.compile(lambda *operands: coded_linear(*operands, DIGEST), fullgraph=True)
+        compiled = torch.compile(lambda *operands: coded_linear(*operands), fullgraph=True)
         _, made = run_and_get_code(compiled, torch.randn(1, 1, BLOCK), *codes)
     assert any("coded_linear_loops" in code or "products<STREAMS" in code for code in made)
     assert not any("torch.ops.qfpass.coded_linear.default(" in code for code in made)
@@ -119,4 +119,4 @@ def test_the_loops_are_what_inductor_runs() -> None:
 def test_operator() -> None:
     codes = encode(quantised(6, 2 * BLOCK, 15, symmetric=False))
     assert isinstance(codes, Codes)
-    torch.library.opcheck(coded_linear, (torch.randn(1, 1, 2 * BLOCK), *codes, DIGEST))
+    torch.library.opcheck(coded_linear, (torch.randn(1, 1, 2 * BLOCK), *codes))

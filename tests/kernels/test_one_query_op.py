@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qfpass.kernels import one_query, reference
-from qfpass.kernels.one_query_op import DIGEST, attend_one, fits
+from qfpass.kernels.one_query_op import attend_one, fits
 from qfpass.store.int8 import dequantize, quantize
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -76,7 +76,7 @@ def test_what_follows_is_a_loop_of_its_own() -> None:
     grouped = query.unflatten(1, (2, 3)).squeeze(3)
 
     def doubled(*operands: torch.Tensor) -> torch.Tensor:
-        return 2 * attend_one(*operands, None, None, DIGEST)
+        return 2 * attend_one(*operands, None, None)
 
     wanted = doubled(grouped, key, value)
     with torch._inductor.config.patch(force_disable_caches=True):
@@ -126,7 +126,7 @@ def test_operator(quantised: bool) -> None:
     if quantised:
         (key, key_scale), (value, value_scale) = quantize(key), quantize(value)
         scales = (key_scale, value_scale)
-    torch.library.opcheck(attend_one, (grouped, key, value, *scales, DIGEST))
+    torch.library.opcheck(attend_one, (grouped, key, value, *scales))
 
 
 def test_fits_whole_vectors_of_one_dtype() -> None:

@@ -1,40 +1,80 @@
-"""Inductor's trials of vector instructions run in a thread, once, and say what Inductor says."""
+"""Inductor's trials of vector instructions run once, in a thread that who asks for them waits for."""
 
+import os
+import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor import cpu_vec_isa
 
 from qfpass.kernels import vectors
 
 
-def test_says_what_inductor_says() -> None:
-    assert vectors.has_vectors() == bool(pick_vec_isa())
+class Trials:
+    """In Inductor's place: finds nothing, and not before it is let go."""
 
+    def __init__(self) -> None:
+        self.may_end, self.threads, self.widths = threading.Event(), set[str](), list[int | None]()
 
-def test_settings_that_hold_now_decide() -> None:
-    assert not torch._inductor.config.patch({"cpp.simdlen": 3})(vectors.has_vectors)()
+    def __call__(self) -> list[cpu_vec_isa.VecISA]:
+        if self.may_end.is_set():  # they are over
+            return []
+        self.threads.add(threading.current_thread().name)
+        self.widths.append(torch._inductor.config.cpp.simdlen)
+        assert self.may_end.wait(60)
+        return []
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[threading.Thread, int | None]]:
-    """The threads that tried, each with the width that it was asked for; none has before."""
-    seen = list[tuple[threading.Thread, int | None]]()
-
-    def pick() -> bool:
-        seen.append((threading.current_thread(), torch._inductor.config.cpp.simdlen))
-        return True
-
-    monkeypatch.setattr(vectors, "pick_vec_isa", pick)
-    monkeypatch.setattr(vectors, "start_trials", vectors.start_trials.__wrapped__)
-    return seen
+def trials(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trials]:
+    made = Trials()
+    monkeypatch.setattr(vectors, "_try_all", made)
+    monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", made)
+    yield made
+    made.may_end.set()
 
 
-def test_trials_run_in_a_thread_under_the_callers_settings(
-    started: list[tuple[threading.Thread, int | None]],
-) -> None:
+def asked(answers: list[bool]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: answers.append(vectors.has_vectors()), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_who_asks_waits_for_the_one_thread(trials: Trials) -> None:
+    answers = list[bool]()
     with torch._inductor.config.patch({"cpp.simdlen": 256}):
-        assert vectors.start_trials().result(timeout=60)
-    ((thread, width),) = started
-    assert thread is not threading.main_thread() and width == 256
+        for _ in range(3):
+            vectors.start_trials()
+    asking = [asked(answers) for _ in range(2)]
+    asking[0].join(0.2)
+    assert answers == []
+    trials.may_end.set()
+    for thread in asking:
+        thread.join(60)
+    assert answers == [False, False]
+    assert trials.widths == [256] and threading.main_thread().name not in trials.threads
+
+
+def test_trials_that_fail_fail_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(vectors, "_try_all", fail)
+    monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", fail)
+    vectors.start_trials()
+    with pytest.raises(RuntimeError, match="no compiler"):
+        vectors.has_vectors()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_process_that_was_forked_meanwhile_tries_itself(trials: Trials) -> None:
+    vectors.start_trials()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        trials.may_end.set()
+        os._exit(int(vectors.has_vectors()))  # 0: none; an alarm ends one that waits for ever
+    assert os.waitpid(child, 0) == (child, 0)

@@ -1,11 +1,14 @@
 """A piece that Dynamo has looked at once does for other operands what it would have done by Dynamo."""
 
 import weakref
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from bounded import CONTEXT, llama
 from torch import fx
+from torch._dynamo.utils import counters
 
 import qfpass
 from qfpass.config import Config
@@ -56,6 +59,23 @@ def test_another_form_is_learned_by_itself(piece: Piece) -> None:
         for first in (True, False):
             given = tuple(t.expand(form).contiguous() for t in operands(len(form)))
             check_like_layer(given, piece, by_dynamo=first)
+
+
+def test_code_that_caches_kept_is_called_past_dynamo(
+    piece: Piece, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("looked at by Dynamo")
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for kept in (False, True):
+        torch.compiler.reset()
+        piece = Piece(piece.module, Config(), None, {})
+        before = counters["aot_autograd"]["autograd_cache_hit"]
+        check_like_layer(operands(0), piece, by_dynamo=True)
+        assert (counters["aot_autograd"]["autograd_cache_hit"] > before) == kept
+        monkeypatch.setattr(piece, "_compiled", refuse)
+        check_like_layer(operands(1), piece, by_dynamo=False)
 
 
 @torch.no_grad()
