@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
@@ -18,7 +21,7 @@ from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
 from .products import spell_products
 from .sinks import spell_sinks
-from .tracing import WithoutGradMode, without_bookkeeping
+from .tracing import WithoutGradMode, without_stack_traces
 
 aten = torch.ops.aten
 
@@ -60,7 +63,8 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
     ids, positions = example(device, batch)
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
-    with as_traced(model):
+    # Modules that torch.export makes on the way are never called: no Python is generated for them.
+    with as_traced(model), _use_lazy_graph_module(True):
         try:
             program = torch.export.export(
                 Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
@@ -69,6 +73,9 @@ def capture(model: nn.Module, batch: int | None = None) -> Captured:
             raise
         except Exception as error:  # torch.export raises anything that the model's own code raises
             raise _untraceable(model, (ids, positions), error) from error
+        finally:
+            # The last trace is held there, for a message about tensors that outlive it.
+            proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()
         _refuse_odd_sizes(program, type(model).__name__, batch)
         module = program.module()
     return Captured(_clean(module), device, dtype, batch)
@@ -83,7 +90,7 @@ def example(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torc
 @contextmanager
 def as_traced(model: nn.Module) -> Iterator[None]:
     """How things stand while a model is traced."""
-    with torch.no_grad(), _sdpa_attention(model), without_bookkeeping():
+    with torch.no_grad(), _sdpa_attention(model), without_stack_traces():
         yield
 
 
@@ -205,7 +212,20 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     spell_sinks(graph)
     merged = fx_graph_cse(graph)
     merged.lint()
+    _drop_meta(merged)
     return fx.GraphModule(module, merged)
+
+
+def _drop_meta(graph: fx.Graph) -> None:
+    """All but what later steps read of a node: its value, one for all that are alike, and where it stood."""
+    values = dict[str, Any]()
+    for node in graph.nodes:
+        value, stack = node.meta.get("val"), node.meta.get("nn_module_stack") or {}
+        if isinstance(value, torch.Tensor):
+            form = f"{value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
+            value = values.setdefault(form, value)
+        paths = {name: (path, str(kind)) for name, (path, kind) in stack.items()}
+        node.meta = {"val": value, "nn_module_stack": paths}
 
 
 def _does_nothing(node: fx.Node) -> bool:

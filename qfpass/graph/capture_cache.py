@@ -63,22 +63,13 @@ def keep(file: Path, captured: Captured, model: nn.Module) -> None:
 
 
 def _copy_for_keeping(module: fx.GraphModule, own: nn.Module) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
-    """The graph with the meta that later steps read, and what it reads that isn't `own`, under new names.
-
-    Equal values of nodes become one, so that few are read back.
-    """
+    """The graph, and what it reads that isn't `own`, under new names."""
     copy, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    values, constants = dict[str, Any](), dict[str, torch.Tensor]()
+    constants = dict[str, torch.Tensor]()
     copy.output(copy.graph_copy(module.graph, copies))
     if any(node.target in (torch.sym_min, torch.sym_max) for node in copy.nodes):
         raise ValueError("its sizes depend on more than an identity tells")
-    for old, new in copies.items():
-        value, stack = old.meta.get("val"), old.meta.get("nn_module_stack") or {}
-        if isinstance(value, torch.Tensor):
-            form = f"{value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
-            value = values.setdefault(form, value)
-        paths = {name: (path, str(kind)) for name, (path, kind) in stack.items()}
-        new.meta = {"val": value, "nn_module_stack": paths}
+    for new in copies.values():
         if new.op == "get_attr" and (held := _get(module, new.target)) is not _get(own, new.target):
             if not isinstance(held, torch.Tensor):
                 raise ValueError(f"{new.target} is no tensor")

@@ -1,6 +1,5 @@
 """Tracing without what it costs and nobody reads."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,23 +10,18 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def without_bookkeeping() -> Iterator[None]:
-    """No stack trace kept for each node, and no garbage collected meanwhile: a sixth of the time.
+def without_stack_traces() -> Iterator[None]:
+    """None is kept for each node: a tenth of the time and more.
 
-    Both are of the process: what another thread has turned off already is left to it.
+    They are of the process: if another thread has turned them off already, that is left to it.
     """
-    collects, keeps_traces = gc.isenabled(), not fx.config.do_not_emit_stack_traces
-    if collects:
-        gc.disable()
-    if keeps_traces:
-        fx.config.do_not_emit_stack_traces = True
+    before = fx.config.do_not_emit_stack_traces
+    fx.config.do_not_emit_stack_traces = True
     try:
         yield
     finally:
-        if keeps_traces:
+        if not before:
             fx.config.do_not_emit_stack_traces = False
-        if collects:
-            gc.enable()
 
 
 class WithoutGradMode(TorchFunctionMode):

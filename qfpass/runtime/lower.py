@@ -9,7 +9,7 @@ from torch import fx
 from torch._dynamo.types import GuardFilterEntry
 
 from ..config import Config
-from ..graph.tracing import without_bookkeeping
+from ..graph.tracing import without_stack_traces
 from .inductor import Inductor, Run
 from .replays import CUDA_GRAPHS
 from .weights import are_plain, weights_of, with_weights_checked
@@ -56,7 +56,7 @@ def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
 
     def call(*inputs: Any) -> Any:
-        with without_bookkeeping():  # any call may be one that compiles
+        with without_stack_traces():  # any call may be one that compiles
             return compiled(*inputs)
 
     return call

@@ -1,11 +1,9 @@
 """Tracing leaves out what nobody reads, and leaves the process as it was."""
 
-import gc
-
 import torch
 from torch import fx, nn
 
-from qfpass.graph.tracing import WithoutGradMode, without_bookkeeping
+from qfpass.graph.tracing import WithoutGradMode, without_stack_traces
 
 
 class Careful(nn.Module):
@@ -42,8 +40,10 @@ def test_the_grad_mode_is_switched_all_the_same() -> None:
         assert (x * 2).requires_grad
 
 
-def test_bookkeeping_is_taken_up_again() -> None:
-    assert gc.isenabled() and not fx.config.do_not_emit_stack_traces
-    with without_bookkeeping():
-        assert not gc.isenabled() and fx.config.do_not_emit_stack_traces
-    assert gc.isenabled() and not fx.config.do_not_emit_stack_traces
+def test_stack_traces_are_taken_up_again() -> None:
+    assert not fx.config.do_not_emit_stack_traces
+    with without_stack_traces():
+        with without_stack_traces():
+            assert fx.config.do_not_emit_stack_traces
+        assert fx.config.do_not_emit_stack_traces
+    assert not fx.config.do_not_emit_stack_traces
