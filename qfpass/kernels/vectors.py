@@ -30,9 +30,11 @@ def start_trials() -> None:
         over = threading.Event()
 
         def try_all() -> None:
-            with suppress(Exception):  # who asks meets it again
-                _try_all()
-            over.set()
+            try:
+                with suppress(Exception):  # who asks meets it again
+                    _try_all()
+            finally:
+                over.set()
 
         def wait() -> list[VecISA]:
             over.wait()

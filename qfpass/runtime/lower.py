@@ -63,10 +63,9 @@ def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
 
 
 def _options(mode: str | None, own: Mapping[str, Any], users: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options of torch.compile, a mode spelled out; the user's come last.
+    """Options of torch.compile, a mode spelled out; the user's come last, but for CUDA graphs.
 
-    Some modes, and the user, ask for CUDA graphs: `replays` makes those, of whole steps, and one can't hold
-    others.
+    `replays` makes those, of whole steps, and one can't hold others.
     """
     return {
         **torch._inductor.list_mode_options(mode or "default"),
