@@ -144,8 +144,9 @@ def build(
         from .kernels import lowerings  # imports more of it
 
         lowerings.register()
-        stream_weights(outlined)
-        if config.compact_weights and not vectors.has_vectors():
+        if vectors.has_vectors():
+            stream_weights(outlined)
+        elif config.compact_weights:
             raise ConfigError("compact_weights needs a processor with vector instructions: leave it out.")
         if config.compact_weights:
             outlined = with_compact_weights(outlined)

@@ -1,16 +1,12 @@
-"""Products of a single token with weights, so that Inductor streams the weights once.
+"""Products of a single token with weights, so that a step streams the weights once.
 
-A decode step on a processor is little else than reading weights, and the library's matrix-vector product
-reaches half of what memory gives. Written as multiply and sum, it becomes a loop of Inductor's own that
-does better, takes the weights where they lie, and so is shared by layers as the rest of their code is.
-
-A loop that reads one row after the other waits for memory; one that reads four rows far apart, and sums
-them side by side, keeps it busy. Linears of one input are such rows; a weight that has none
-beside it is cut into parts, which Inductor fuses into one loop.
+A decode step on a processor is little else than reading weights. The loops for it (`kernels/one_token.py`)
+take weights where they lie, and so are shared by layers as the rest of their code is. Linears of one input
+are one call of them.
 """
 
 import operator
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -18,13 +14,10 @@ from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..kernels.coded_linear import coded_linear
-from ..kernels.concatenate import concatenate
-from ..kernels.once import computed_once
+from ..kernels.one_token import fits, one_token_linears
 from .regions import Outlined
 
 aten = torch.ops.aten
-STREAMS = 4  # rows read side by side
-WORTH_CUTTING = 300_000  # numbers; of fewer the parts cost more than they give
 
 
 def stream_weights(outlined: Outlined) -> None:
@@ -81,38 +74,18 @@ def linears(
     biases: Sequence[torch.Tensor | None],
     compact: Sequence[torch.Tensor] = (),
 ) -> list[torch.Tensor]:
-    """x [B, S, K], weights [N, K] -> [B, S, N] each; of one token in all, summed in float32 or wider.
+    """x [B, S, K], weights [N, K] -> [B, S, N] each; one token in all by our loops, if they take the weights.
 
     One token reads `compact` in the weights' place, if there is one: see `compact_weights`.
     """
-    if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1:
+    if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1 or not fits(weights):
         return [aten.linear.default(x, *operands) for operands in zip(weights, biases, strict=True)]
-    # The loop over a narrow weight is held up by arithmetic: its input is widened before, not for every row.
-    wide = x if x.dtype in (torch.float32, torch.float64) else computed_once(x.float())
     rows = [weight.shape[0] for weight in weights]
     if len(compact) > 1:
-        outs: Sequence[torch.Tensor] = coded_linear(wide, *compact).split(rows, -1)
+        together = coded_linear(x.float(), *compact)
     else:
-        outs = _products(wide, compact[0].split(rows) if compact else weights)
+        together = one_token_linears(x.float(), list(compact or weights))
     return [
-        (out if bias is None else out + bias.to(out.dtype)).to(x.dtype)
-        for out, bias in zip(outs, biases, strict=True)
+        (out if bias is None else out + bias).to(x.dtype)
+        for out, bias in zip(together.split(rows, -1), biases, strict=True)
     ]
-
-
-def _products(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Rows of equally long weights are read side by side."""
-    beside, outs = Counter(weight.shape[0] for weight in weights), []
-    for weight in weights:
-        alike = beside[weight.shape[0]]
-        parts = STREAMS // alike if weight.numel() * alike >= WORTH_CUTTING else 1
-        outs.append(_product(x, weight, max(1, parts)))
-    return outs
-
-
-def _product(x: torch.Tensor, weight: torch.Tensor, parts: int) -> torch.Tensor:
-    """x [1, 1, K], weight [N, K] -> [1, 1, N]: parts of equally many rows, and the rows that are left."""
-    rows = weight.shape[0] // parts
-    sizes = [rows] * parts + [weight.shape[0] % parts]
-    sums = [(x.unsqueeze(-2) * part.to(x.dtype)).sum(-1) for part in weight.split(sizes) if len(part)]
-    return concatenate(sums) if len(sums) > 1 else sums[0]

@@ -3,30 +3,24 @@
 
 namespace {{ name }}_loops {
 
-using Vec = at::vec::Vectorized<float>;
-
-constexpr int64_t STREAMS = 4;  // rows read side by side: one stream alone waits for memory
-constexpr auto add = [](Vec& x, Vec& y) { return x + y; };
-
-inline Vec widened(const uint8_t* codes) {
-  return at::vec::convert<float, 1, uint8_t, 1>(at::vec::Vectorized<uint8_t>::loadu(codes, Vec::size()));
-}
+{{ streams }}
 
 // x [K], N rows `apart` of codes [K], steps and lows [K / BLOCK] -> out of each row.
 template <int64_t N, int64_t K, int64_t BLOCK>
 void products(const float* x, const uint8_t* codes, const float* steps, const float* lows, int64_t apart,
               float* out) {
-  constexpr int64_t BLOCKS = K / BLOCK, VECTORS = BLOCK / Vec::size();
+  constexpr int64_t BLOCKS = K / BLOCK, VECTORS = BLOCK / WIDTH;
   Vec sums[N];
   for (auto& sum : sums) sum = Vec(0);
   for (int64_t block = 0; block < BLOCKS; ++block) {
     Vec factors[VECTORS];
-    for (int64_t v = 0; v < VECTORS; ++v) factors[v] = Vec::loadu(x + block * BLOCK + v * Vec::size());
+    for (int64_t v = 0; v < VECTORS; ++v) factors[v] = Vec::loadu(x + block * BLOCK + v * WIDTH);
     for (int64_t n = 0; n < N; ++n) {
       const int64_t row = n * apart;
+      prefetch<BLOCK>(codes + row * K + block * BLOCK);
       const Vec step(steps[row * BLOCKS + block]), low(lows[row * BLOCKS + block]);
       for (int64_t v = 0; v < VECTORS; ++v) {
-        const Vec code = widened(codes + row * K + block * BLOCK + v * Vec::size());
+        const Vec code = widened(codes + row * K + block * BLOCK + v * WIDTH);
         sums[n] = at::vec::fmadd(at::vec::fmadd(code, step, low), factors[v], sums[n]);
       }
     }

@@ -10,6 +10,7 @@ from torch._inductor.select_algorithm import realize_inputs
 from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V
 
+from . import streams
 from .coded_linear import BLOCK, SOURCE
 
 
@@ -28,7 +29,7 @@ class CodedLinear(CppTemplate):
         definition = kernel.def_kernel(dict(zip(names, self.operands, strict=True)), {"out": out})
         rows, columns = (int(V.graph.sizevars.guard_int(size)) for size in codes.get_size())
         body = self._template_from_string(SOURCE).render(
-            name=kernel.kernel_name, definition=definition,
+            name=kernel.kernel_name, streams=streams.SOURCE, definition=definition,
             profile=kernel.maybe_codegen_profile("coded_linear"),
             rows=rows, columns=columns, block=BLOCK, x=kernel.index(x, ["0"] * 3),
             codes=kernel.index(codes, ["0"] * 2), steps=kernel.index(steps, ["0"] * 2),

@@ -6,75 +6,99 @@
 
 namespace {{ name }}_loops {
 
-using Vec = at::vec::Vectorized<float>;
+{{ streams }}
 
-constexpr int64_t STREAMS = 4;  // keys read side by side: one stream alone waits for memory
+constexpr int64_t QUERIES = 4;  // of a group, that share what is read of a key or value
 constexpr int64_t ACCUMULATORS = 16;  // what registers hold beside their operands
 
-template <typename T>
-inline Vec widened(const T* numbers) {
-  if constexpr (std::is_same_v<T, float>) {
-    return Vec::loadu(numbers);
-  } else {
-    return at::vec::convert<float, 1, T, 1>(at::vec::Vectorized<T>::loadu(numbers, Vec::size()));
-  }
-}
-
-constexpr auto add = [](Vec& x, Vec& y) { return x + y; };
 constexpr auto larger = [](Vec& x, Vec& y) { return at::vec::maximum(x, y); };
-
-// Calls each(slot) for all slots, those of four quarters in turn.
-template <typename Each>
-inline void for_slots(int64_t slots, const Each& each) {
-  const int64_t quarter = slots / STREAMS;
-  for (int64_t slot = 0; slot < quarter; ++slot) {
-    for (int64_t stream = 0; stream < STREAMS; ++stream) each(stream * quarter + slot);
-  }
-  for (int64_t slot = STREAMS * quarter; slot < slots; ++slot) each(slot);
-}
 
 constexpr int64_t largest_divisor(int64_t number, int64_t most) {
   while (number % most) --most;
   return most;
 }
 
+// Calls each(N, g) for all queries of a group, N from g on at a time.
+template <int64_t G, typename Each>
+inline void for_queries(const Each& each) {
+  constexpr int64_t N = std::min(G, QUERIES), REST = G % N;
+  for (int64_t g = 0; g + N <= G; g += N) each(std::integral_constant<int64_t, N>(), g);
+  if constexpr (REST > 0) each(std::integral_constant<int64_t, REST>(), G - REST);
+}
+
+// query [G, D], N keys [D], `row` numbers apart -> for each query WIDTH / N partial sums of each key's product.
+// Halves are joined until a vector holds a sum of each key: fewer shuffles than to reduce every product.
+template <int64_t N, int64_t D, int64_t G, typename T>
+inline void partial_sums(const float* query, const T* keys, int64_t row, Vec (&sums)[G]) {
+  if constexpr (N == 1) {
+    prefetch<D>(keys);
+    for (auto& sum : sums) sum = Vec(0);
+    for (int64_t d = 0; d < D; d += WIDTH) {
+      const Vec numbers = widened(keys + d);
+      for (int64_t g = 0; g < G; ++g) sums[g] = at::vec::fmadd(numbers, Vec::loadu(query + g * D + d), sums[g]);
+    }
+  } else {
+    Vec second[G];
+    partial_sums<N / 2, D>(query, keys, row, sums);
+    partial_sums<N / 2, D>(query, keys + N / 2 * row, row, second);
+    for (int64_t g = 0; g < G; ++g) {
+      const auto [even, odd] = at::vec::deinterleave2(sums[g], second[g]);
+      sums[g] = even + odd;
+    }
+  }
+}
+
+// query [G, D], WIDTH keys [D] or a single one, scales of these or none -> logits [G, stride] of these.
+template <int64_t G, int64_t COUNT, int64_t D, typename T>
+inline void products(const float* query, const T* keys, int64_t row, const float* scales, float* logits,
+                     int64_t stride) {
+  Vec sums[G];
+  partial_sums<COUNT, D>(query, keys, row, sums);
+  for (int64_t g = 0; g < G; ++g) {
+    if constexpr (COUNT == WIDTH) {
+      (scales ? sums[g] * Vec::loadu(scales) : sums[g]).store(logits + g * stride);
+    } else {
+      const float logit = at::vec::vec_reduce_all<float>(add, sums[g]);
+      logits[g * stride] = scales ? logit * *scales : logit;
+    }
+  }
+}
+
 // query [G, D], keys [slots, D], scales [slots] or none -> logits [G, stride].
 template <int64_t G, int64_t D, typename T>
-void products(const float* query, const T* keys, int64_t row, const float* scales, int64_t slots,
-              float* logits, int64_t stride) {
-  for_slots(slots, [&](int64_t slot) {
-    const T* key = keys + slot * row;
-    for (int64_t g = 0; g < G; ++g) {
-      Vec sum(0);
-      for (int64_t d = 0; d < D; d += Vec::size()) {
-        sum = at::vec::fmadd(widened(key + d), Vec::loadu(query + g * D + d), sum);
-      }
-      const float logit = at::vec::vec_reduce_all<float>(add, sum);
-      logits[g * stride + slot] = scales ? logit * scales[slot] : logit;
-    }
-  });
+void all_products(const float* query, const T* keys, int64_t row, const float* scales, int64_t slots,
+                  float* logits, int64_t stride) {
+  const auto from = [&](auto count, int64_t slot) {
+    for_queries<G>([&](auto n, int64_t g) {
+      products<n, count, D>(query + g * D, keys + slot * row, row, scales ? scales + slot : nullptr,
+                            logits + g * stride + slot, stride);
+    });
+  };
+  const int64_t whole = slots / WIDTH * WIDTH;
+  for (int64_t slot = 0; slot < whole; slot += WIDTH) from(std::integral_constant<int64_t, WIDTH>(), slot);
+  for (int64_t slot = whole; slot < slots; ++slot) from(std::integral_constant<int64_t, 1>(), slot);
 }
 
 // weights [N, stride], values [slots, DV] -> out [N, DV] with rows `out_row` apart.
 template <int64_t N, int64_t DV, typename T>
 void weighted_sums(const float* weights, int64_t stride, const T* values, int64_t row, int64_t slots,
                    float* out, int64_t out_row) {
-  constexpr int64_t WIDTH = Vec::size();
   constexpr int64_t C = largest_divisor(DV / WIDTH, std::max<int64_t>(1, std::min(DV / WIDTH, ACCUMULATORS / N)));
   for (int64_t first = 0; first < DV; first += C * WIDTH) {
     Vec sums[N][C];
     for (auto& query : sums) {
       for (auto& sum : query) sum = Vec(0);
     }
-    for_slots(slots, [&](int64_t slot) {
+    for (int64_t slot = 0; slot < slots; ++slot) {
       const T* value = values + slot * row + first;
+      prefetch<C * WIDTH>(value);
       for (int64_t c = 0; c < C; ++c) {
         const Vec numbers = widened(value + c * WIDTH);
         for (int64_t n = 0; n < N; ++n) {
           sums[n][c] = at::vec::fmadd(Vec(weights[n * stride + slot]), numbers, sums[n][c]);
         }
       }
-    });
+    }
     for (int64_t n = 0; n < N; ++n) {
       for (int64_t c = 0; c < C; ++c) sums[n][c].store(out + n * out_row + first + c * WIDTH);
     }
@@ -86,10 +110,10 @@ inline std::pair<float, float> exponentials(float* logits, int64_t slots, int64_
   const float lowest = -std::numeric_limits<float>::infinity();
   for (int64_t slot = slots; slot < stride; ++slot) logits[slot] = lowest;
   Vec peaks(lowest);
-  for (int64_t at = 0; at < stride; at += Vec::size()) peaks = at::vec::maximum(peaks, Vec::loadu(logits + at));
+  for (int64_t at = 0; at < stride; at += WIDTH) peaks = at::vec::maximum(peaks, Vec::loadu(logits + at));
   const float peak = at::vec::vec_reduce_all<float>(larger, peaks);
   Vec totals(0);
-  for (int64_t at = 0; at < stride; at += Vec::size()) {
+  for (int64_t at = 0; at < stride; at += WIDTH) {
     const Vec weights = (Vec::loadu(logits + at) - Vec(peak)).exp();
     weights.store(logits + at);
     totals = totals + weights;
@@ -102,21 +126,17 @@ template <int64_t G, int64_t D, int64_t DV, typename T>
 void attend_part(const float* query, const T* keys, int64_t key_row, const T* values, int64_t value_row,
                  const float* key_scales, const float* value_scales, int64_t slots, float* logits,
                  float* sums) {
-  constexpr int64_t ROW = DV + 2, N = std::min<int64_t>(G, 4), REST = G % N;
-  const int64_t stride = (slots + Vec::size() - 1) / Vec::size() * Vec::size();
-  products<G, D>(query, keys, key_row, key_scales, slots, logits, stride);
+  constexpr int64_t ROW = DV + 2;
+  const int64_t stride = (slots + WIDTH - 1) / WIDTH * WIDTH;
+  all_products<G, D>(query, keys, key_row, key_scales, slots, logits, stride);
   for (int64_t g = 0; g < G; ++g) {
     float* weights = logits + g * stride;
     std::tie(sums[g * ROW + DV], sums[g * ROW + DV + 1]) = exponentials(weights, slots, stride);
     for (int64_t slot = 0; value_scales && slot < slots; ++slot) weights[slot] *= value_scales[slot];
   }
-  for (int64_t g = 0; g + N <= G; g += N) {
-    weighted_sums<N, DV>(logits + g * stride, stride, values, value_row, slots, sums + g * ROW, ROW);
-  }
-  if constexpr (REST > 0) {
-    weighted_sums<REST, DV>(
-        logits + (G - REST) * stride, stride, values, value_row, slots, sums + (G - REST) * ROW, ROW);
-  }
+  for_queries<G>([&](auto n, int64_t g) {
+    weighted_sums<n, DV>(logits + g * stride, stride, values, value_row, slots, sums + g * ROW, ROW);
+  });
 }
 
 // Parts [parts, G, DV + 2] of query g -> out [DV + 1]: the weighted mean of values, and the log-sum-exp.
@@ -151,7 +171,7 @@ extern "C" {{ definition }}
   const float* key_scale = {{ key_scale }};
   const float* value_scale = {{ value_scale }};
   const int64_t threads = omp_get_max_threads(), parts = threads / std::gcd(threads, B * H);
-  const int64_t longest = (slots + parts - 1) / parts, padded = longest + Vec::size();
+  const int64_t longest = (slots + parts - 1) / parts, padded = longest + WIDTH;
   const std::unique_ptr<float[]> sums(new float[B * H * parts * G * (DV + 2)]);
   #pragma omp parallel
   {

@@ -10,6 +10,7 @@ from torch._inductor.select_algorithm import realize_inputs
 from torch._inductor.utils import parallel_num_threads
 from torch._inductor.virtualized import V
 
+from . import streams
 from .one_query_op import SOURCE
 
 
@@ -29,7 +30,7 @@ class AttendOne(CppTemplate):
         definition = kernel.def_kernel(dict(zip(names, self.operands, strict=True)), {"out": out})
         start = ["0"] * 4
         body = self._template_from_string(SOURCE).render(
-            name=kernel.kernel_name,
+            name=kernel.kernel_name, streams=streams.SOURCE,
             definition=definition, profile=kernel.maybe_codegen_profile("attend_one"),
             dtype=kernel.dtype(key),
             batch=kernel.size(query, 0), heads=_fixed(query, 1), group=_fixed(query, 2),

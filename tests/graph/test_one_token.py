@@ -1,4 +1,4 @@
-"""A single token's products, written as multiply and sum, give what the linear gives."""
+"""A single token's products give what the linears give; linears of one input are one call of the loops."""
 
 import copy
 
@@ -10,7 +10,8 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import qfpass
-from qfpass.graph.one_token import STREAMS, WORTH_CUTTING, linears, stream_weights
+from qfpass.errors import ConfigError
+from qfpass.graph.one_token import linears, stream_weights
 from qfpass.graph.regions import Outlined
 
 
@@ -18,11 +19,10 @@ from qfpass.graph.regions import Outlined
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 1)], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_equal_the_linears(dtype: torch.dtype, shape: tuple[int, int], biased: bool) -> None:
-    """Two beside each other, one alone, one that is cut into parts and one whose parts leave a row."""
+    """Several of one input; of other dtypes than the loops take, the library's."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*shape, 40, generator=generator).to(dtype)
-    many = WORTH_CUTTING // 40 // STREAMS * STREAMS + STREAMS
-    weights = [torch.randn(rows, 40, generator=generator).to(dtype) for rows in (24, 24, 7, many, many + 1)]
+    weights = [torch.randn(rows, 40, generator=generator).to(dtype) for rows in (24, 24, 7)]
     biases = [torch.full((len(weight),), 40.0, dtype=dtype) if biased else None for weight in weights]
     for out, weight, bias in zip(linears(x, weights, biases), weights, biases, strict=True):
         assert out.dtype == dtype and out.is_contiguous()
@@ -111,17 +111,39 @@ def test_only_a_single_token_is_streamed() -> None:
     for tokens in (1, 5):
         made = make_fx(outlined.body)(torch.randn(1, tokens, 40))
         products[tokens] = {str(n.target) for n in made.graph.nodes if n.op == "call_function"}
-    assert any("sum" in name for name in products[1]) and not any("mm" in name for name in products[1])
-    assert any("mm" in name for name in products[5]) and not any("sum" in name for name in products[5])
+    assert any("one_token" in name for name in products[1]) and not any("mm" in name for name in products[1])
+    assert any("mm" in name for name in products[5]) and not any("one_token" in name for name in products[5])
 
 
-def test_other_backends_keep_the_librarys_products() -> None:
-    """What isn't fused would write every product to memory."""
-    model = qfpass.compile(FAMILIES["llama"](), budget=16, score="recency", backend="eager", verify=False)
-    targets = {
+@pytest.mark.parametrize("weight", [torch.randn(40, 24).mT, torch.randn(40)], ids=["columns", "vector"])
+def test_what_the_loops_do_not_take_is_the_librarys(weight: torch.Tensor) -> None:
+    token = torch.randn(1, 1, 40)
+    torch.testing.assert_close(linears(token, [weight], [None]), [F.linear(token, weight)])
+
+
+def targets(model: torch.nn.Module) -> set[object]:
+    """What the model's graphs call."""
+    return {
         node.target
         for part in model.qfpass_decoder.outlined.body.modules()
         if isinstance(part, fx.GraphModule)
         for node in part.graph.nodes
     }
-    assert torch.ops.aten.linear.default in targets and linears not in targets
+
+
+def test_other_backends_keep_the_librarys_products() -> None:
+    """The loops are Inductor's."""
+    model = qfpass.compile(FAMILIES["llama"](), budget=16, score="recency", backend="eager", verify=False)
+    assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
+
+
+def test_processors_without_vectors_keep_the_librarys_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qfpass.kernels import lowerings, vectors
+
+    for module in (lowerings, vectors):
+        monkeypatch.setattr(module, "has_vectors", lambda: False)
+    asked = {"budget": 16, "score": "recency", "verify": False}
+    model = qfpass.compile(FAMILIES["llama"](), **asked)
+    assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
+    with pytest.raises(ConfigError, match="vector instructions"):
+        qfpass.compile(FAMILIES["llama"](), **asked, compact_weights=True)

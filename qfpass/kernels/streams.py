@@ -1,0 +1,5 @@
+"""How our loops read memory: C++ that is part of the source of each."""
+
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("streams.cpp").read_text()
