@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from torch import nn
 
 from .choose_filters import find_or_make_filters, given_filters, layer_shares, within
 from .config import Config, Sizes
-from .errors import ConfigError
+from .errors import ConfigError, VerificationError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder, own_context_length
 from .graph.capture import Captured, capture
-from .graph.capture_cache import file_of, keep, recall
+from .graph.capture_cache import keep, place_of, recall
 from .graph.compact import compact_weights as with_compact_weights
 from .graph.one_token import stream_weights
 from .graph.regions import outline
@@ -168,21 +168,34 @@ def _captured(
     """
     keeps = config.verify and config.backend == "inductor"
     with _tracing:
-        file = file_of(model, batch, context_length) if keeps and context_length else None
-        kept = recall(file, model, batch) if file else None
-    if kept is not None:
+        place = place_of(model, batch, context_length) if keeps and context_length else None
+        kept = recall(place.file, model, batch) if place else None
+    if place and kept is not None:
         try:
             return kept, _proven(model, kept, context_length)
         except Exception as error:  # a graph of another model fails in any way
-            log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
+            log.warning("captured anew, since the graph in %s doesn't prove: %s", place.file, error)
+    captured, attentions = _captured_anew(model, batch, config, context_length, place.alike if place else {})
+    if place:
+        keep(place.file, captured, model)
+    return captured, attentions
+
+
+def _captured_anew(
+    model: nn.Module, batch: int | None, config: Config, context_length: int | None, alike: Mapping[str, str]
+) -> tuple[Captured, list[Attention]]:
+    """The same by a capture, in which layers that are `alike` are traced once."""
     with _tracing:
-        captured = capture(model, batch)
+        captured = capture(model, batch, alike)
     if not config.verify:
         return captured, find_attentions(captured, context_length)
-    attentions = _proven(model, captured, context_length)
-    if file:
-        keep(file, captured, model)
-    return captured, attentions
+    try:
+        return captured, _proven(model, captured, context_length)
+    except VerificationError as error:
+        if not alike:
+            raise
+        log.debug("every layer is traced, since the graph in which some were copied doesn't prove: %s", error)
+    return _captured_anew(model, batch, config, context_length, {})
 
 
 def _proven(model: nn.Module, captured: Captured, context_length: int | None) -> list[Attention]:

@@ -1,6 +1,7 @@
 """Capture: any causal decoder to an ATen graph (input_ids, position_ids) -> logits, any length."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
+from .again import traced_once, write_out
 from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
+from .idle import does_nothing
 from .inplace import spell_out_of_place
 from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
@@ -24,6 +27,8 @@ from .sinks import spell_sinks
 from .tracing import WithoutGradMode, without_stack_traces
 
 aten = torch.ops.aten
+ROOT = "model."  # of the model's weights in `Logits`
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,30 @@ class Logits(nn.Module):
             return logits_of(call_decoder(self.model, input_ids, position_ids))
 
 
-def capture(model: nn.Module, batch: int | None = None) -> Captured:
+def capture(model: nn.Module, batch: int | None = None, alike: Mapping[str, str] | None = None) -> Captured:
     """Trace `model` with a dynamic length and batch; `batch` for a model that is made for so many rows.
+
+    `alike` names layers by path, each with the first that does the same: it alone is traced, if that will do.
 
     Raises:
         CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
     """
     _refuse_unsuitable(model)
+    if alike:
+        try:
+            return _captured(model, batch, alike)
+        except Exception as error:  # whatever a model's own code raises when layers don't run
+            log.debug("every layer is traced: %s: %s", type(error).__name__, error)
+    return _captured(model, batch, {})
+
+
+def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str]) -> Captured:
     device, dtype = place(model)
     ids, positions = example(device, batch)
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
     # Modules that torch.export makes on the way are never called: no Python is generated for them.
-    with as_traced(model), _use_lazy_graph_module(True):
+    with as_traced(model), traced_once(model, alike), _use_lazy_graph_module(True):
         try:
             program = torch.export.export(
                 Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
@@ -190,6 +206,7 @@ def _sdpa_attention(model: nn.Module) -> Iterator[None]:
 def _clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop checks and what does nothing, spell products one way, merge equal nodes, flatten the signature."""
     graph = module.graph
+    write_out(module, ROOT)
     spell_likes(graph)
     for node in list(graph.nodes):
         if (
@@ -199,7 +216,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
         elif node.target is aten.view.default:
             # A kernel's output may lie in memory in another order than the original's, which a view refuses.
             node.target = aten.reshape.default
-        elif _does_nothing(node):
+        elif does_nothing(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     graph.set_codegen(fx.graph.CodeGen())
@@ -226,20 +243,3 @@ def _drop_meta(graph: fx.Graph) -> None:
             value = values.setdefault(form, value)
         paths = {name: (path, str(kind)) for name, (path, kind) in stack.items()}
         node.meta = {"val": value, "nn_module_stack": paths}
-
-
-def _does_nothing(node: fx.Node) -> bool:
-    """A cast to the same dtype and device, a slice of everything, an inference dropout, an alias."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-        return False
-    before, after = node.args[0].meta.get("val"), node.meta.get("val")
-    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
-        return False
-    if node.target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other):
-        return before.dtype == after.dtype and before.device == after.device
-    if node.target is aten.slice.Tensor:
-        start, end, step = (*node.args[2:], *(0, None, 1)[len(node.args[2:]) :])
-        return start in (0, None) and end in (None, torch.iinfo(torch.int64).max) and step == 1
-    if node.target is aten.dropout.default:
-        return node.args[2] is False
-    return node.target in (aten.alias.default, aten.detach_.default, aten.detach.default)

@@ -6,7 +6,7 @@ import secrets
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -20,8 +20,15 @@ from .identity import identity
 log = logging.getLogger(__name__)
 
 
-def file_of(model: nn.Module, batch: int | None, context_length: int) -> Path | None:
-    """Where a model's graph for texts of up to `context_length` tokens is kept.
+class Place(NamedTuple):
+    """Where a model's graph is kept, and its layers that are alike, see `Identity`."""
+
+    file: Path
+    alike: dict[str, str]
+
+
+def place_of(model: nn.Module, batch: int | None, context_length: int) -> Place | None:
+    """Of a graph for texts of up to `context_length` tokens.
 
     None if Inductor keeps nothing, or the model has no identity.
     """
@@ -31,7 +38,9 @@ def file_of(model: nn.Module, batch: int | None, context_length: int) -> Path | 
     if model.training or not config.fx_graph_cache or config.force_disable_caches:
         return None
     known = identity(model, batch, context_length)
-    return None if known is None else Path(cache_dir()) / "qfpass" / f"{known[:32]}-{batch or 'any'}.pt"
+    if known is None:
+        return None
+    return Place(Path(cache_dir()) / "qfpass" / f"{known.digits[:32]}-{batch or 'any'}.pt", known.alike)
 
 
 def recall(file: Path, model: nn.Module, batch: int | None = None) -> Captured | None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,15 +18,23 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import sources
+from .alike import Work, alike, layers_of, stretches_noted, works
 from .call import call_decoder, logits_of
-from .capture import Logits, as_traced, example, place
+from .capture import ROOT, Logits, as_traced, example, place
 
 log = logging.getLogger(__name__)
 _LARGEST_CONSTANT = 1 << 20  # numbers of a tensor that isn't the model's
 
 
-def identity(model: nn.Module, batch: int | None, context_length: int) -> str | None:
-    """64 hexadecimal digits that two models share only if they run the same operators on the same operands,
+class Identity(NamedTuple):
+    """64 hexadecimal digits, and by a layer's path the first that does the same with its own weights."""
+
+    digits: str
+    alike: dict[str, str]
+
+
+def identity(model: nn.Module, batch: int | None, context_length: int) -> Identity | None:
+    """Digits that two models share only if they run the same operators on the same operands,
     weights by name and constants by value, both for the example's sizes and for a text that is longer than
     `context_length` tokens.
 
@@ -42,11 +50,13 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> str | 
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
-            lines = [*_versions(), *_forms(model), *_operators(model, *short), *_operators(model, *long)]
+            texts = _operators(model, *short), _operators(model, *long)
+            lines = [*_versions(), *_forms(model), *texts[0].lines, *texts[1].lines]
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return Identity(digits, alike([text.works for text in texts]))
 
 
 def _versions() -> Iterator[str]:
@@ -74,16 +84,29 @@ def _form(tensor: torch.Tensor) -> str:
     return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} {tensor.device}"
 
 
-def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> list[str]:
-    """A line for each operator that runs for ids and positions [B, S], and for each tensor that is new."""
+class _Text(NamedTuple):
+    """A line for each operator that runs and for each tensor that is new, and what single layers do."""
+
+    lines: list[str]
+    works: dict[str, Work]
+
+
+def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> _Text:
+    """Of a call with ids and positions [B, S]."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made = dict[int, torch.Tensor]()  # one for each weight, however many names it has
-    weights = {f"model.{name}": _made_fake(tensor, mode, made) for name, tensor in _weights(model).items()}
+    weights = {name: _made_fake(tensor, mode, made) for name, tensor in _weights(model).items()}
     ids, positions = mode.from_tensor(ids), mode.from_tensor(positions)
     record = _Record([ids, positions, *weights.values()])
-    with _attributes_restored(model), _compiling_state_context(), mode, record:
-        logits = functional_call(Logits(model), weights, (ids, positions))
-    return [*record.lines, f"gives {record.told(logits)}"]
+    names = {record.number(tensor): name for name, tensor in reversed(weights.items())}
+    with (
+        stretches_noted(layers_of(model), record) as stretches,
+        _attributes_restored(model), _compiling_state_context(), mode, record,
+    ):  # fmt: skip
+        given = {f"{ROOT}{name}": weight for name, weight in weights.items()}
+        logits = functional_call(Logits(model), given, (ids, positions))
+    record.lines.append(f"gives {record.told(logits)}")
+    return _Text(record.lines, works(record.lines, stretches, names))
 
 
 def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -128,7 +151,7 @@ class _Record(TorchDispatchMode):
         self.lines, self.kept = list[str](), list[torch.Tensor]()
         self._numbers = dict[int, int]()
         for tensor in known:
-            self._number(tensor)
+            self.number(tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -141,19 +164,20 @@ class _Record(TorchDispatchMode):
     def told(self, value: Any) -> str:
         """Operands or outputs in words."""
         if isinstance(value, torch.Tensor):
-            return self._number(value)
+            return f"%{self.number(value)}"
         if isinstance(value, (tuple, list)):
             return f"{type(value).__name__}({', '.join(map(self.told, value))})"
         if isinstance(value, dict):
             return f"{{{', '.join(f'{key!r}: {self.told(each)}' for key, each in value.items())}}}"
         return repr(value)
 
-    def _number(self, tensor: torch.Tensor) -> str:
-        if id(tensor) not in self._numbers:
-            self._numbers[id(tensor)] = len(self._numbers)
+    def number(self, tensor: torch.Tensor) -> int:
+        """A tensor's own, the next one if it is new."""
+        number = self._numbers.setdefault(id(tensor), len(self._numbers))
+        if number == len(self.kept):
             self.kept.append(tensor)
-            self.lines.append(f"{len(self._numbers) - 1} is {_form(tensor)} {_numbers_of(tensor)}")
-        return f"%{self._numbers[id(tensor)]}"
+            self.lines.append(f"{number} is {_form(tensor)} {_numbers_of(tensor)}")
+        return number
 
 
 def _numbers_of(tensor: torch.Tensor) -> str:

@@ -1,0 +1,196 @@
+"""Layers that are traced once: where another does the same, a call stands for it in the graph until its nodes
+are copied there."""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.types import py_sym_types
+from torch.utils import _pytree as pytree
+
+from .alike import instead
+from .idle import does_nothing
+
+
+class NotAlikeError(Exception):
+    """A layer's nodes can't be another's: the message says why."""
+
+
+@torch.library.custom_op("qfpass::layer_again", mutates_args=())
+def layer_again(hidden: torch.Tensor, before: torch.Tensor, template: str, layer: str) -> torch.Tensor:
+    """What `layer` makes of `hidden`, the one tensor that it is given where `template` was given `before`."""
+    raise NotAlikeError(f"{layer} is a copy of {template} only in a graph that is being captured")
+
+
+@layer_again.register_fake
+def _fake(hidden: torch.Tensor, before: torch.Tensor, template: str, layer: str) -> torch.Tensor:
+    return torch.empty_like(hidden)
+
+
+class Call(NamedTuple):
+    """A layer's operands and outputs, as leaves and their structure."""
+
+    operands: list[Any]
+    form: pytree.TreeSpec
+    outputs: list[Any]
+    outputs_form: pytree.TreeSpec
+
+
+@contextmanager
+def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
+    """Of layers that are `alike`, by path, only the first is traced."""
+    calls = dict[str, Call]()
+
+    def standing_in(path: str, forward: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            operands, form = pytree.tree_flatten((args, kwargs))
+            template = calls.get(alike.get(path, ""))
+            hidden = template and _hidden(template, operands, form)
+            if template and hidden:
+                out = layer_again(*hidden, alike[path], path)
+                outputs = [out if isinstance(x, torch.Tensor) else x for x in template.outputs]
+                return pytree.tree_unflatten(outputs, template.outputs_form)
+            out = forward(*args, **kwargs)
+            calls[path] = Call(operands, form, *pytree.tree_flatten(out))
+            return out
+
+        return call
+
+    layers = {path: model.get_submodule(path) for path in {*alike, *alike.values()}}
+    with instead(layers, standing_in):
+        yield
+
+
+def _hidden(template: Call, operands: Sequence[Any], form: pytree.TreeSpec) -> tuple[Any, Any] | None:
+    """The one operand that isn't the template's and the template's, tensors of the form of its output."""
+    if form != template.form:
+        return None
+    pairs = zip(template.operands, operands, strict=True)
+    others = [(now, before) for before, now in pairs if not _same(before, now)]
+    outputs = [leaf for leaf in template.outputs if isinstance(leaf, torch.Tensor)]
+    constants = all(isinstance(leaf, (torch.Tensor, type(None))) for leaf in template.outputs)
+    if len(others) != 1 or len(outputs) != 1 or not constants:
+        return None
+    tensors = (*others[0], *outputs)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(set(map(_form, tensors))) > 1:
+        return None
+    return others[0]
+
+
+def _same(before: Any, now: Any) -> bool:
+    plain = type(before) is type(now) and isinstance(now, (int, float, str))
+    return before is now or (plain and before == now)
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} {tensor.device} {tuple(tensor.shape)} {tensor.stride()}"
+
+
+class Template(NamedTuple):
+    """A layer's nodes in order, the one that they read as hidden value, and the one that others read."""
+
+    nodes: list[fx.Node]
+    hidden: fx.Node
+    output: fx.Node
+
+
+def write_out(module: fx.GraphModule, root: str) -> None:
+    """Put a copy of its template's nodes in every such call's place; paths of layers are below `root`.
+
+    Raises:
+        NotAlikeError: the template reads or gives other than it should.
+    """
+    templates = dict[str, Template]()
+    for call in list(module.graph.nodes):
+        if call.target is torch.ops.qfpass.layer_again.default:
+            _, before, template, _ = call.args
+            if template not in templates:
+                templates[template] = _template(module.graph, f"{root}{template}", before)
+            call.replace_all_uses_with(_copied(module, templates[template], call, root))
+            module.graph.erase_node(call)
+
+
+def _template(graph: fx.Graph, path: str, hidden: fx.Node) -> Template:
+    nodes = [node for node in graph.nodes if _is_within(path, node) and not _is_size(node)]
+    own = set(nodes)
+    hidden = _made_before(own, hidden)
+    outputs = [node for node in nodes if _made_before(own, node) in own and _is_read_by_others(node, own)]
+    if len(outputs) != 1:
+        raise NotAlikeError(f"{path} gives {', '.join(map(str, outputs)) or 'nothing'}")
+    if hidden in own or not own.intersection(hidden.users):
+        raise NotAlikeError(f"{path} doesn't read {hidden}")
+    if any(free_unbacked_symbols(node.meta.get("val")) for node in nodes):
+        raise NotAlikeError(f"{path} has sizes that depend on values")
+    return Template(nodes, hidden, outputs[0])
+
+
+def _made_before(own: Container[fx.Node], node: fx.Node) -> fx.Node:
+    """What a layer was given, where a node is one that gives just that: a tensor goes by its last name."""
+    while node in own and does_nothing(node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_read_by_others(node: fx.Node, own: Container[fx.Node]) -> bool:
+    return any(user not in own and not _is_size(user) for user in node.users)
+
+
+def _is_within(path: str, node: fx.Node) -> bool:
+    """Whether a layer or a module in it made the node."""
+    return any(
+        _tail(path, place) is not None for place, _ in (node.meta.get("nn_module_stack") or {}).values()
+    )
+
+
+def _tail(path: str, place: str) -> str | None:
+    """What follows `path` in a place below it."""
+    is_below = place == path or place.startswith(f"{path}.")
+    return place.removeprefix(path) if is_below else None
+
+
+def _is_size(node: fx.Node) -> bool:
+    """A number, the same in all layers."""
+    return isinstance(node.meta.get("val"), py_sym_types)
+
+
+def _copied(module: fx.GraphModule, template: Template, call: fx.Node, root: str) -> fx.Node:
+    """The layer's output, made by copies of the template's nodes before the call."""
+    hidden, _, *paths = call.args
+    before, layer = (f"{root}{path}" for path in paths)
+    copies = {template.hidden: hidden}
+
+    def copy_of(node: fx.Node) -> fx.Node:
+        tail = _tail(before, str(node.target)) if node.op == "get_attr" else None
+        if node not in copies and tail is not None:
+            copies[node] = _weight(module, node, f"{layer}{tail}")
+        return copies.get(node, node)
+
+    with module.graph.inserting_before(call):
+        for node in template.nodes:
+            copies[node] = module.graph.node_copy(node, copy_of)
+            copies[node].meta["nn_module_stack"] = _moved(node.meta["nn_module_stack"], before, layer)
+    return copies[template.output]
+
+
+def _weight(module: fx.GraphModule, node: fx.Node, target: str) -> fx.Node:
+    try:
+        attrgetter(target)(module)
+    except AttributeError:
+        raise NotAlikeError(f"there is no {target}") from None
+    weight = module.graph.get_attr(target)
+    weight.meta = dict(node.meta)
+    return weight
+
+
+def _moved(stack: Mapping[str, tuple[str, Any]], before: str, layer: str) -> dict[str, tuple[str, Any]]:
+    """A module stack with the paths of another layer."""
+    moved = dict[str, tuple[str, Any]]()
+    for key, (place, kind) in stack.items():
+        tail = _tail(before, place)
+        new = place if tail is None else f"{layer}{tail}"
+        moved[key if tail is None else f"{key.removesuffix(place)}{new}"] = (new, kind)
+    return moved

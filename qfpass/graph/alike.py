@@ -1,0 +1,155 @@
+"""Layers that do the same with weights of their own, found in the operators that run."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+FEWEST = 4  # layers of a kind: of fewer there is little to save
+_NUMBER = re.compile(r"%(\d+)|^(\d+)(?= is )")
+
+
+class Record(Protocol):
+    """Lines that name tensors by numbers in the order in which they are first seen: %3.
+
+    Attributes:
+        kept: every tensor that has a number.
+    """
+
+    lines: list[str]
+    kept: list[torch.Tensor]
+
+    def number(self, tensor: torch.Tensor) -> int: ...
+
+
+class Stretch(NamedTuple):
+    """What a layer's call added to a record: lines, numbers of tensors, and the number of its one output."""
+
+    lines: range
+    numbers: range
+    output: int | None
+
+
+class Work(NamedTuple):
+    """A layer's lines, tensors named as the layer sees them, and the numbers of those that it is given."""
+
+    told: str
+    outside: tuple[int, ...]
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """By path, modules that stand in a list beside others of their class, nowhere else; outermost lists."""
+    found = dict[str, nn.Module]()
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{outer}.") for outer in found):
+            continue
+        classes = Counter(map(type, module))
+        for name, child in module.named_children():
+            if classes[type(child)] >= FEWEST and places[id(child)] == 1:
+                found[f"{path}.{name}"] = child
+    return found
+
+
+@contextmanager
+def instead(layers: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
+    """make(path, forward) in the place of every layer's forward."""
+    before = {path: vars(layer).get("forward") for path, layer in layers.items()}
+    try:
+        for path, layer in layers.items():
+            layer.forward = make(path, layer.forward)
+        yield
+    finally:
+        for path, layer in layers.items():
+            if before[path] is None:
+                del layer.forward
+            else:
+                layer.forward = before[path]
+
+
+@contextmanager
+def stretches_noted(layers: Mapping[str, nn.Module], record: Record) -> Iterator[dict[str, Stretch]]:
+    """The stretches of layers that are called once."""
+    found, calls = dict[str, Stretch](), Counter[str]()
+
+    def noting(path: str, forward: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            lines, numbers = len(record.lines), len(record.kept)
+            out = forward(*args, **kwargs)
+            outputs = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+            output = record.number(outputs[0]) if len(outputs) == 1 else None
+            found[path] = Stretch(range(lines, len(record.lines)), range(numbers, len(record.kept)), output)
+            calls[path] += 1
+            return out
+
+        return call
+
+    with instead(layers, noting):
+        yield found
+    for path, times in calls.items():
+        if times > 1:
+            del found[path]
+
+
+def works(
+    lines: Sequence[str], stretches: Mapping[str, Stretch], weights: Mapping[int, str]
+) -> dict[str, Work]:
+    """Of layers from which others read nothing but one output; `weights` are names by number."""
+    closed = {path: stretch for path, stretch in stretches.items() if stretch.output in stretch.numbers}
+    for path in _read_elsewhere(lines, closed):
+        del closed[path]
+    return {path: _work(path, lines, stretch, weights) for path, stretch in closed.items()}
+
+
+def _numbers(line: str) -> Iterator[int]:
+    return (int(match[1] or match[2]) for match in _NUMBER.finditer(line))
+
+
+def _read_elsewhere(lines: Sequence[str], stretches: Mapping[str, Stretch]) -> set[str]:
+    owner = {n: path for path, stretch in stretches.items() for n in stretch.numbers if n != stretch.output}
+    found = set[str]()
+    for i, line in enumerate(lines):
+        for number in _numbers(line):
+            path = owner.get(number)
+            if path is not None and i not in stretches[path].lines:
+                found.add(path)
+    return found
+
+
+def _work(path: str, lines: Sequence[str], stretch: Stretch, weights: Mapping[int, str]) -> Work:
+    outside = dict[int, int]()
+
+    def name(match: re.Match[str]) -> str:
+        number = int(match[1] or match[2])
+        if number in stretch.numbers:
+            return f"%own {number - stretch.numbers.start}"
+        weight = weights.get(number, "")
+        if weight.startswith(f"{path}."):
+            return f"%weight {weight.removeprefix(path)}"
+        return f"%outside {outside.setdefault(number, len(outside))}"
+
+    told = "\n".join(_NUMBER.sub(name, lines[i]) for i in stretch.lines)
+    output = (stretch.output or 0) - stretch.numbers.start
+    return Work(f"{told}\ngives {output}", tuple(outside))
+
+
+def alike(texts: Sequence[Mapping[str, Work]]) -> dict[str, str]:
+    """By a layer's path the first that does the same in every text, given the same tensors but for one."""
+    found, first = dict[str, str](), defaultdict[tuple[str, ...], list[str]](list)
+    for path in (path for path in texts[0] if all(path in text for text in texts)):
+        do_so = first[tuple(text[path].told for text in texts)]
+        template = next((f for f in do_so if all(_one_differs(text[f], text[path]) for text in texts)), None)
+        if template is None:
+            do_so.append(path)
+        else:
+            found[path] = template
+    return found
+
+
+def _one_differs(template: Work, layer: Work) -> bool:
+    return sum(a != b for a, b in zip(template.outside, layer.outside, strict=True)) == 1

@@ -1,0 +1,106 @@
+"""A graph in which layers were traced once is the graph in which each was."""
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from decoders import Decoder, Layer, causal, decoder, within
+from tiny import FAMILIES
+from torch import fx, nn
+
+from qfpass.graph.again import NotAlikeError, layer_again
+from qfpass.graph.alike import FEWEST
+from qfpass.graph.capture import capture
+from qfpass.graph.identity import identity
+
+LAYERS = FEWEST + 2
+
+
+def written(module: fx.GraphModule) -> list[Any]:
+    """Every node, what it reads by order or name, where it stands and its form."""
+    order = dict[fx.Node, str]()
+    lines = []
+    for node in module.graph.nodes:
+        order[node] = str(node.target) if node.op == "get_attr" else f"%{len(lines)}"
+        if node.op != "get_attr":
+            operands = fx.map_arg((node.args, node.kwargs), lambda read: order[read])
+            value = node.meta.get("val")
+            form = (tuple(map(str, value.shape)), value.dtype) if isinstance(value, torch.Tensor) else None
+            lines.append((node.op, str(node.target), str(operands), node.meta.get("nn_module_stack"), form))
+    return lines
+
+
+def alike(model: nn.Module) -> dict[str, str]:
+    known = identity(model, None, 64)
+    assert known is not None
+    return known.alike
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_graph_is_the_same(family: str) -> None:
+    """Of GPT-J, whose layers give attention weights too, every layer is traced."""
+    model = FAMILIES[family](layers=LAYERS)
+    found = alike(model)
+    assert len(found) == {"gemma3": LAYERS - 2, "gptj": 0}.get(family, LAYERS - 1)
+    once, each = capture(model, alike=found), capture(model)
+    assert written(once.module) == written(each.module)
+    theirs = {id(parameter) for parameter in model.parameters()}
+    assert {id(parameter) for parameter in once.module.parameters()} == theirs
+
+
+def test_only_the_first_of_a_kind_runs() -> None:
+    runs = []
+    model = decoder([causal, within(5)] * 3)
+    found = alike(model)
+    for layer in model.layers:
+        layer.up.register_forward_hook(lambda module, *_: runs.append(module))
+    capture(model, alike=found)
+    assert runs == [model.layers[0].up, model.layers[1].up]
+    assert not any("forward" in vars(layer) for layer in model.layers)
+
+
+class Mixed(Layer):
+    """Keeps what it computes on the way, for another layer."""
+
+    kept: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        self.kept[:] = [self.up(hidden)]
+        return super().forward(hidden, positions)
+
+
+class ReadsWhatIsKept(Decoder):
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.tokens(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden, position_ids)
+        return self.head(hidden + self.layers[0].down(Mixed.kept[0]))
+
+
+def test_what_is_claimed_to_be_alike_and_gives_more_is_traced() -> None:
+    model = ReadsWhatIsKept(layers=LAYERS).eval()
+    model.layers = nn.ModuleList(Mixed(causal, 24) for _ in range(LAYERS)).eval()
+    assert alike(model) == {f"layers.{i}": "layers.0" for i in range(1, LAYERS - 1)}
+    claimed = {f"layers.{i}": "layers.0" for i in range(1, LAYERS)}
+    assert written(capture(model, alike=claimed).module) == written(capture(model).module)
+
+
+def test_layers_with_other_operands_are_traced() -> None:
+    """Whatever is claimed: a number that isn't the template's, and a tensor more that isn't."""
+
+    class Counting(Decoder):
+        def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+            hidden = self.tokens(input_ids)
+            for number, layer in enumerate(self.layers):
+                hidden = layer(hidden, position_ids + number // 2)
+            return self.head(hidden)
+
+    model = Counting(within(5), layers=LAYERS).eval()
+    claimed = {f"layers.{i}": "layers.0" for i in range(1, LAYERS)}
+    assert written(capture(model, alike=claimed).module) == written(capture(model).module)
+
+
+def test_the_call_stands_for_a_layer_in_a_graph_alone() -> None:
+    token = torch.zeros(1, 1, 4)
+    with pytest.raises(NotAlikeError, match="only in a graph"):
+        layer_again(token, token, "layers.0", "layers.1")

@@ -1,0 +1,108 @@
+"""Layers are alike only if they run the same operators on the same tensors, weights and one tensor aside."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from decoders import Decoder, Layer, causal, decoder, within
+from tiny import FAMILIES
+from torch import nn
+
+from qfpass.graph.alike import FEWEST, layers_of
+from qfpass.graph.identity import identity
+
+LAYERS = FEWEST + 1
+ALL = {f"layers.{i}": "layers.0" for i in range(1, LAYERS)}
+
+
+def alike(model: nn.Module) -> dict[str, str]:
+    known = identity(model, None, 64)
+    assert known is not None
+    return known.alike
+
+
+def test_layers_of_one_kind() -> None:
+    assert alike(decoder(layers=LAYERS)) == ALL
+
+
+def test_layers_of_two_kinds() -> None:
+    """Whose masks are made in them, from a number of their own."""
+    kinds = [causal, within(5)] * 3
+    assert alike(decoder(kinds)) == {f"layers.{i}": f"layers.{i % 2}" for i in range(2, 6)}
+
+
+def test_layers_that_are_given_one_of_two_masks() -> None:
+    found = alike(FAMILIES["gemma3"](layers=6))
+    assert found == {f"model.layers.{i}": f"model.layers.{i % 2}" for i in range(2, 6)}
+
+
+def test_few_layers_are_left_alone() -> None:
+    assert alike(decoder(layers=FEWEST - 1)) == {}
+
+
+def _scale(model: Decoder) -> None:
+    model.layers[2].forward = lambda *args: 2 * Layer.forward(model.layers[2], *args)
+
+
+def _widen(model: Decoder) -> None:
+    model.layers[2].up, model.layers[2].down = nn.Linear(24, 72), nn.Linear(72, 24)
+
+
+def _turn(model: Decoder) -> None:
+    """The same numbers in another order in memory, which operators may see."""
+    weight = model.layers[2].up.weight
+    weight.data = weight.data.T.contiguous().T
+
+
+def _share(model: Decoder) -> None:
+    model.layers[2].up = model.layers[1].up
+
+
+@pytest.mark.parametrize("change", [_scale, _widen, _turn, _share])
+def test_one_layer_that_differs(change: Callable[[Decoder], None]) -> None:
+    model = decoder(layers=LAYERS)
+    change(model)
+    assert alike(model) == {path: first for path, first in ALL.items() if path != "layers.2"}
+
+
+class Remembering(Layer):
+    """Adds what the layer before it computed on the way."""
+
+    memory: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        memory = self.memory
+        before, memory[:] = list(memory), [F.silu(self.up(hidden))]
+        out = super().forward(hidden, positions)
+        return out + self.down(before[0]) if before else out
+
+
+class Forgetting(Decoder):
+    """Whose layers remember for one call."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        Remembering.memory.clear()
+        return super().forward(input_ids, position_ids)
+
+
+def test_layers_that_read_from_one_another() -> None:
+    model = Forgetting(layers=LAYERS).eval()
+    model.layers = nn.ModuleList(Remembering(causal, 24) for _ in range(LAYERS)).eval()
+    assert alike(model) == {}
+
+
+class Twice(Decoder):
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.tokens(input_ids)
+        for layer in [*self.layers, *self.layers]:
+            hidden = layer(hidden, position_ids)
+        return self.head(hidden)
+
+
+def test_layers_that_are_called_twice_or_stand_twice() -> None:
+    assert alike(Twice(layers=LAYERS).eval()) == {}
+    model: Any = decoder(layers=LAYERS)
+    model.layers[3] = model.layers[1]
+    assert set(layers_of(model)) == {"layers.0", "layers.2", "layers.4"}
