@@ -191,6 +191,6 @@ def _moved(stack: Mapping[str, tuple[str, Any]], before: str, layer: str) -> dic
     moved = dict[str, tuple[str, Any]]()
     for key, (place, kind) in stack.items():
         tail = _tail(before, place)
-        new = place if tail is None else f"{layer}{tail}"
-        moved[key if tail is None else f"{key.removesuffix(place)}{new}"] = (new, kind)
+        now = place if tail is None else f"{layer}{tail}"
+        moved[key.replace(place, now)] = (now, kind)
     return moved
