@@ -12,7 +12,7 @@ from torch import nn
 
 from .choose_filters import find_or_make_filters, given_filters, layer_shares, within
 from .config import Config, Sizes
-from .errors import ConfigError, VerificationError
+from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
@@ -184,14 +184,17 @@ def _captured(
 def _captured_anew(
     model: nn.Module, batch: int | None, config: Config, context_length: int | None, alike: Mapping[str, str]
 ) -> tuple[Captured, list[Attention]]:
-    """The same by a capture, in which layers that are `alike` are traced once."""
+    """The graph and its attentions by a capture in which layers that are `alike` are traced once.
+
+    If that graph can't be read or proven, by one in which every layer is traced.
+    """
     with _tracing:
         captured = capture(model, batch, alike)
     if not config.verify:
         return captured, find_attentions(captured, context_length)
     try:
         return captured, _proven(model, captured, context_length)
-    except VerificationError as error:
+    except Exception as error:  # a graph with a copy in a wrong place fails in any way
         if not alike:
             raise
         log.debug("every layer is traced, since the graph in which some were copied doesn't prove: %s", error)

@@ -21,13 +21,17 @@ class NotAlikeError(Exception):
 
 
 @torch.library.custom_op("qfpass::layer_again", mutates_args=())
-def layer_again(hidden: torch.Tensor, before: torch.Tensor, template: str, layer: str) -> torch.Tensor:
-    """What `layer` makes of `hidden`, the one tensor that it is given where `template` was given `before`."""
+def layer_again(
+    hidden: torch.Tensor, before: torch.Tensor, gave: torch.Tensor, template: str, layer: str
+) -> torch.Tensor:
+    """What `layer` makes of `hidden`, as `template` made `gave` of `before`; all else they read is alike."""
     raise NotAlikeError(f"{layer} is a copy of {template} only in a graph that is being captured")
 
 
 @layer_again.register_fake
-def _fake(hidden: torch.Tensor, before: torch.Tensor, template: str, layer: str) -> torch.Tensor:
+def _fake(
+    hidden: torch.Tensor, before: torch.Tensor, gave: torch.Tensor, template: str, layer: str
+) -> torch.Tensor:
     return torch.empty_like(hidden)
 
 
@@ -65,8 +69,8 @@ def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def _hidden(template: Call, operands: Sequence[Any], form: pytree.TreeSpec) -> tuple[Any, Any] | None:
-    """The one operand that isn't the template's and the template's, tensors of the form of its output."""
+def _hidden(template: Call, operands: Sequence[Any], form: pytree.TreeSpec) -> tuple[Any, ...] | None:
+    """The one operand that isn't the template's, the template's, and what that gave: three of one form."""
     if form != template.form:
         return None
     pairs = zip(template.operands, operands, strict=True)
@@ -78,7 +82,7 @@ def _hidden(template: Call, operands: Sequence[Any], form: pytree.TreeSpec) -> t
     tensors = (*others[0], *outputs)
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(set(map(_form, tensors))) > 1:
         return None
-    return others[0]
+    return tensors
 
 
 def _same(before: Any, now: Any) -> bool:
@@ -91,41 +95,51 @@ def _form(tensor: torch.Tensor) -> str:
 
 
 class Template(NamedTuple):
-    """A layer's nodes in order, the one that they read as hidden value, and the one that others read."""
+    """A layer's nodes in order, the one that they read as hidden value, and the one that they give."""
 
     nodes: list[fx.Node]
     hidden: fx.Node
     output: fx.Node
 
 
-def write_out(module: fx.GraphModule, root: str) -> None:
-    """Put a copy of its template's nodes in every such call's place; paths of layers are below `root`.
+def write_out(module: fx.GraphModule, root: str, weights: Container[str]) -> None:
+    """Put a copy of its template's nodes in every such call's place.
+
+    Paths of layers are below `root`. What they read by a name that isn't one of `weights` they share.
 
     Raises:
-        NotAlikeError: the template reads or gives other than it should.
+        NotAlikeError: a template reads or gives other than it should, or a call is out of reach.
     """
-    templates = dict[str, Template]()
+    templates = dict[tuple[Any, ...], Template]()
     for call in list(module.graph.nodes):
-        if call.target is torch.ops.qfpass.layer_again.default:
-            _, before, template, _ = call.args
-            if template not in templates:
-                templates[template] = _template(module.graph, f"{root}{template}", before)
-            call.replace_all_uses_with(_copied(module, templates[template], call, root))
+        if _is_call(call):
+            _, before, gave, template, layer = call.args
+            if (template, before) not in templates:
+                templates[template, before] = _template(module.graph, f"{root}{template}", before, gave)
+            names = Names(f"{root}{template}", f"{root}{layer}", weights)
+            call.replace_all_uses_with(_copied(module, templates[template, before], call, names))
             module.graph.erase_node(call)
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule) and any(_is_call(node) for node in part.graph.nodes):
+            raise NotAlikeError("a layer is called in a graph of its own")
 
 
-def _template(graph: fx.Graph, path: str, hidden: fx.Node) -> Template:
+def _is_call(node: fx.Node) -> bool:
+    return node.target is torch.ops.qfpass.layer_again.default
+
+
+def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Template:
     nodes = [node for node in graph.nodes if _is_within(path, node) and not _is_size(node)]
     own = set(nodes)
     hidden = _made_before(own, hidden)
     outputs = [node for node in nodes if _made_before(own, node) in own and _is_read_by_others(node, own)]
-    if len(outputs) != 1:
-        raise NotAlikeError(f"{path} gives {', '.join(map(str, outputs)) or 'nothing'}")
+    if outputs != [gave]:
+        raise NotAlikeError(f"{path} gives {', '.join(map(str, outputs)) or 'nothing'}, not {gave} alone")
     if hidden in own or not own.intersection(hidden.users):
         raise NotAlikeError(f"{path} doesn't read {hidden}")
     if any(free_unbacked_symbols(node.meta.get("val")) for node in nodes):
         raise NotAlikeError(f"{path} has sizes that depend on values")
-    return Template(nodes, hidden, outputs[0])
+    return Template(nodes, hidden, gave)
 
 
 def _made_before(own: Container[fx.Node], node: fx.Node) -> fx.Node:
@@ -136,7 +150,9 @@ def _made_before(own: Container[fx.Node], node: fx.Node) -> fx.Node:
 
 
 def _is_read_by_others(node: fx.Node, own: Container[fx.Node]) -> bool:
-    return any(user not in own and not _is_size(user) for user in node.users)
+    """Sizes aside, and the operands by which a call tells of its template."""
+    readers = [user for user in node.users if user not in own and not _is_size(user)]
+    return any(not _is_call(user) or user.args[0] is node for user in readers)
 
 
 def _is_within(path: str, node: fx.Node) -> bool:
@@ -157,23 +173,31 @@ def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), py_sym_types)
 
 
-def _copied(module: fx.GraphModule, template: Template, call: fx.Node, root: str) -> fx.Node:
-    """The layer's output, made by copies of the template's nodes before the call."""
-    hidden, _, *paths = call.args
-    before, layer = (f"{root}{path}" for path in paths)
-    copies = {template.hidden: hidden}
+class Names(NamedTuple):
+    """Paths of the template and of a layer, and the names of all weights."""
 
-    def copy_of(node: fx.Node) -> fx.Node:
-        tail = _tail(before, str(node.target)) if node.op == "get_attr" else None
-        if node not in copies and tail is not None:
-            copies[node] = _weight(module, node, f"{layer}{tail}")
+    template: str
+    layer: str
+    weights: Container[str]
+
+
+def _copied(module: fx.GraphModule, template: Template, call: fx.Node, names: Names) -> fx.Node:
+    """The layer's output, made by copies of the template's nodes before the call."""
+    copies = {template.hidden: call.args[0]}
+
+    def copy_of(node: fx.Node) -> Any:
+        tail = _tail(names.template, str(node.target)) if node.op == "get_attr" else None
+        if node not in copies and tail is not None and node.target in names.weights:
+            copies[node] = _weight(module, node, f"{names.layer}{tail}")
         return copies.get(node, node)
 
     with module.graph.inserting_before(call):
         for node in template.nodes:
-            copies[node] = module.graph.node_copy(node, copy_of)
-            copies[node].meta["nn_module_stack"] = _moved(node.meta["nn_module_stack"], before, layer)
-    return copies[template.output]
+            copy = copies[node] = module.graph.node_copy(node, copy_of)
+            copy.meta["nn_module_stack"] = _moved(node.meta["nn_module_stack"], names.template, names.layer)
+    output = copies[template.output]
+    assert isinstance(output, fx.Node)
+    return output
 
 
 def _weight(module: fx.GraphModule, node: fx.Node, target: str) -> fx.Node:

@@ -35,6 +35,13 @@ class Stretch(NamedTuple):
     output: int | None
 
 
+class Weight(NamedTuple):
+    """A weight's only name, and its shape, dtype and so on in words."""
+
+    name: str
+    form: str
+
+
 class Work(NamedTuple):
     """A layer's lines, tensors named as the layer sees them, and the numbers of those that it is given."""
 
@@ -43,7 +50,10 @@ class Work(NamedTuple):
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """By path, modules that stand in a list beside others of their class, nowhere else; outermost lists."""
+    """By path, modules of outermost lists with FEWEST of their class, without hooks, that stand nowhere else.
+
+    A hook runs beside a layer's forward, and isn't part of what is noted of it.
+    """
     found = dict[str, nn.Module]()
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for path, module in model.named_modules():
@@ -51,7 +61,10 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
             continue
         classes = Counter(map(type, module))
         for name, child in module.named_children():
-            if classes[type(child)] >= FEWEST and places[id(child)] == 1:
+            hooked = (
+                child._forward_hooks or child._forward_pre_hooks or isinstance(child, torch.jit.ScriptModule)
+            )
+            if classes[type(child)] >= FEWEST and places[id(child)] == 1 and not hooked:
                 found[f"{path}.{name}"] = child
     return found
 
@@ -59,17 +72,19 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 @contextmanager
 def instead(layers: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
     """make(path, forward) in the place of every layer's forward."""
-    before = {path: vars(layer).get("forward") for path, layer in layers.items()}
+    before = dict[str, Any]()
     try:
         for path, layer in layers.items():
-            layer.forward = make(path, layer.forward)
+            own, forward = vars(layer).get("forward"), make(path, layer.forward)
+            layer.forward = forward
+            before[path] = own
         yield
     finally:
-        for path, layer in layers.items():
-            if before[path] is None:
-                del layer.forward
+        for path, own in before.items():
+            if own is None:
+                del layers[path].forward
             else:
-                layer.forward = before[path]
+                layers[path].forward = own
 
 
 @contextmanager
@@ -97,9 +112,9 @@ def stretches_noted(layers: Mapping[str, nn.Module], record: Record) -> Iterator
 
 
 def works(
-    lines: Sequence[str], stretches: Mapping[str, Stretch], weights: Mapping[int, str]
+    lines: Sequence[str], stretches: Mapping[str, Stretch], weights: Mapping[int, Weight]
 ) -> dict[str, Work]:
-    """Of layers from which others read nothing but one output; `weights` are names by number."""
+    """Of layers from which others read nothing but one output; `weights` of one name only, by number."""
     closed = {path: stretch for path, stretch in stretches.items() if stretch.output in stretch.numbers}
     for path in _read_elsewhere(lines, closed):
         del closed[path]
@@ -121,16 +136,16 @@ def _read_elsewhere(lines: Sequence[str], stretches: Mapping[str, Stretch]) -> s
     return found
 
 
-def _work(path: str, lines: Sequence[str], stretch: Stretch, weights: Mapping[int, str]) -> Work:
+def _work(path: str, lines: Sequence[str], stretch: Stretch, weights: Mapping[int, Weight]) -> Work:
     outside = dict[int, int]()
 
     def name(match: re.Match[str]) -> str:
         number = int(match[1] or match[2])
         if number in stretch.numbers:
             return f"%own {number - stretch.numbers.start}"
-        weight = weights.get(number, "")
-        if weight.startswith(f"{path}."):
-            return f"%weight {weight.removeprefix(path)}"
+        weight = weights.get(number)
+        if weight and weight.name.startswith(f"{path}."):
+            return f"%weight {weight.name.removeprefix(path)} {weight.form}"
         return f"%outside {outside.setdefault(number, len(outside))}"
 
     told = "\n".join(_NUMBER.sub(name, lines[i]) for i in stretch.lines)
@@ -139,11 +154,14 @@ def _work(path: str, lines: Sequence[str], stretch: Stretch, weights: Mapping[in
 
 
 def alike(texts: Sequence[Mapping[str, Work]]) -> dict[str, str]:
-    """By a layer's path the first that does the same in every text, given the same tensors but for one."""
+    """By a layer's path the first that does the same in every text, given the same tensors but for one.
+
+    That one is the same operand in every text.
+    """
     found, first = dict[str, str](), defaultdict[tuple[str, ...], list[str]](list)
     for path in (path for path in texts[0] if all(path in text for text in texts)):
         do_so = first[tuple(text[path].told for text in texts)]
-        template = next((f for f in do_so if all(_one_differs(text[f], text[path]) for text in texts)), None)
+        template = next((f for f in do_so if _one_differs([(text[f], text[path]) for text in texts])), None)
         if template is None:
             do_so.append(path)
         else:
@@ -151,5 +169,9 @@ def alike(texts: Sequence[Mapping[str, Work]]) -> dict[str, str]:
     return found
 
 
-def _one_differs(template: Work, layer: Work) -> bool:
-    return sum(a != b for a, b in zip(template.outside, layer.outside, strict=True)) == 1
+def _one_differs(pairs: Sequence[tuple[Work, Work]]) -> bool:
+    places = {
+        tuple(i for i, (a, b) in enumerate(zip(x.outside, y.outside, strict=True)) if a != b)
+        for x, y in pairs
+    }
+    return len(places) == 1 and len(next(iter(places))) == 1

@@ -92,8 +92,8 @@ def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str]) -> 
         finally:
             # The last trace is held there, for a message about tensors that outlive it.
             proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()
-        _refuse_odd_sizes(program, type(model).__name__, batch)
-        module = program.module()
+        _refuse_odd_sizes(program, model, batch)
+        module = _module(program, model)
     return Captured(_clean(module), device, dtype, batch)
 
 
@@ -143,7 +143,17 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str, batch: int | None) -> None:
+def _module(program: torch.export.ExportedProgram, model: nn.Module) -> fx.GraphModule:
+    """The traced graph, every layer written out."""
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    write_out(module, ROOT, {f"{ROOT}{name}" for name, _ in tensors})
+    return module
+
+
+def _refuse_odd_sizes(program: torch.export.ExportedProgram, model: nn.Module, batch: int | None) -> None:
+    name = type(model).__name__
     ids = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "input_ids")
     (logits,) = program.graph.output_node().all_input_nodes
     if str(logits.meta["val"].shape[:2]) != str(ids.meta["val"].shape):
@@ -158,7 +168,7 @@ def _refuse_odd_sizes(program: torch.export.ExportedProgram, name: str, batch: i
     ]
     if not fixed:
         return
-    if reason := mixing_reason(_clean(program.module())):
+    if reason := mixing_reason(_clean(_module(program, model))):
         raise CaptureError(f"{name} can't be compiled: {reason}.")
     raise CaptureError(
         f"{name} works for one {' and one '.join(fixed)} only: its forward turns that size into a "
@@ -206,7 +216,6 @@ def _sdpa_attention(model: nn.Module) -> Iterator[None]:
 def _clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop checks and what does nothing, spell products one way, merge equal nodes, flatten the signature."""
     graph = module.graph
-    write_out(module, ROOT)
     spell_likes(graph)
     for node in list(graph.nodes):
         if (

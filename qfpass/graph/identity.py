@@ -4,6 +4,7 @@ text as long as its context, on tensors without numbers."""
 import hashlib
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -18,7 +19,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import sources
-from .alike import Work, alike, layers_of, stretches_noted, works
+from .alike import Weight, Work, alike, layers_of, stretches_noted, works
 from .call import call_decoder, logits_of
 from .capture import ROOT, Logits, as_traced, example, place
 
@@ -98,7 +99,12 @@ def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> 
     weights = {name: _made_fake(tensor, mode, made) for name, tensor in _weights(model).items()}
     ids, positions = mode.from_tensor(ids), mode.from_tensor(positions)
     record = _Record([ids, positions, *weights.values()])
-    names = {record.number(tensor): name for name, tensor in reversed(weights.items())}
+    names = Counter(map(id, weights.values()))
+    own = {
+        record.number(tensor): Weight(name, _form(tensor))
+        for name, tensor in weights.items()
+        if names[id(tensor)] == 1
+    }
     with (
         stretches_noted(layers_of(model), record) as stretches,
         _attributes_restored(model), _compiling_state_context(), mode, record,
@@ -106,7 +112,7 @@ def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> 
         given = {f"{ROOT}{name}": weight for name, weight in weights.items()}
         logits = functional_call(Logits(model), given, (ids, positions))
     record.lines.append(f"gives {record.told(logits)}")
-    return _Text(record.lines, works(record.lines, stretches, names))
+    return _Text(record.lines, works(record.lines, stretches, own))
 
 
 def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch.Tensor]) -> torch.Tensor:

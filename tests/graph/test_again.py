@@ -1,5 +1,7 @@
 """A graph in which layers were traced once is the graph in which each was."""
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import pytest
@@ -21,12 +23,15 @@ def written(module: fx.GraphModule) -> list[Any]:
     order = dict[fx.Node, str]()
     lines = []
     for node in module.graph.nodes:
-        order[node] = str(node.target) if node.op == "get_attr" else f"%{len(lines)}"
-        if node.op != "get_attr":
-            operands = fx.map_arg((node.args, node.kwargs), lambda read: order[read])
-            value = node.meta.get("val")
-            form = (tuple(map(str, value.shape)), value.dtype) if isinstance(value, torch.Tensor) else None
-            lines.append((node.op, str(node.target), str(operands), node.meta.get("nn_module_stack"), form))
+        if node.op == "get_attr":
+            held = attrgetter(node.target)(module)
+            order[node] = f"{node.target} {getattr(held, 'dtype', '')} {tuple(getattr(held, 'shape', ()))}"
+            continue
+        order[node] = f"%{len(lines)}"
+        operands = fx.map_arg((node.args, node.kwargs), lambda read: order[read])
+        value = node.meta.get("val")
+        form = (tuple(map(str, value.shape)), value.dtype) if isinstance(value, torch.Tensor) else None
+        lines.append((node.op, str(node.target), str(operands), node.meta.get("nn_module_stack"), form))
     return lines
 
 
@@ -100,7 +105,79 @@ def test_layers_with_other_operands_are_traced() -> None:
     assert written(capture(model, alike=claimed).module) == written(capture(model).module)
 
 
+def _tie_the_first(model: Any) -> None:
+    model.layers[2].norm = model.layers[0].norm
+
+
+def _tie_the_first_to_the_head(model: Any) -> None:
+    model.head.extra = model.layers[0].up
+
+
+def _hook_the_first(model: Any) -> None:
+    model.layers[0].register_forward_hook(lambda *given: given[-1].clamp(-1, 1))
+
+
+def _hook_all(model: Any) -> None:
+    for layer in model.layers:
+        layer.register_forward_hook(lambda *given: given[-1].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("change", [_tie_the_first, _tie_the_first_to_the_head, _hook_the_first, _hook_all])
+def test_what_is_found_alike_gives_the_same_graph(change: Callable[[Any], None]) -> None:
+    model = decoder(layers=LAYERS)
+    change(model)
+    assert written(capture(model, alike=alike(model)).module) == written(capture(model).module)
+
+
+class CallsForward(Decoder):
+    """Without what marks the nodes of a layer as its own."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.tokens(input_ids)
+        for layer in self.layers:
+            hidden = layer.forward(hidden, position_ids)
+        return self.head(hidden)
+
+
+class UnderAutocast(Decoder):
+    """Which torch.export puts into a graph of its own."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.tokens(input_ids)
+        with torch.autocast("cpu", torch.bfloat16):
+            for layer in self.layers:
+                hidden = layer(hidden, position_ids)
+        return self.head(hidden.float())
+
+
+class TwoStreams(Decoder):
+    """Of whose layers one is given another first tensor than the first layer, one another second."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        a, b = self.tokens(input_ids), self.tokens(input_ids + 0).cos()
+        outs = [self.layers[0](a, b), self.layers[1](a.sin(), b), self.layers[2](a, b.sin())]
+        return self.head(sum(outs, self.layers[3](a.exp(), b)))
+
+
+class Adding(Layer):
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden, torch.zeros_like(positions[..., 0])) + self.down(self.up(positions))
+
+
+@pytest.mark.parametrize("kind", [CallsForward, UnderAutocast])
+def test_odd_ways_of_calling_layers(kind: type[Decoder]) -> None:
+    model = kind(layers=LAYERS).eval()
+    assert written(capture(model, alike=alike(model)).module) == written(capture(model).module)
+
+
+def test_layers_of_two_streams() -> None:
+    model = TwoStreams(layers=4).eval()
+    model.layers = nn.ModuleList(Adding(causal, 24) for _ in range(4)).eval()
+    assert alike(model)
+    assert written(capture(model, alike=alike(model)).module) == written(capture(model).module)
+
+
 def test_the_call_stands_for_a_layer_in_a_graph_alone() -> None:
     token = torch.zeros(1, 1, 4)
     with pytest.raises(NotAlikeError, match="only in a graph"):
-        layer_again(token, token, "layers.0", "layers.1")
+        layer_again(token, token, token, "layers.0", "layers.1")
