@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-FEWEST = 4  # layers of a kind: of fewer there is little to save
 _NUMBER = re.compile(r"%(\d+)|^(\d+)(?= is )")
 
 
@@ -27,7 +26,7 @@ class Record(Protocol):
     def number(self, tensor: torch.Tensor) -> int: ...
 
 
-class Stretch(NamedTuple):
+class LayerLines(NamedTuple):
     """What a layer's call added to a record: lines, numbers of tensors, and the number of its one output."""
 
     lines: range
@@ -42,7 +41,7 @@ class Weight(NamedTuple):
     form: str
 
 
-class Work(NamedTuple):
+class LayerSteps(NamedTuple):
     """A layer's lines, tensors named as the layer sees them, and the numbers of those that it is given."""
 
     told: str
@@ -50,27 +49,26 @@ class Work(NamedTuple):
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """By path, modules of outermost lists with FEWEST of their class, without hooks, that stand nowhere else.
+    """By path, the modules of outermost lists, without hooks: these run beside forward, and aren't noted.
 
-    A hook runs beside a layer's forward, and isn't part of what is noted of it.
+    None of a model in which a module stands twice: torch.export then tells it by how it is reached.
     """
+    places = [id(module) for _, module in model.named_modules(remove_duplicate=False)]
+    if len(places) > len(set(places)):
+        return {}
     found = dict[str, nn.Module]()
-    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{outer}.") for outer in found):
             continue
-        classes = Counter(map(type, module))
         for name, child in module.named_children():
-            hooked = (
-                child._forward_hooks or child._forward_pre_hooks or isinstance(child, torch.jit.ScriptModule)
-            )
-            if classes[type(child)] >= FEWEST and places[id(child)] == 1 and not hooked:
+            hooked = child._forward_hooks or child._forward_pre_hooks
+            if not hooked and not isinstance(child, torch.jit.ScriptModule):
                 found[f"{path}.{name}"] = child
     return found
 
 
 @contextmanager
-def instead(layers: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
+def forwards_replaced(layers: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
     """make(path, forward) in the place of every layer's forward."""
     before = dict[str, Any]()
     try:
@@ -88,72 +86,73 @@ def instead(layers: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
 
 
 @contextmanager
-def stretches_noted(layers: Mapping[str, nn.Module], record: Record) -> Iterator[dict[str, Stretch]]:
-    """The stretches of layers that are called once."""
-    found, calls = dict[str, Stretch](), Counter[str]()
+def layer_lines_noted(layers: Mapping[str, nn.Module], record: Record) -> Iterator[dict[str, LayerLines]]:
+    """Of layers that are called once."""
+    found, calls = dict[str, LayerLines](), Counter[str]()
 
     def noting(path: str, forward: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            lines, numbers = len(record.lines), len(record.kept)
+            before = len(record.lines), len(record.kept)
             out = forward(*args, **kwargs)
             outputs = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
             output = record.number(outputs[0]) if len(outputs) == 1 else None
-            found[path] = Stretch(range(lines, len(record.lines)), range(numbers, len(record.kept)), output)
+            lines, numbers = map(range, before, (len(record.lines), len(record.kept)))
+            found[path] = LayerLines(lines, numbers, output)
             calls[path] += 1
             return out
 
         return call
 
-    with instead(layers, noting):
+    with forwards_replaced(layers, noting):
         yield found
     for path, times in calls.items():
         if times > 1:
             del found[path]
 
 
-def works(
-    lines: Sequence[str], stretches: Mapping[str, Stretch], weights: Mapping[int, Weight]
-) -> dict[str, Work]:
+def layer_steps(
+    lines: Sequence[str], layers: Mapping[str, LayerLines], weights: Mapping[int, Weight]
+) -> dict[str, LayerSteps]:
     """Of layers from which others read nothing but one output; `weights` of one name only, by number."""
-    closed = {path: stretch for path, stretch in stretches.items() if stretch.output in stretch.numbers}
+    closed = {path: layer for path, layer in layers.items() if layer.output in layer.numbers}
     for path in _read_elsewhere(lines, closed):
         del closed[path]
-    return {path: _work(path, lines, stretch, weights) for path, stretch in closed.items()}
+    return {path: _steps(path, lines, layer, weights) for path, layer in closed.items()}
 
 
 def _numbers(line: str) -> Iterator[int]:
     return (int(match[1] or match[2]) for match in _NUMBER.finditer(line))
 
 
-def _read_elsewhere(lines: Sequence[str], stretches: Mapping[str, Stretch]) -> set[str]:
-    owner = {n: path for path, stretch in stretches.items() for n in stretch.numbers if n != stretch.output}
+def _read_elsewhere(lines: Sequence[str], layers: Mapping[str, LayerLines]) -> set[str]:
+    owner = {n: path for path, layer in layers.items() for n in layer.numbers if n != layer.output}
     found = set[str]()
     for i, line in enumerate(lines):
         for number in _numbers(line):
             path = owner.get(number)
-            if path is not None and i not in stretches[path].lines:
+            if path is not None and i not in layers[path].lines:
                 found.add(path)
     return found
 
 
-def _work(path: str, lines: Sequence[str], stretch: Stretch, weights: Mapping[int, Weight]) -> Work:
+def _steps(path: str, lines: Sequence[str], layer: LayerLines, weights: Mapping[int, Weight]) -> LayerSteps:
     outside = dict[int, int]()
 
     def name(match: re.Match[str]) -> str:
         number = int(match[1] or match[2])
-        if number in stretch.numbers:
-            return f"%own {number - stretch.numbers.start}"
+        if number in layer.numbers:
+            return f"%own {number - layer.numbers.start}"
         weight = weights.get(number)
         if weight and weight.name.startswith(f"{path}."):
             return f"%weight {weight.name.removeprefix(path)} {weight.form}"
         return f"%outside {outside.setdefault(number, len(outside))}"
 
-    told = "\n".join(_NUMBER.sub(name, lines[i]) for i in stretch.lines)
-    output = (stretch.output or 0) - stretch.numbers.start
-    return Work(f"{told}\ngives {output}", tuple(outside))
+    told = "\n".join(_NUMBER.sub(name, lines[i]) for i in layer.lines)
+    output = (layer.output or 0) - layer.numbers.start
+    return LayerSteps(f"{told}\ngives {output}", tuple(outside))
 
 
-def alike(texts: Sequence[Mapping[str, Work]]) -> dict[str, str]:
+def alike(texts: Sequence[Mapping[str, LayerSteps]]) -> dict[str, str]:
     """By a layer's path the first that does the same in every text, given the same tensors but for one.
 
     That one is the same operand in every text.
@@ -169,7 +168,7 @@ def alike(texts: Sequence[Mapping[str, Work]]) -> dict[str, str]:
     return found
 
 
-def _one_differs(pairs: Sequence[tuple[Work, Work]]) -> bool:
+def _one_differs(pairs: Sequence[tuple[LayerSteps, LayerSteps]]) -> bool:
     places = {
         tuple(i for i, (a, b) in enumerate(zip(x.outside, y.outside, strict=True)) if a != b)
         for x, y in pairs

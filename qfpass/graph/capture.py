@@ -15,13 +15,13 @@ from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
-from .again import traced_once, write_out
 from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
-from .idle import does_nothing
 from .inplace import spell_out_of_place
+from .layer_copies import traced_once, write_out
 from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
+from .no_ops import is_no_op
 from .products import spell_products
 from .sinks import spell_sinks
 from .tracing import WithoutGradMode, without_stack_traces
@@ -225,7 +225,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
         elif node.target is aten.view.default:
             # A kernel's output may lie in memory in another order than the original's, which a view refuses.
             node.target = aten.reshape.default
-        elif does_nothing(node):
+        elif is_no_op(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     graph.set_codegen(fx.graph.CodeGen())

@@ -19,7 +19,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import sources
-from .alike import Weight, Work, alike, layers_of, stretches_noted, works
+from .alike import LayerSteps, Weight, alike, layer_lines_noted, layer_steps, layers_of
 from .call import call_decoder, logits_of
 from .capture import ROOT, Logits, as_traced, example, place
 
@@ -57,7 +57,7 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
     digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return Identity(digits, alike([text.works for text in texts]))
+    return Identity(digits, alike([text.steps for text in texts]))
 
 
 def _versions() -> Iterator[str]:
@@ -89,7 +89,7 @@ class _Text(NamedTuple):
     """A line for each operator that runs and for each tensor that is new, and what single layers do."""
 
     lines: list[str]
-    works: dict[str, Work]
+    steps: dict[str, LayerSteps]
 
 
 def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> _Text:
@@ -106,13 +106,13 @@ def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> 
         if names[id(tensor)] == 1
     }
     with (
-        stretches_noted(layers_of(model), record) as stretches,
+        layer_lines_noted(layers_of(model), record) as layers,
         _attributes_restored(model), _compiling_state_context(), mode, record,
     ):  # fmt: skip
         given = {f"{ROOT}{name}": weight for name, weight in weights.items()}
         logits = functional_call(Logits(model), given, (ids, positions))
     record.lines.append(f"gives {record.told(logits)}")
-    return _Text(record.lines, works(record.lines, stretches, own))
+    return _Text(record.lines, layer_steps(record.lines, layers, own))
 
 
 def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch.Tensor]) -> torch.Tensor:

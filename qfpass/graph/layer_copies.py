@@ -12,23 +12,23 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.types import py_sym_types
 from torch.utils import _pytree as pytree
 
-from .alike import instead
-from .idle import does_nothing
+from .alike import forwards_replaced
+from .no_ops import is_no_op
 
 
 class NotAlikeError(Exception):
     """A layer's nodes can't be another's: the message says why."""
 
 
-@torch.library.custom_op("qfpass::layer_again", mutates_args=())
-def layer_again(
+@torch.library.custom_op("qfpass::layer_copy", mutates_args=())
+def layer_copy(
     hidden: torch.Tensor, before: torch.Tensor, gave: torch.Tensor, template: str, layer: str
 ) -> torch.Tensor:
     """What `layer` makes of `hidden`, as `template` made `gave` of `before`; all else they read is alike."""
     raise NotAlikeError(f"{layer} is a copy of {template} only in a graph that is being captured")
 
 
-@layer_again.register_fake
+@layer_copy.register_fake
 def _fake(
     hidden: torch.Tensor, before: torch.Tensor, gave: torch.Tensor, template: str, layer: str
 ) -> torch.Tensor:
@@ -55,7 +55,7 @@ def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
             template = calls.get(alike.get(path, ""))
             hidden = template and _hidden(template, operands, form)
             if template and hidden:
-                out = layer_again(*hidden, alike[path], path)
+                out = layer_copy(*hidden, alike[path], path)
                 outputs = [out if isinstance(x, torch.Tensor) else x for x in template.outputs]
                 return pytree.tree_unflatten(outputs, template.outputs_form)
             out = forward(*args, **kwargs)
@@ -65,7 +65,7 @@ def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
         return call
 
     layers = {path: model.get_submodule(path) for path in {*alike, *alike.values()}}
-    with instead(layers, standing_in):
+    with forwards_replaced(layers, standing_in):
         yield
 
 
@@ -125,7 +125,7 @@ def write_out(module: fx.GraphModule, root: str, weights: Container[str]) -> Non
 
 
 def _is_call(node: fx.Node) -> bool:
-    return node.target is torch.ops.qfpass.layer_again.default
+    return node.target is torch.ops.qfpass.layer_copy.default
 
 
 def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Template:
@@ -144,7 +144,7 @@ def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Tem
 
 def _made_before(own: Container[fx.Node], node: fx.Node) -> fx.Node:
     """What a layer was given, where a node is one that gives just that: a tensor goes by its last name."""
-    while node in own and does_nothing(node):
+    while node in own and is_no_op(node):
         node = node.all_input_nodes[0]
     return node
 

@@ -6,7 +6,7 @@ from torch import fx
 aten = torch.ops.aten
 
 
-def does_nothing(node: fx.Node) -> bool:
+def is_no_op(node: fx.Node) -> bool:
     """A cast to the same dtype and device, a slice of everything, an inference dropout, an alias."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return False

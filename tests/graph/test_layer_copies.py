@@ -10,12 +10,11 @@ from decoders import Decoder, Layer, causal, decoder, within
 from tiny import FAMILIES
 from torch import fx, nn
 
-from qfpass.graph.again import NotAlikeError, layer_again
-from qfpass.graph.alike import FEWEST
 from qfpass.graph.capture import capture
 from qfpass.graph.identity import identity
+from qfpass.graph.layer_copies import NotAlikeError, layer_copy
 
-LAYERS = FEWEST + 2
+LAYERS = 3
 
 
 def written(module: fx.GraphModule) -> list[Any]:
@@ -106,11 +105,19 @@ def test_layers_with_other_operands_are_traced() -> None:
 
 
 def _tie_the_first(model: Any) -> None:
-    model.layers[2].norm = model.layers[0].norm
+    model.layers[2].norm.weight = model.layers[0].norm.weight
+
+
+def _tie_neighbours(model: Any) -> None:
+    model.layers[2].up.weight = model.layers[1].up.weight
 
 
 def _tie_the_first_to_the_head(model: Any) -> None:
-    model.head.extra = model.layers[0].up
+    model.head.extra = model.layers[0].up.weight
+
+
+def _tie_modules(model: Any) -> None:
+    model.layers[2].up = model.layers[1].up
 
 
 def _hook_the_first(model: Any) -> None:
@@ -122,7 +129,17 @@ def _hook_all(model: Any) -> None:
         layer.register_forward_hook(lambda *given: given[-1].clamp(-1, 1))
 
 
-@pytest.mark.parametrize("change", [_tie_the_first, _tie_the_first_to_the_head, _hook_the_first, _hook_all])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _tie_the_first,
+        _tie_neighbours,
+        _tie_the_first_to_the_head,
+        _tie_modules,
+        _hook_the_first,
+        _hook_all,
+    ],
+)
 def test_what_is_found_alike_gives_the_same_graph(change: Callable[[Any], None]) -> None:
     model = decoder(layers=LAYERS)
     change(model)
@@ -180,4 +197,4 @@ def test_layers_of_two_streams() -> None:
 def test_the_call_stands_for_a_layer_in_a_graph_alone() -> None:
     token = torch.zeros(1, 1, 4)
     with pytest.raises(NotAlikeError, match="only in a graph"):
-        layer_again(token, token, token, "layers.0", "layers.1")
+        layer_copy(token, token, token, "layers.0", "layers.1")
