@@ -21,7 +21,7 @@ from .inplace import spell_out_of_place
 from .layer_copies import traced_once, write_out
 from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
-from .no_ops import is_no_op
+from .no_ops import drop_no_ops
 from .products import spell_products
 from .sinks import spell_sinks
 from .tracing import WithoutGradMode, without_stack_traces
@@ -144,9 +144,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _module(program: torch.export.ExportedProgram, model: nn.Module) -> fx.GraphModule:
-    """The traced graph, every layer written out."""
+    """The traced graph without no-ops, every layer written out."""
     module = program.module()
     assert isinstance(module, fx.GraphModule)
+    drop_no_ops(module.graph)
     tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     write_out(module, ROOT, {f"{ROOT}{name}" for name, _ in tensors})
     return module
@@ -214,7 +215,7 @@ def _sdpa_attention(model: nn.Module) -> Iterator[None]:
 
 
 def _clean(module: fx.GraphModule) -> fx.GraphModule:
-    """Drop checks and what does nothing, spell products one way, merge equal nodes, flatten the signature."""
+    """Drop checks, spell products one way, merge equal nodes, flatten the signature."""
     graph = module.graph
     spell_likes(graph)
     for node in list(graph.nodes):
@@ -225,9 +226,6 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
         elif node.target is aten.view.default:
             # A kernel's output may lie in memory in another order than the original's, which a view refuses.
             node.target = aten.reshape.default
-        elif is_no_op(node):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
     graph.set_codegen(fx.graph.CodeGen())
     output = graph.output_node()
     (logits,) = output.args[0]

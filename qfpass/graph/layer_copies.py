@@ -13,7 +13,6 @@ from torch.types import py_sym_types
 from torch.utils import _pytree as pytree
 
 from .alike import forwards_replaced
-from .no_ops import is_no_op
 
 
 class NotAlikeError(Exception):
@@ -103,7 +102,7 @@ class Template(NamedTuple):
 
 
 def write_out(module: fx.GraphModule, root: str, weights: Container[str]) -> None:
-    """Put a copy of its template's nodes in every such call's place.
+    """Put a copy of its template's nodes in every such call's place, in a graph without no-ops.
 
     Paths of layers are below `root`. What they read by a name that isn't one of `weights` they share.
 
@@ -131,8 +130,7 @@ def _is_call(node: fx.Node) -> bool:
 def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Template:
     nodes = [node for node in graph.nodes if _is_within(path, node) and not _is_size(node)]
     own = set(nodes)
-    hidden = _made_before(own, hidden)
-    outputs = [node for node in nodes if _made_before(own, node) in own and _is_read_by_others(node, own)]
+    outputs = [node for node in nodes if _is_read_by_others(node, own)]
     if outputs != [gave]:
         raise NotAlikeError(f"{path} gives {', '.join(map(str, outputs)) or 'nothing'}, not {gave} alone")
     if hidden in own or not own.intersection(hidden.users):
@@ -140,13 +138,6 @@ def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Tem
     if any(free_unbacked_symbols(node.meta.get("val")) for node in nodes):
         raise NotAlikeError(f"{path} has sizes that depend on values")
     return Template(nodes, hidden, gave)
-
-
-def _made_before(own: Container[fx.Node], node: fx.Node) -> fx.Node:
-    """What a layer was given, where a node is one that gives just that: a tensor goes by its last name."""
-    while node in own and is_no_op(node):
-        node = node.all_input_nodes[0]
-    return node
 
 
 def _is_read_by_others(node: fx.Node, own: Container[fx.Node]) -> bool:

@@ -6,7 +6,15 @@ from torch import fx
 aten = torch.ops.aten
 
 
-def is_no_op(node: fx.Node) -> bool:
+def drop_no_ops(graph: fx.Graph) -> None:
+    """Who reads such a node reads what it is given."""
+    for node in list(graph.nodes):
+        if _is_no_op(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _is_no_op(node: fx.Node) -> bool:
     """A cast to the same dtype and device, a slice of everything, an inference dropout, an alias."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return False
