@@ -18,8 +18,9 @@ from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
 from .graph.call import call_decoder, own_context_length
 from .graph.capture import Captured, capture
-from .graph.capture_cache import keep, place_of, recall
+from .graph.capture_cache import file_of, keep, recall
 from .graph.compact import compact_weights as with_compact_weights
+from .graph.identity import identity
 from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
@@ -164,41 +165,42 @@ def _captured(
     """The model's graph and its attentions, proven if the config says so.
 
     A proven graph that Inductor will compile is kept, as Inductor keeps what it makes, and proven again when
-    it is used again.
+    it is used again. Only for the proof layers that do the same are traced once.
     """
-    keeps = config.verify and config.backend == "inductor"
+    if not config.verify:
+        with _tracing:
+            captured = capture(model, batch)
+        return captured, find_attentions(captured, context_length)
     with _tracing:
-        place = place_of(model, batch, context_length) if keeps and context_length else None
-        kept = recall(place.file, model, batch) if place else None
-    if place and kept is not None:
+        known = identity(model, batch, context_length) if context_length else None
+        file = file_of(known.digits, batch) if known and config.backend == "inductor" else None
+        kept = recall(file, model, batch) if file else None
+    if kept is not None:
         try:
             return kept, _proven(model, kept, context_length)
         except Exception as error:  # a graph of another model fails in any way
-            log.warning("captured anew, since the graph in %s doesn't prove: %s", place.file, error)
-    captured, attentions = _captured_anew(model, batch, config, context_length, place.alike if place else {})
-    if place:
-        keep(place.file, captured, model)
-    return captured, attentions
+            log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
+    proven = _captured_anew(model, batch, context_length, known.alike if known else {})
+    if file:
+        keep(file, proven[0], model)
+    return proven
 
 
 def _captured_anew(
-    model: nn.Module, batch: int | None, config: Config, context_length: int | None, alike: Mapping[str, str]
+    model: nn.Module, batch: int | None, context_length: int | None, alike: Mapping[str, str]
 ) -> tuple[Captured, list[Attention]]:
-    """The graph and its attentions by a capture in which layers that are `alike` are traced once.
-
-    If that graph can't be read or proven, by one in which every layer is traced.
-    """
+    """By a capture in which `alike` layers are traced once; if its graph doesn't prove, by another."""
     with _tracing:
         captured = capture(model, batch, alike)
-    if not config.verify:
-        return captured, find_attentions(captured, context_length)
     try:
         return captured, _proven(model, captured, context_length)
     except Exception as error:  # a graph with a copy in a wrong place fails in any way
         if not alike:
             raise
-        log.debug("every layer is traced, since the graph in which some were copied doesn't prove: %s", error)
-    return _captured_anew(model, batch, config, context_length, {})
+        log.info("every layer is traced, since the graph of layers traced once doesn't prove: %s", error)
+    with _tracing:
+        captured = capture(model, batch)
+    return captured, _proven(model, captured, context_length)
 
 
 def _proven(model: nn.Module, captured: Captured, context_length: int | None) -> list[Attention]:

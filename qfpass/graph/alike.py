@@ -2,28 +2,19 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from .record import Record
+
+Forward = Callable[..., Any]
 _NUMBER = re.compile(r"%(\d+)|^(\d+)(?= is )")
-
-
-class Record(Protocol):
-    """Lines that name tensors by numbers in the order in which they are first seen: %3.
-
-    Attributes:
-        kept: every tensor that has a number.
-    """
-
-    lines: list[str]
-    kept: list[torch.Tensor]
-
-    def number(self, tensor: torch.Tensor) -> int: ...
 
 
 class LayerLines(NamedTuple):
@@ -56,29 +47,39 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     places = [id(module) for _, module in model.named_modules(remove_duplicate=False)]
     if len(places) > len(set(places)):
         return {}
-    found = dict[str, nn.Module]()
+    found, lists = dict[str, nn.Module](), list[str]()
     for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{outer}.") for outer in found):
-            continue
-        for name, child in module.named_children():
-            hooked = child._forward_hooks or child._forward_pre_hooks
-            if not hooked and not isinstance(child, torch.jit.ScriptModule):
-                found[f"{path}.{name}"] = child
+        if isinstance(module, nn.ModuleList) and not any(path.startswith(f"{outer}.") for outer in lists):
+            lists.append(path)
+            found |= {f"{path}.{name}": layer for name, layer in module.named_children() if _is_plain(layer)}
     return found
 
 
+def weights_by_name(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by every name that they have."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return not hooks and not isinstance(layer, torch.jit.ScriptModule)
+
+
 @contextmanager
-def forwards_replaced(layers: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
-    """make(path, forward) in the place of every layer's forward."""
-    before = dict[str, Any]()
+def forwards_replaced(
+    layers: Mapping[str, nn.Module], make: Callable[[str, Forward], Forward]
+) -> Iterator[None]:
+    """make(path, forward) in the place of every layer's forward, with its signature."""
+    owned = dict[str, Any]()
     try:
         for path, layer in layers.items():
-            own, forward = vars(layer).get("forward"), make(path, layer.forward)
-            layer.forward = forward
-            before[path] = own
+            own = vars(layer).get("forward")
+            layer.forward = wraps(layer.forward)(make(path, layer.forward))
+            owned[path] = own
         yield
     finally:
-        for path, own in before.items():
+        for path, own in owned.items():
             if own is None:
                 del layers[path].forward
             else:
@@ -90,7 +91,7 @@ def layer_lines_noted(layers: Mapping[str, nn.Module], record: Record) -> Iterat
     """Of layers that are called once."""
     found, calls = dict[str, LayerLines](), Counter[str]()
 
-    def noting(path: str, forward: Any) -> Any:
+    def noting(path: str, forward: Forward) -> Forward:
         def call(*args: Any, **kwargs: Any) -> Any:
             before = len(record.lines), len(record.kept)
             out = forward(*args, **kwargs)
@@ -147,12 +148,23 @@ def _steps(path: str, lines: Sequence[str], layer: LayerLines, weights: Mapping[
             return f"%weight {weight.name.removeprefix(path)} {weight.form}"
         return f"%outside {outside.setdefault(number, len(outside))}"
 
+    assert layer.output is not None
     told = "\n".join(_NUMBER.sub(name, lines[i]) for i in layer.lines)
-    output = (layer.output or 0) - layer.numbers.start
+    output = layer.output - layer.numbers.start
     return LayerSteps(f"{told}\ngives {output}", tuple(outside))
 
 
-def alike(texts: Sequence[Mapping[str, LayerSteps]]) -> dict[str, str]:
+def lines_beside(lines: Sequence[str], layers: Collection[LayerLines]) -> list[str]:
+    """What runs outside these layers, tensors by numbers of its own: %0."""
+    left_out, numbers = {i for layer in layers for i in layer.lines}, dict[str, int]()
+
+    def name(match: re.Match[str]) -> str:
+        return f"%{numbers.setdefault(match[1] or match[2], len(numbers))}"
+
+    return [_NUMBER.sub(name, line) for i, line in enumerate(lines) if i not in left_out]
+
+
+def first_alike(texts: Sequence[Mapping[str, LayerSteps]]) -> dict[str, str]:
     """By a layer's path the first that does the same in every text, given the same tensors but for one.
 
     That one is the same operand in every text.

@@ -27,7 +27,6 @@ from .sinks import spell_sinks
 from .tracing import WithoutGradMode, without_stack_traces
 
 aten = torch.ops.aten
-ROOT = "model."  # of the model's weights in `Logits`
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +59,8 @@ class Logits(nn.Module):
 def capture(model: nn.Module, batch: int | None = None, alike: Mapping[str, str] | None = None) -> Captured:
     """Trace `model` with a dynamic length and batch; `batch` for a model that is made for so many rows.
 
-    `alike` names layers by path, each with the first that does the same: it alone is traced, if that will do.
+    `alike` has layers by path in `Logits`, each with the first that does the same: it alone is traced, if
+    that will do.
 
     Raises:
         CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
@@ -70,20 +70,21 @@ def capture(model: nn.Module, batch: int | None = None, alike: Mapping[str, str]
         try:
             return _captured(model, batch, alike)
         except Exception as error:  # whatever a model's own code raises when layers don't run
-            log.debug("every layer is traced: %s: %s", type(error).__name__, error)
+            log.info("every layer is traced: %s: %s", type(error).__name__, error)
     return _captured(model, batch, {})
 
 
 def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str]) -> Captured:
     device, dtype = place(model)
     ids, positions = example(device, batch)
+    whole = Logits(model)
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
     # Modules that torch.export makes on the way are never called: no Python is generated for them.
-    with as_traced(model), traced_once(model, alike), _use_lazy_graph_module(True):
+    with as_traced(model), traced_once(whole, alike), _use_lazy_graph_module(True):
         try:
             program = torch.export.export(
-                Logits(model), (ids, positions), dynamic_shapes=(shape, shape), strict=False
+                whole, (ids, positions), dynamic_shapes=(shape, shape), strict=False
             )
         except CaptureError:
             raise
@@ -92,8 +93,8 @@ def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str]) -> 
         finally:
             # The last trace is held there, for a message about tensors that outlive it.
             proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()
-        _refuse_odd_sizes(program, model, batch)
-        module = _module(program, model)
+        _refuse_odd_sizes(program, whole, batch)
+        module = _module(program, whole)
     return Captured(_clean(module), device, dtype, batch)
 
 
@@ -143,18 +144,17 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _module(program: torch.export.ExportedProgram, model: nn.Module) -> fx.GraphModule:
+def _module(program: torch.export.ExportedProgram, whole: Logits) -> fx.GraphModule:
     """The traced graph without no-ops, every layer written out."""
     module = program.module()
     assert isinstance(module, fx.GraphModule)
     drop_no_ops(module.graph)
-    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    write_out(module, ROOT, {f"{ROOT}{name}" for name, _ in tensors})
+    write_out(module, whole)
     return module
 
 
-def _refuse_odd_sizes(program: torch.export.ExportedProgram, model: nn.Module, batch: int | None) -> None:
-    name = type(model).__name__
+def _refuse_odd_sizes(program: torch.export.ExportedProgram, whole: Logits, batch: int | None) -> None:
+    name = type(whole.model).__name__
     ids = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "input_ids")
     (logits,) = program.graph.output_node().all_input_nodes
     if str(logits.meta["val"].shape[:2]) != str(ids.meta["val"].shape):
@@ -169,7 +169,7 @@ def _refuse_odd_sizes(program: torch.export.ExportedProgram, model: nn.Module, b
     ]
     if not fixed:
         return
-    if reason := mixing_reason(_clean(_module(program, model))):
+    if reason := mixing_reason(_clean(_module(program, whole))):
         raise CaptureError(f"{name} can't be compiled: {reason}.")
     raise CaptureError(
         f"{name} works for one {' and one '.join(fixed)} only: its forward turns that size into a "

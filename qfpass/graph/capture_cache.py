@@ -6,7 +6,7 @@ import secrets
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -15,32 +15,18 @@ from torch.fx._graph_pickler import GraphPickler, Options
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .capture import Captured, Logits, place
-from .identity import identity
 
 log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a model's graph is kept, and its layers that are alike, see `Identity`."""
-
-    file: Path
-    alike: dict[str, str]
-
-
-def place_of(model: nn.Module, batch: int | None, context_length: int) -> Place | None:
-    """Of a graph for texts of up to `context_length` tokens.
-
-    None if Inductor keeps nothing, or the model has no identity.
-    """
+def file_of(digits: str, batch: int | None) -> Path | None:
+    """Where the graph of a model with these digits of `Identity` is kept; None if Inductor keeps nothing."""
     from torch._inductor import config  # imports Inductor
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    if model.training or not config.fx_graph_cache or config.force_disable_caches:
+    if not config.fx_graph_cache or config.force_disable_caches:
         return None
-    known = identity(model, batch, context_length)
-    if known is None:
-        return None
-    return Place(Path(cache_dir()) / "qfpass" / f"{known.digits[:32]}-{batch or 'any'}.pt", known.alike)
+    return Path(cache_dir()) / "qfpass" / f"{digits[:32]}-{batch or 'any'}.pt"
 
 
 def recall(file: Path, model: nn.Module, batch: int | None = None) -> Captured | None:

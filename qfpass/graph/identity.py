@@ -5,7 +5,7 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
@@ -13,22 +13,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch._export.utils import _compiling_state_context
-from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import sources
-from .alike import LayerSteps, Weight, alike, layer_lines_noted, layer_steps, layers_of
+from .alike import (
+    LayerLines,
+    LayerSteps,
+    Weight,
+    first_alike,
+    layer_lines_noted,
+    layer_steps,
+    layers_of,
+    lines_beside,
+    weights_by_name,
+)  # fmt: skip
 from .call import call_decoder, logits_of
-from .capture import ROOT, Logits, as_traced, example, place
+from .capture import Logits, as_traced, example, place
+from .layer_copies import traced_once
+from .record import Record, form_of
 
 log = logging.getLogger(__name__)
-_LARGEST_CONSTANT = 1 << 20  # numbers of a tensor that isn't the model's
+_NONE = dict[str, str]()
 
 
 class Identity(NamedTuple):
-    """64 hexadecimal digits, and by a layer's path the first that does the same with its own weights."""
+    """64 hexadecimal digits, and layers by path in `Logits`, each with the first that does the same."""
 
     digits: str
     alike: dict[str, str]
@@ -41,9 +51,11 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
 
     So it follows every change of a model's code, settings and modules that a trace of the example would, and
     sizes that the example is too short for. Versions are part of it. A model that goes through a set has
-    several, one for each order. None for one that doesn't run on tensors without numbers, calls operators of
-    graphs, or reads large tensors that aren't its own.
+    several, one for each order. None for one that trains, doesn't run on tensors without numbers, calls
+    operators of graphs, or reads large tensors that aren't its own.
     """
+    if model.training:  # its calls leave something behind
+        return None
     try:
         device = place(model)[0]
         short = example(device, batch)
@@ -51,13 +63,14 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
-            texts = _operators(model, *short), _operators(model, *long)
-            lines = [*_versions(), *_forms(model), *texts[0].lines, *texts[1].lines]
+            whole = Logits(model)
+            texts = [_text(whole, *given) for given in (short, long)]
+            lines = [*_versions(), *_forms(whole), *(line for text in texts for line in text.lines)]
+            digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            return Identity(digits, _alike(whole, texts, (short, long)))
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
-    digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return Identity(digits, alike([text.steps for text in texts]))
 
 
 def _versions() -> Iterator[str]:
@@ -72,47 +85,58 @@ def _forms(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules(remove_duplicate=False):
         number = numbers.setdefault(id(module), len(numbers))
         yield f"{path}: {number} {type(module).__module__}.{type(module).__qualname__}"
-    for name, tensor in _weights(model).items():
-        yield f"{name}: {numbers.setdefault(id(tensor), len(numbers))} {_form(tensor)} {tensor.requires_grad}"
-
-
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    parameters = model.named_parameters(remove_duplicate=False)
-    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
-
-
-def _form(tensor: torch.Tensor) -> str:
-    return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} {tensor.device}"
+    for name, tensor in weights_by_name(model).items():
+        number = numbers.setdefault(id(tensor), len(numbers))
+        yield f"{name}: {number} {form_of(tensor)} {tensor.requires_grad}"
 
 
 class _Text(NamedTuple):
-    """A line for each operator that runs and for each tensor that is new, and what single layers do."""
+    """A line for each operator that runs and for each tensor that is new, and which of them are a layer's."""
 
     lines: list[str]
+    layers: dict[str, LayerLines]
     steps: dict[str, LayerSteps]
 
+    def beside(self, paths: Collection[str]) -> list[str]:
+        return lines_beside(self.lines, [self.layers[path] for path in paths])
 
-def _operators(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> _Text:
-    """Of a call with ids and positions [B, S]."""
+
+def _text(
+    model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, alike: Mapping[str, str] = _NONE
+) -> _Text:
+    """Of a call with ids and positions [B, S] in which layers that are `alike` don't run."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made = dict[int, torch.Tensor]()  # one for each weight, however many names it has
-    weights = {name: _made_fake(tensor, mode, made) for name, tensor in _weights(model).items()}
+    weights = {name: _made_fake(tensor, mode, made) for name, tensor in weights_by_name(model).items()}
     ids, positions = mode.from_tensor(ids), mode.from_tensor(positions)
-    record = _Record([ids, positions, *weights.values()])
+    record = Record([ids, positions, *weights.values()])
     names = Counter(map(id, weights.values()))
     own = {
-        record.number(tensor): Weight(name, _form(tensor))
+        record.number(tensor): Weight(name, form_of(tensor))
         for name, tensor in weights.items()
         if names[id(tensor)] == 1
     }
     with (
-        layer_lines_noted(layers_of(model), record) as layers,
+        traced_once(model, alike), layer_lines_noted(layers_of(model), record) as layers,
         _attributes_restored(model), _compiling_state_context(), mode, record,
     ):  # fmt: skip
-        given = {f"{ROOT}{name}": weight for name, weight in weights.items()}
-        logits = functional_call(Logits(model), given, (ids, positions))
+        logits = functional_call(model, weights, (ids, positions))
     record.lines.append(f"gives {record.told(logits)}")
-    return _Text(record.lines, layer_steps(record.lines, layers, own))
+    return _Text(record.lines, layers, layer_steps(record.lines, layers, own))
+
+
+def _alike(
+    model: nn.Module, texts: Sequence[_Text], given: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, str]:
+    """Layers without which all else runs the same: they don't leave anything behind but what they give."""
+    alike = first_alike([text.steps for text in texts])
+    try:
+        without = [_text(model, *each, alike) for each in given]
+        changed = any(a.beside(alike) != b.beside(alike) for a, b in zip(texts, without, strict=True))
+    except Exception as error:  # whatever the model's own code raises
+        log.debug("no layers are alike: %s: %s", type(error).__name__, error)
+        return {}
+    return {} if changed else alike
 
 
 def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -142,55 +166,3 @@ def _copy_containers(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
     found[id(value)] = value, copy(value)
     for each in value.values() if isinstance(value, dict) else value:
         _copy_containers(each, found)
-
-
-class _Record(TorchDispatchMode):
-    """Writes down operators, tensors by their numbers.
-
-    Attributes:
-        lines: one an operator.
-        kept: every tensor seen, so that none takes the place of another.
-    """
-
-    def __init__(self, known: Sequence[torch.Tensor]) -> None:
-        super().__init__()
-        self.lines, self.kept = list[str](), list[torch.Tensor]()
-        self._numbers = dict[int, int]()
-        for tensor in known:
-            self.number(tensor)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        operands = f"{self.told(args)} {self.told(kwargs or {})}"
-        out = func(*args, **(kwargs or {}))
-        self.lines.append(f"{func} {operands} -> {self.told(out)}")
-        return out
-
-    def told(self, value: Any) -> str:
-        """Operands or outputs in words."""
-        if isinstance(value, torch.Tensor):
-            return f"%{self.number(value)}"
-        if isinstance(value, (tuple, list)):
-            return f"{type(value).__name__}({', '.join(map(self.told, value))})"
-        if isinstance(value, dict):
-            return f"{{{', '.join(f'{key!r}: {self.told(each)}' for key, each in value.items())}}}"
-        return repr(value)
-
-    def number(self, tensor: torch.Tensor) -> int:
-        """A tensor's own, the next one if it is new."""
-        number = self._numbers.setdefault(id(tensor), len(self._numbers))
-        if number == len(self.kept):
-            self.kept.append(tensor)
-            self.lines.append(f"{number} is {_form(tensor)} {_numbers_of(tensor)}")
-        return number
-
-
-def _numbers_of(tensor: torch.Tensor) -> str:
-    """The contents of a tensor that isn't fake, such as one that a forward makes from numbers."""
-    if isinstance(tensor, FakeTensor):
-        return ""
-    if tensor.numel() > _LARGEST_CONSTANT:
-        raise ValueError(f"a constant of {tensor.numel()} numbers")
-    with no_dispatch():
-        return hashlib.sha256(repr(tensor.tolist()).encode()).hexdigest()

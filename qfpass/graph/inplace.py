@@ -20,7 +20,7 @@ def spell_out_of_place(graph: fx.Graph) -> None:
         changed = node.args[0]
         later = [user for user in changed.users if user is not node and order[user] > order[node]]
         readers = [user for user in changed.users if user is not node and user.target not in SHAPE_ONLY]
-        if any(map(_gives_views, readers)):
+        if any(map(gives_views, readers)):
             continue
         with graph.inserting_before(node):
             value = graph.call_function(twin, node.args, node.kwargs)
@@ -47,10 +47,10 @@ def _out_of_place(node: fx.Node) -> torch._ops.OpOverload | None:
 
 def _is_fresh(node: fx.Node) -> bool:
     """Whether a node's value is its own memory."""
-    return isinstance(node.target, torch._ops.OpOverload) and not _gives_views(node)
+    return isinstance(node.target, torch._ops.OpOverload) and not gives_views(node)
 
 
-def _gives_views(node: fx.Node) -> bool:
+def gives_views(node: fx.Node) -> bool:
     """Whether an operation may give a view of its input; reshape and contiguous give one at times."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):

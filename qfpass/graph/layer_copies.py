@@ -1,6 +1,7 @@
 """Layers that are traced once: where another does the same, a call stands for it in the graph until its nodes
 are copied there."""
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
@@ -12,7 +13,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.types import py_sym_types
 from torch.utils import _pytree as pytree
 
-from .alike import forwards_replaced
+from .alike import forwards_replaced, weights_by_name
+from .inplace import gives_views
 
 
 class NotAlikeError(Exception):
@@ -52,7 +54,7 @@ def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
         def call(*args: Any, **kwargs: Any) -> Any:
             operands, form = pytree.tree_flatten((args, kwargs))
             template = calls.get(alike.get(path, ""))
-            hidden = template and _hidden(template, operands, form)
+            hidden = _hidden(template, operands, form) if template else None
             if template and hidden:
                 out = layer_copy(*hidden, alike[path], path)
                 outputs = [out if isinstance(x, torch.Tensor) else x for x in template.outputs]
@@ -75,8 +77,8 @@ def _hidden(template: Call, operands: Sequence[Any], form: pytree.TreeSpec) -> t
     pairs = zip(template.operands, operands, strict=True)
     others = [(now, before) for before, now in pairs if not _same(before, now)]
     outputs = [leaf for leaf in template.outputs if isinstance(leaf, torch.Tensor)]
-    constants = all(isinstance(leaf, (torch.Tensor, type(None))) for leaf in template.outputs)
-    if len(others) != 1 or len(outputs) != 1 or not constants:
+    only_tensors = all(isinstance(leaf, (torch.Tensor, type(None))) for leaf in template.outputs)
+    if len(others) != 1 or len(outputs) != 1 or not only_tensors:
         return None
     tensors = (*others[0], *outputs)
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(set(map(_form, tensors))) > 1:
@@ -94,29 +96,29 @@ def _form(tensor: torch.Tensor) -> str:
 
 
 class Template(NamedTuple):
-    """A layer's nodes in order, the one that they read as hidden value, and the one that they give."""
+    """A layer's nodes in order, the one that they read as hidden value, the one that they give, weights."""
 
     nodes: list[fx.Node]
     hidden: fx.Node
     output: fx.Node
+    weights: list[fx.Node]
 
 
-def write_out(module: fx.GraphModule, root: str, weights: Container[str]) -> None:
-    """Put a copy of its template's nodes in every such call's place, in a graph without no-ops.
+def write_out(module: fx.GraphModule, model: nn.Module) -> None:
+    """Put a copy of its template's nodes in every such call's place, in a graph of `model` without no-ops.
 
-    Paths of layers are below `root`. What they read by a name that isn't one of `weights` they share.
+    Numbers of which a layer's code makes tensors are shared.
 
     Raises:
-        NotAlikeError: a template reads or gives other than it should, or a call is out of reach.
+        NotAlikeError: a template reads, changes or gives other than it should, or a call is out of reach.
     """
     templates = dict[tuple[Any, ...], Template]()
     for call in list(module.graph.nodes):
         if _is_call(call):
-            _, before, gave, template, layer = call.args
-            if (template, before) not in templates:
-                templates[template, before] = _template(module.graph, f"{root}{template}", before, gave)
-            names = Names(f"{root}{template}", f"{root}{layer}", weights)
-            call.replace_all_uses_with(_copied(module, templates[template, before], call, names))
+            _, before, gave, path, layer = call.args
+            if (path, before) not in templates:
+                templates[path, before] = _template(module.graph, model, path, before, gave)
+            call.replace_all_uses_with(_copied(module, templates[path, before], call, path, layer))
             module.graph.erase_node(call)
     for part in module.modules():
         if isinstance(part, fx.GraphModule) and any(_is_call(node) for node in part.graph.nodes):
@@ -127,7 +129,7 @@ def _is_call(node: fx.Node) -> bool:
     return node.target is torch.ops.qfpass.layer_copy.default
 
 
-def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Template:
+def _template(graph: fx.Graph, model: nn.Module, path: str, hidden: fx.Node, gave: fx.Node) -> Template:
     nodes = [node for node in graph.nodes if _is_within(path, node) and not _is_size(node)]
     own = set(nodes)
     outputs = [node for node in nodes if _is_read_by_others(node, own)]
@@ -135,9 +137,51 @@ def _template(graph: fx.Graph, path: str, hidden: fx.Node, gave: fx.Node) -> Tem
         raise NotAlikeError(f"{path} gives {', '.join(map(str, outputs)) or 'nothing'}, not {gave} alone")
     if hidden in own or not own.intersection(hidden.users):
         raise NotAlikeError(f"{path} doesn't read {hidden}")
-    if any(free_unbacked_symbols(node.meta.get("val")) for node in nodes):
-        raise NotAlikeError(f"{path} has sizes that depend on values")
-    return Template(nodes, hidden, gave)
+    for node in nodes:
+        if free_unbacked_symbols(node.meta.get("val")):
+            raise NotAlikeError(f"{path} has sizes that depend on values: {node}")
+        if not own.issuperset(_memory_of(written, own) for written in _written_by(node)):
+            raise NotAlikeError(f"{path} changes what it is given: {node}")
+    return Template(nodes, hidden, gave, _weights_of(model, path, nodes))
+
+
+def _written_by(node: fx.Node) -> Iterator[fx.Node]:
+    """The operands that it changes in place."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        for i, argument in enumerate(node.target._schema.arguments):
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            if (
+                argument.alias_info is not None
+                and argument.alias_info.is_write
+                and isinstance(given, fx.Node)
+            ):
+                yield given
+
+
+def _memory_of(node: fx.Node, own: Container[fx.Node]) -> fx.Node:
+    """The node that a value may be a view of, as far as `own` goes."""
+    while node in own and gives_views(node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _weights_of(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Those of the weights below `path` that have no other name."""
+    operands = {operand for node in nodes for operand in node.all_input_nodes if operand.op == "get_attr"}
+    below = [node for node in operands if _tail(path, str(node.target)) is not None]
+    weights = weights_by_name(model)
+    for node in below:
+        if node.target not in weights and _held(model, str(node.target)) is not None:
+            raise NotAlikeError(f"{path} reads {node.target}, which is neither parameter nor buffer")
+    names = Counter(map(id, weights.values()))
+    return [node for node in below if node.target in weights and names[id(weights[str(node.target)])] == 1]
+
+
+def _held(root: nn.Module, path: str) -> Any:
+    try:
+        return attrgetter(path)(root)
+    except AttributeError:
+        return None
 
 
 def _is_read_by_others(node: fx.Node, own: Container[fx.Node]) -> bool:
@@ -164,40 +208,25 @@ def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), py_sym_types)
 
 
-class Names(NamedTuple):
-    """Paths of the template and of a layer, and the names of all weights."""
-
-    template: str
-    layer: str
-    weights: Container[str]
-
-
-def _copied(module: fx.GraphModule, template: Template, call: fx.Node, names: Names) -> fx.Node:
+def _copied(module: fx.GraphModule, template: Template, call: fx.Node, path: str, layer: str) -> fx.Node:
     """The layer's output, made by copies of the template's nodes before the call."""
     copies = {template.hidden: call.args[0]}
-
-    def copy_of(node: fx.Node) -> Any:
-        tail = _tail(names.template, str(node.target)) if node.op == "get_attr" else None
-        if node not in copies and tail is not None and node.target in names.weights:
-            copies[node] = _weight(module, node, f"{names.layer}{tail}")
-        return copies.get(node, node)
-
     with module.graph.inserting_before(call):
+        for weight in template.weights:
+            copies[weight] = _weight(module, weight, str(weight.target).replace(path, layer, 1))
         for node in template.nodes:
-            copy = copies[node] = module.graph.node_copy(node, copy_of)
-            copy.meta["nn_module_stack"] = _moved(node.meta["nn_module_stack"], names.template, names.layer)
+            copy = copies[node] = module.graph.node_copy(node, lambda read: copies.get(read, read))
+            copy.meta["nn_module_stack"] = _moved(node.meta["nn_module_stack"], path, layer)
     output = copies[template.output]
     assert isinstance(output, fx.Node)
     return output
 
 
-def _weight(module: fx.GraphModule, node: fx.Node, target: str) -> fx.Node:
-    try:
-        attrgetter(target)(module)
-    except AttributeError:
-        raise NotAlikeError(f"there is no {target}") from None
+def _weight(module: fx.GraphModule, like: fx.Node, target: str) -> fx.Node:
+    if _held(module, target) is None:
+        raise NotAlikeError(f"there is no {target}")
     weight = module.graph.get_attr(target)
-    weight.meta = dict(node.meta)
+    weight.meta = dict(like.meta)
     return weight
 
 

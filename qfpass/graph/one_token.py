@@ -78,7 +78,7 @@ def linears(
 
     One token reads `compact` in the weights' place, if there is one: see `compact_weights`.
     """
-    if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1 or not fits(weights):
+    if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1 or not (compact or fits(weights)):
         return [aten.linear.default(x, *operands) for operands in zip(weights, biases, strict=True)]
     rows = [weight.shape[0] for weight in weights]
     if len(compact) > 1:

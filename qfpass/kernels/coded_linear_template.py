@@ -1,48 +1,26 @@
-"""Inductor's lowering of `coded_linear` on processors: `coded_linear.cpp`, compiled as its own loops are."""
+"""Inductor's lowering of `coded_linear` on processors, to the loops of `coded_linear.cpp`."""
 
 from typing import Any
 
-import torch
-import torch._inductor.lowering  # before templates, which it imports and which import it
-from torch._inductor.codegen.cpp_template import CppTemplate
-from torch._inductor.ir import ExternKernel, FixedLayout, FlexibleLayout, IRNode
+from torch._inductor.ir import ExternKernel, IRNode
 from torch._inductor.select_algorithm import realize_inputs
-from torch._inductor.utils import parallel_num_threads
-from torch._inductor.virtualized import V
 
-from . import streams
 from .coded_linear import BLOCK, SOURCE
+from .loop_template import LoopTemplate, fixed, lower_to_loops, start
 
 
-class CodedLinear(CppTemplate):
-    """The source with operands filled in."""
+class CodedLinear(LoopTemplate):
+    operator, source = "coded_linear", SOURCE
+    operand_names = ("x_", "codes_", "steps_", "lows_")
 
-    def __init__(self, operands: list[Any], layout: FixedLayout) -> None:
-        self.operands = operands
-        super().__init__("coded_linear", operands, layout, parallel_num_threads())
-
-    def render(self, **asked: Any) -> str:
-        kernel = asked["kernel"]
-        x, codes, steps, lows = self.operands
-        out = asked.get("template_buffer_node") or self.output_node
-        names = ("x_", "codes_", "steps_", "lows_")
-        definition = kernel.def_kernel(dict(zip(names, self.operands, strict=True)), {"out": out})
-        rows, columns = (int(V.graph.sizevars.guard_int(size)) for size in codes.get_size())
-        body = self._template_from_string(SOURCE).render(
-            name=kernel.kernel_name, streams=streams.SOURCE, definition=definition,
-            profile=kernel.maybe_codegen_profile("coded_linear"),
-            rows=rows, columns=columns, block=BLOCK, x=kernel.index(x, ["0"] * 3),
-            codes=kernel.index(codes, ["0"] * 2), steps=kernel.index(steps, ["0"] * 2),
-            lows=kernel.index(lows, ["0"] * 2),
-        )  # fmt: skip
-        return self.header().getvalue() + body
+    def fields(self, kernel: Any) -> dict[str, Any]:
+        x, codes, steps, lows = (start(kernel, operand) for operand in self.operands)
+        rows, columns = map(fixed, self.operands[1].get_size())
+        return {"rows": rows, "columns": columns, "block": BLOCK,
+                "x": x, "codes": codes, "steps": steps, "lows": lows}  # fmt: skip
 
 
 def lower_coded_linear(x: Any, codes: Any, steps: Any, lows: Any) -> IRNode:
     # Of operands as dense as a template wants them, a vector may still have gaps between its numbers.
     operands = [ExternKernel.require_contiguous(realize_inputs(given)) for given in (x, codes, steps, lows)]
-    size = [1, 1, codes.get_size()[0]]
-    layout = FixedLayout(x.get_device(), torch.float32, size, FlexibleLayout.contiguous_strides(size))
-    out = CodedLinear(operands, layout).generate().output_node()
-    out.data.data.allow_epilogue_fusion = False  # the loops compute a product and nothing after it
-    return out
+    return lower_to_loops(CodedLinear, operands, [1, 1, codes.get_size()[0]])

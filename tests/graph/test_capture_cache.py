@@ -15,8 +15,10 @@ from torch._inductor import config as inductor_config
 import qfpass
 from qfpass.errors import NoAttentionError
 from qfpass.graph.capture import Captured, capture
-from qfpass.graph.capture_cache import keep, place_of, recall
-from qfpass.graph.identity import Identity
+from qfpass.graph.capture_cache import file_of, keep, recall
+from qfpass.graph.identity import Identity, identity
+
+DIGITS = "0" * 64
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +27,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "qfpass"
 
 
+def file_for(model: nn.Module, batch: int | None = None) -> Path | None:
+    known = identity(model, batch, 64)
+    return file_of(known.digits, batch) if known else None
+
+
 def kept_of(model: nn.Module, batch: int | None = None) -> Captured | None:
     """What is recalled of a model, None if nothing is."""
-    place = place_of(model, batch, 64)
-    return recall(place.file, model, batch) if place else None
+    file = file_for(model, batch)
+    return recall(file, model, batch) if file else None
+
+
+def kept_under(digits: str, model: nn.Module) -> Captured:
+    file = file_of(digits, None)
+    kept = recall(file, model) if file else None
+    assert kept is not None
+    return kept
 
 
 def capture_and_keep(model: nn.Module, batch: int | None = None) -> Captured:
-    place = place_of(model, batch, 64)
-    assert place is not None
+    file = file_for(model, batch)
+    assert file is not None
     captured = capture(model, batch)
-    keep(place.file, captured, model)
+    keep(file, captured, model)
     return captured
 
 
@@ -100,32 +114,27 @@ def test_compile_goes_on_from_a_kept_graph(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_kept_graph_that_does_not_prove_is_captured_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module = import_module("qfpass.graph.capture_cache")
-    monkeypatch.setattr(module, "identity", lambda *_: Identity("0" * 64, {}))  # takes all models for one
+    # It takes all models for one.
+    monkeypatch.setattr(import_module("qfpass.compile"), "identity", lambda *_: Identity(DIGITS, {}))
     qfpass.compile(decoder(), context_length=64)
     model = WithConstant().eval()
     qfpass.compile(model, context_length=64)
     assert "doesn't prove" in caplog.text
-    kept = kept_of(model)
-    assert kept is not None
-    assert_is_the_model(kept, model)
+    assert_is_the_model(kept_under(DIGITS, model), model)
 
 
 def test_layers_that_are_not_alike_after_all_are_captured_each(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module = import_module("qfpass.graph.capture_cache")
-    claimed = {f"layers.{i}": "layers.0" for i in (1, 2)}
-    monkeypatch.setattr(module, "identity", lambda *_: Identity("0" * 64, claimed))
+    claimed = {f"model.layers.{i}": "model.layers.0" for i in (1, 2)}
+    monkeypatch.setattr(import_module("qfpass.compile"), "identity", lambda *_: Identity(DIGITS, claimed))
     model = decoder(layers=3)
     own = model.layers[1].forward
     model.layers[1].forward = lambda *given: 2 * own(*given)
     with caplog.at_level(logging.DEBUG, "qfpass"):
         qfpass.compile(model, context_length=64)
     assert "doesn't prove" in caplog.text
-    kept = kept_of(model)
-    assert kept is not None
-    assert_is_the_model(kept, model)
+    assert_is_the_model(kept_under(DIGITS, model), model)
 
 
 def test_what_is_refused_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,20 +163,20 @@ def test_sizes_that_an_identity_may_not_tell_are_not_kept(folder: Path) -> None:
 
 def test_a_broken_file_is_told_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
     capture_and_keep(decoder())
-    place = place_of(decoder(), None, 64)
-    assert place is not None
-    place.file.write_bytes(b"not a graph")
+    file = file_for(decoder())
+    assert file is not None
+    file.write_bytes(b"not a graph")
     assert kept_of(decoder()) is None
-    assert str(place.file) in caplog.text
+    assert str(file) in caplog.text
     capture_and_keep(decoder())
     assert kept_of(decoder()) is not None
 
 
 def test_nothing_is_kept_where_inductor_keeps_nothing() -> None:
     with inductor_config.patch(force_disable_caches=True):
-        assert place_of(decoder(), None, 64) is None
+        assert file_for(decoder()) is None
     with inductor_config.patch(fx_graph_cache=False):
-        assert place_of(decoder(), None, 64) is None
+        assert file_for(decoder()) is None
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 import qfpass
 from qfpass.errors import ConfigError, QFPassError
 from qfpass.graph.compact import copy_of
+from qfpass.graph.one_token import linears
 from qfpass.kernels.coded_linear import BLOCK, decode
 
 SETTINGS: dict[str, Any] = {"budget": 12, "context_length": 64, "recent": 6, "score": "recency"}
@@ -102,6 +103,13 @@ def test_every_linear_of_every_layer_is_copied() -> None:
     assert {id(weight) for weight in outlined.copied} == {id(weight) for weight in linears}
     numbers = sum(weight.numel() for weight in linears)
     assert sum(copy.nbytes for copy in outlined.copies) == numbers + 2 * 4 * numbers // BLOCK
+
+
+def test_a_copy_is_read_however_its_weight_lies() -> None:
+    """Told from the weight by numbers of its own here."""
+    weight, x = torch.randn(8, 32).T.contiguous().T, torch.randn(1, 1, 32)
+    (out,) = linears(x, [weight], [None], [2 * weight.bfloat16().contiguous()])
+    torch.testing.assert_close(out, x @ (2 * weight.bfloat16()).float().T)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """A graph in which layers were traced once is the graph in which each was."""
 
+import inspect
+import logging
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -10,6 +12,8 @@ from decoders import Decoder, Layer, causal, decoder, within
 from tiny import FAMILIES
 from torch import fx, nn
 
+from qfpass.errors import CaptureError
+from qfpass.graph.alike import forwards_replaced
 from qfpass.graph.capture import capture
 from qfpass.graph.identity import identity
 from qfpass.graph.layer_copies import NotAlikeError, layer_copy
@@ -40,14 +44,22 @@ def alike(model: nn.Module) -> dict[str, str]:
     return known.alike
 
 
+@pytest.fixture
+def not_alike(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Why every layer was traced, each time that it was."""
+    caplog.set_level(logging.INFO, "qfpass.graph.capture")
+    return lambda: [record.message for record in caplog.records if record.name == "qfpass.graph.capture"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_graph_is_the_same(family: str) -> None:
+def test_the_graph_is_the_same(family: str, not_alike: Callable[[], list[str]]) -> None:
     """Of GPT-J, whose layers give attention weights too, every layer is traced."""
     model = FAMILIES[family](layers=LAYERS)
     found = alike(model)
     assert len(found) == {"gemma3": LAYERS - 2, "gptj": 0}.get(family, LAYERS - 1)
     once, each = capture(model, alike=found), capture(model)
     assert written(once.module) == written(each.module)
+    assert not not_alike()
     theirs = {id(parameter) for parameter in model.parameters()}
     assert {id(parameter) for parameter in once.module.parameters()} == theirs
 
@@ -84,8 +96,8 @@ class ReadsWhatIsKept(Decoder):
 def test_what_is_claimed_to_be_alike_and_gives_more_is_traced() -> None:
     model = ReadsWhatIsKept(layers=LAYERS).eval()
     model.layers = nn.ModuleList(Mixed(causal, 24) for _ in range(LAYERS)).eval()
-    assert alike(model) == {f"layers.{i}": "layers.0" for i in range(1, LAYERS - 1)}
-    claimed = {f"layers.{i}": "layers.0" for i in range(1, LAYERS)}
+    assert alike(model) == {f"model.layers.{i}": "model.layers.0" for i in range(1, LAYERS - 1)}
+    claimed = {f"model.layers.{i}": "model.layers.0" for i in range(1, LAYERS)}
     assert written(capture(model, alike=claimed).module) == written(capture(model).module)
 
 
@@ -100,7 +112,7 @@ def test_layers_with_other_operands_are_traced() -> None:
             return self.head(hidden)
 
     model = Counting(within(5), layers=LAYERS).eval()
-    claimed = {f"layers.{i}": "layers.0" for i in range(1, LAYERS)}
+    claimed = {f"model.layers.{i}": "model.layers.0" for i in range(1, LAYERS)}
     assert written(capture(model, alike=claimed).module) == written(capture(model).module)
 
 
@@ -192,6 +204,86 @@ def test_layers_of_two_streams() -> None:
     model.layers = nn.ModuleList(Adding(causal, 24) for _ in range(4)).eval()
     assert alike(model)
     assert written(capture(model, alike=alike(model)).module) == written(capture(model).module)
+
+
+class Scaled(Layer):
+    """By a tensor that is neither parameter nor buffer, which its owner may change."""
+
+    def __init__(self) -> None:
+        super().__init__(causal, 24)
+        self.scale = torch.full((1,), 2.0)
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden, positions) * self.scale
+
+
+class AddsIntoASum(Layer):
+    """Of all layers, in place."""
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        positions[..., :3].add_(hidden[..., :3])
+        return super().forward(hidden, positions)
+
+
+class SeesTheFirst(Layer):
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden, positions) + self.down(self.up(positions))
+
+
+class PassesATensor(Decoder):
+    """The first hidden value, under a name of its own, in the positions' place."""
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.tokens(input_ids) + self.places(position_ids)
+        passed = hidden.detach() if isinstance(self.layers[0], SeesTheFirst) else torch.zeros_like(hidden)
+        for layer in self.layers:
+            hidden = layer(hidden, passed)
+        return self.head(hidden + passed)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Scaled, "reads model.layers.0.scale, which is neither"),
+        (AddsIntoASum, "changes what it is given"),
+        (SeesTheFirst, None),
+    ],
+)
+def test_layers_that_read_or_change_other_tensors(
+    layer: Callable[..., Layer], reason: str | None, not_alike: Callable[[], list[str]]
+) -> None:
+    model = PassesATensor(layers=LAYERS).eval()
+    make = layer if layer is Scaled else lambda: layer(causal, 24)
+    model.layers = nn.ModuleList(make() for _ in range(LAYERS)).eval()
+    found = alike(model)
+    assert found
+    assert written(capture(model, alike=found).module) == written(capture(model).module)
+    assert [reason is not None and reason in told for told in not_alike()] == [True] * bool(reason)
+
+
+def test_forwards_are_as_they_were_after_a_failure(not_alike: Callable[[], list[str]]) -> None:
+    model = decoder(layers=LAYERS)
+    found, own = alike(model), model.layers[1].forward
+    model.layers[1].forward = own
+    model.norm.forward = lambda _: 1 / 0
+    with pytest.raises(CaptureError, match="ZeroDivisionError"):
+        capture(model, alike=found)
+    assert len(not_alike()) == 1
+    assert [vars(layer).get("forward") for layer in model.layers] == [None, own, None]
+
+
+def test_a_replaced_forward_keeps_its_signature() -> None:
+    layer = Layer(causal, 24)
+    before = inspect.signature(layer.forward)
+    with forwards_replaced({"layers.0": layer}, lambda _, forward: lambda *args: forward(*args)):
+        assert inspect.signature(layer.forward) == before
+
+
+def test_a_layer_of_a_graph_that_lacks_its_weight() -> None:
+    model = decoder(layers=LAYERS)
+    model.layers[1].norm = nn.Identity()
+    claimed = {"model.layers.1": "model.layers.0"}
+    assert written(capture(model, alike=claimed).module) == written(capture(model).module)
 
 
 def test_the_call_stands_for_a_layer_in_a_graph_alone() -> None:
