@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.graph_module import _assign_attr
 from torch.types import py_sym_types
 from torch.utils import _pytree as pytree
 
@@ -96,18 +97,22 @@ def _form(tensor: torch.Tensor) -> str:
 
 
 class Template(NamedTuple):
-    """A layer's nodes in order, the one that they read as hidden value, the one that they give, weights."""
+    """A layer's nodes in order.
+
+    Attributes:
+        hidden: the node that they read as hidden value.
+        output: the one that they give.
+        named: tensors that they read by a name, for which every copy has one of its own.
+    """
 
     nodes: list[fx.Node]
     hidden: fx.Node
     output: fx.Node
-    weights: list[fx.Node]
+    named: list[fx.Node]
 
 
 def write_out(module: fx.GraphModule, model: nn.Module) -> None:
     """Put a copy of its template's nodes in every such call's place, in a graph of `model` without no-ops.
-
-    Numbers of which a layer's code makes tensors are shared.
 
     Raises:
         NotAlikeError: a template reads, changes or gives other than it should, or a call is out of reach.
@@ -115,10 +120,10 @@ def write_out(module: fx.GraphModule, model: nn.Module) -> None:
     templates = dict[tuple[Any, ...], Template]()
     for call in list(module.graph.nodes):
         if _is_call(call):
-            _, before, gave, path, layer = call.args
+            _, before, gave, path, _ = call.args
             if (path, before) not in templates:
                 templates[path, before] = _template(module.graph, model, path, before, gave)
-            call.replace_all_uses_with(_copied(module, templates[path, before], call, path, layer))
+            call.replace_all_uses_with(_copied(module, model, templates[path, before], call))
             module.graph.erase_node(call)
     for part in module.modules():
         if isinstance(part, fx.GraphModule) and any(_is_call(node) for node in part.graph.nodes):
@@ -142,7 +147,7 @@ def _template(graph: fx.Graph, model: nn.Module, path: str, hidden: fx.Node, gav
             raise NotAlikeError(f"{path} has sizes that depend on values: {node}")
         if not own.issuperset(_memory_of(written, own) for written in _written_by(node)):
             raise NotAlikeError(f"{path} changes what it is given: {node}")
-    return Template(nodes, hidden, gave, _weights_of(model, path, nodes))
+    return Template(nodes, hidden, gave, _named(model, path, nodes))
 
 
 def _written_by(node: fx.Node) -> Iterator[fx.Node]:
@@ -165,8 +170,8 @@ def _memory_of(node: fx.Node, own: Container[fx.Node]) -> fx.Node:
     return node
 
 
-def _weights_of(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[fx.Node]:
-    """Those of the weights below `path` that have no other name."""
+def _named(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Weights below `path` that have no other name, and numbers of which the layer's code makes tensors."""
     operands = {operand for node in nodes for operand in node.all_input_nodes if operand.op == "get_attr"}
     below = [node for node in operands if _tail(path, str(node.target)) is not None]
     weights = weights_by_name(model)
@@ -174,7 +179,7 @@ def _weights_of(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[f
         if node.target not in weights and _held(model, str(node.target)) is not None:
             raise NotAlikeError(f"{path} reads {node.target}, which is neither parameter nor buffer")
     names = Counter(map(id, weights.values()))
-    return [node for node in below if node.target in weights and names[id(weights[str(node.target)])] == 1]
+    return [node for node in below if names.get(id(weights.get(str(node.target))), 1) == 1]
 
 
 def _held(root: nn.Module, path: str) -> Any:
@@ -208,12 +213,13 @@ def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), py_sym_types)
 
 
-def _copied(module: fx.GraphModule, template: Template, call: fx.Node, path: str, layer: str) -> fx.Node:
+def _copied(module: fx.GraphModule, model: nn.Module, template: Template, call: fx.Node) -> fx.Node:
     """The layer's output, made by copies of the template's nodes before the call."""
-    copies = {template.hidden: call.args[0]}
+    hidden, _, _, path, layer = call.args
+    copies = {template.hidden: hidden}
     with module.graph.inserting_before(call):
-        for weight in template.weights:
-            copies[weight] = _weight(module, weight, str(weight.target).replace(path, layer, 1))
+        for node in template.named:
+            copies[node] = _own(module, model, node, str(node.target).replace(path, layer, 1))
         for node in template.nodes:
             copy = copies[node] = module.graph.node_copy(node, lambda read: copies.get(read, read))
             copy.meta["nn_module_stack"] = _moved(node.meta["nn_module_stack"], path, layer)
@@ -222,12 +228,15 @@ def _copied(module: fx.GraphModule, template: Template, call: fx.Node, path: str
     return output
 
 
-def _weight(module: fx.GraphModule, like: fx.Node, target: str) -> fx.Node:
+def _own(module: fx.GraphModule, model: nn.Module, like: fx.Node, target: str) -> fx.Node:
+    """A layer's own weight, or a name of its own for the same numbers."""
     if _held(module, target) is None:
-        raise NotAlikeError(f"there is no {target}")
-    weight = module.graph.get_attr(target)
-    weight.meta = dict(like.meta)
-    return weight
+        if _held(model, str(like.target)) is not None:
+            raise NotAlikeError(f"there is no {target}")
+        _assign_attr(_held(module, str(like.target)), module, target)
+    node = module.graph.get_attr(target)
+    node.meta = dict(like.meta)
+    return node
 
 
 def _moved(stack: Mapping[str, tuple[str, Any]], before: str, layer: str) -> dict[str, tuple[str, Any]]:

@@ -206,6 +206,23 @@ def test_layers_of_two_streams() -> None:
     assert written(capture(model, alike=alike(model)).module) == written(capture(model).module)
 
 
+class Doubled(Layer):
+    """By a tensor that its code makes."""
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden, positions) * torch.tensor([2.0])
+
+
+def test_numbers_in_code_are_named_by_every_layer() -> None:
+    """Else a value of the first would be alive in all others."""
+    model = decoder(layers=LAYERS)
+    model.layers = nn.ModuleList(Doubled(causal, 24) for _ in range(LAYERS)).eval()
+    found = alike(model)
+    assert len(found) == LAYERS - 1
+    once, each = (written(capture(model, alike=given).module) for given in (found, {}))
+    assert [node[:2] for node in once] == [node[:2] for node in each]
+
+
 class Scaled(Layer):
     """By a tensor that is neither parameter nor buffer, which its owner may change."""
 
