@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .graph.call import call_decoder, own_context_length
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
 from .graph.compact import compact_weights as with_compact_weights
-from .graph.identity import identity
+from .graph.identity import Identity, alike_layers, identity
 from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
@@ -180,17 +180,18 @@ def _captured(
             return kept, _proven(model, kept, context_length)
         except Exception as error:  # a graph of another model fails in any way
             log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
-    proven = _captured_anew(model, batch, context_length, known.alike if known else {})
+    proven = _captured_anew(model, batch, context_length, known)
     if file:
         keep(file, proven[0], model)
     return proven
 
 
 def _captured_anew(
-    model: nn.Module, batch: int | None, context_length: int | None, alike: Mapping[str, str]
+    model: nn.Module, batch: int | None, context_length: int | None, known: Identity | None
 ) -> tuple[Captured, list[Attention]]:
-    """By a capture in which `alike` layers are traced once; if its graph doesn't prove, by another."""
+    """By a capture in which layers that are alike are traced once; if its graph doesn't prove, by another."""
     with _tracing:
+        alike = alike_layers(model, known) if known else {}
         captured = capture(model, batch, alike)
     try:
         return captured, _proven(model, captured, context_length)

@@ -1,11 +1,14 @@
-"""What a model computes, in one hash: the operators that run when it reads what `capture` lets it read, and a
-text as long as its context, on tensors without numbers."""
+"""What a model computes, in one hash, and which of its layers compute the same.
+
+Told by the operators that run when it reads what `capture` lets it read, and a text longer than its context,
+on tensors without numbers.
+"""
 
 import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
@@ -37,11 +40,30 @@ log = logging.getLogger(__name__)
 _NONE = dict[str, str]()
 
 
+class Text(NamedTuple):
+    """Ids and positions [B, S], and what a model does with them.
+
+    Attributes:
+        lines: one for each operator that runs, and one for each tensor that is new.
+        layers: by path in `Logits`, which lines are a layer's.
+        steps: the same in words by which layers can be compared.
+    """
+
+    given: tuple[torch.Tensor, torch.Tensor]
+    lines: list[str]
+    layers: dict[str, LayerLines]
+    steps: dict[str, LayerSteps]
+
+    def beside(self, paths: Collection[str]) -> list[str]:
+        """What runs outside these layers."""
+        return lines_beside(self.lines, [self.layers[path] for path in paths])
+
+
 class Identity(NamedTuple):
-    """64 hexadecimal digits, and layers by path in `Logits`, each with the first that does the same."""
+    """64 hexadecimal digits, and the texts that they tell of."""
 
     digits: str
-    alike: dict[str, str]
+    texts: tuple[Text, ...]
 
 
 def identity(model: nn.Module, batch: int | None, context_length: int) -> Identity | None:
@@ -63,14 +85,28 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
-            whole = Logits(model)
-            texts = [_text(whole, *given) for given in (short, long)]
-            lines = [*_versions(), *_forms(whole), *(line for text in texts for line in text.lines)]
-            digits = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-            return Identity(digits, _alike(whole, texts, (short, long)))
+            texts = tuple(_text(Logits(model), given) for given in (short, long))
+            lines = [*_versions(), *_forms(Logits(model)), *(line for text in texts for line in text.lines)]
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
+    return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), texts)
+
+
+def alike_layers(model: nn.Module, known: Identity) -> dict[str, str]:
+    """Layers by path in `Logits`, each with the first that does the same with its own weights.
+
+    None of a model that notices when they don't run: all else must be the same without them.
+    """
+    alike = first_alike([text.steps for text in known.texts])
+    try:
+        with as_traced(model):
+            without = [_text(Logits(model), text.given, alike) for text in known.texts]
+        changed = any(a.beside(alike) != b.beside(alike) for a, b in zip(known.texts, without, strict=True))
+    except Exception as error:  # whatever the model's own code raises
+        log.debug("no layers are alike: %s: %s", type(error).__name__, error)
+        return {}
+    return {} if changed else alike
 
 
 def _versions() -> Iterator[str]:
@@ -90,25 +126,14 @@ def _forms(model: nn.Module) -> Iterator[str]:
         yield f"{name}: {number} {form_of(tensor)} {tensor.requires_grad}"
 
 
-class _Text(NamedTuple):
-    """A line for each operator that runs and for each tensor that is new, and which of them are a layer's."""
-
-    lines: list[str]
-    layers: dict[str, LayerLines]
-    steps: dict[str, LayerSteps]
-
-    def beside(self, paths: Collection[str]) -> list[str]:
-        return lines_beside(self.lines, [self.layers[path] for path in paths])
-
-
 def _text(
-    model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, alike: Mapping[str, str] = _NONE
-) -> _Text:
-    """Of a call with ids and positions [B, S] in which layers that are `alike` don't run."""
+    model: nn.Module, given: tuple[torch.Tensor, torch.Tensor], alike: Mapping[str, str] = _NONE
+) -> Text:
+    """Of a call in which layers that are `alike` don't run, but for the first."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made = dict[int, torch.Tensor]()  # one for each weight, however many names it has
     weights = {name: _made_fake(tensor, mode, made) for name, tensor in weights_by_name(model).items()}
-    ids, positions = mode.from_tensor(ids), mode.from_tensor(positions)
+    ids, positions = map(mode.from_tensor, given)
     record = Record([ids, positions, *weights.values()])
     names = Counter(map(id, weights.values()))
     own = {
@@ -122,21 +147,7 @@ def _text(
     ):  # fmt: skip
         logits = functional_call(model, weights, (ids, positions))
     record.lines.append(f"gives {record.told(logits)}")
-    return _Text(record.lines, layers, layer_steps(record.lines, layers, own))
-
-
-def _alike(
-    model: nn.Module, texts: Sequence[_Text], given: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, str]:
-    """Layers without which all else runs the same: they don't leave anything behind but what they give."""
-    alike = first_alike([text.steps for text in texts])
-    try:
-        without = [_text(model, *each, alike) for each in given]
-        changed = any(a.beside(alike) != b.beside(alike) for a, b in zip(texts, without, strict=True))
-    except Exception as error:  # whatever the model's own code raises
-        log.debug("no layers are alike: %s: %s", type(error).__name__, error)
-        return {}
-    return {} if changed else alike
+    return Text(given, record.lines, layers, layer_steps(record.lines, layers, own))
 
 
 def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch.Tensor]) -> torch.Tensor:

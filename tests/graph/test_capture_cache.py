@@ -60,6 +60,13 @@ def forbid_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("qfpass.compile"), "capture", refuse)
 
 
+def takes_for_one(monkeypatch: pytest.MonkeyPatch, alike: dict[str, str]) -> None:
+    """All models, and layers for alike."""
+    module = import_module("qfpass.compile")
+    monkeypatch.setattr(module, "identity", lambda *_: Identity(DIGITS, ()))
+    monkeypatch.setattr(module, "alike_layers", lambda *_: alike)
+
+
 def assert_is_the_model(captured: Captured, model: nn.Module) -> None:
     for batch, length in ((1, 1), (2, 11)):
         ids = text(length, batch)
@@ -114,8 +121,7 @@ def test_compile_goes_on_from_a_kept_graph(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_kept_graph_that_does_not_prove_is_captured_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # It takes all models for one.
-    monkeypatch.setattr(import_module("qfpass.compile"), "identity", lambda *_: Identity(DIGITS, {}))
+    takes_for_one(monkeypatch, {})
     qfpass.compile(decoder(), context_length=64)
     model = WithConstant().eval()
     qfpass.compile(model, context_length=64)
@@ -127,7 +133,7 @@ def test_layers_that_are_not_alike_after_all_are_captured_each(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     claimed = {f"model.layers.{i}": "model.layers.0" for i in (1, 2)}
-    monkeypatch.setattr(import_module("qfpass.compile"), "identity", lambda *_: Identity(DIGITS, claimed))
+    takes_for_one(monkeypatch, claimed)
     model = decoder(layers=3)
     own = model.layers[1].forward
     model.layers[1].forward = lambda *given: 2 * own(*given)
