@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -171,9 +170,9 @@ def _attributes_restored(model: nn.Module) -> Iterator[None]:
 
 
 def _copy_containers(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
-    """Find a value's dictionaries, lists and sets, each with a copy of itself."""
+    """Find a value's dictionaries, lists and sets, each with what it holds."""
     if not isinstance(value, (dict, list, set)) or id(value) in found:
         return
-    found[id(value)] = value, copy(value)
+    found[id(value)] = value, (dict if isinstance(value, dict) else list)(value)
     for each in value.values() if isinstance(value, dict) else value:
         _copy_containers(each, found)

@@ -16,7 +16,9 @@ _LARGEST_CONSTANT = 1 << 20  # numbers of a tensor that isn't the model's
 
 def form_of(tensor: torch.Tensor) -> str:
     """A tensor's type, sizes, strides, dtype and device in words."""
-    return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} {tensor.device}"
+    # Asking a fake tensor for its device runs an operator.
+    device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+    return f"{type(tensor).__name__} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} {device}"
 
 
 class Record(TorchDispatchMode):
