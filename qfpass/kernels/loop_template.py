@@ -1,5 +1,6 @@
 """Loops of our own in Inductor's code for processors: a C++ source, compiled as its own loops are."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from torch._inductor.virtualized import V
 from . import streams
 
 
-class LoopTemplate(CppTemplate):
+class LoopTemplate(CppTemplate, ABC):
     """A source with operands filled in, of which some may be missing.
 
     Attributes:
@@ -30,13 +31,13 @@ class LoopTemplate(CppTemplate):
         super().__init__(self.operator, given, layout, parallel_num_threads())
 
     @property
+    @abstractmethod
     def operand_names(self) -> Sequence[str]:
         """Of the kernel's parameters, one an operand."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fields(self, kernel: Any) -> dict[str, Any]:
         """Sizes, strides and addresses that the source names."""
-        raise NotImplementedError
 
     def render(self, **asked: Any) -> str:
         kernel = asked["kernel"]
