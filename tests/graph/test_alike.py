@@ -1,5 +1,6 @@
 """Layers are alike only if they run the same operators on the same tensors, weights and one tensor aside."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from decoders import Decoder, Layer, causal, decoder, within
 from tiny import FAMILIES
 from torch import nn
 
-from qfpass.graph.alike import layers_of
+from qfpass.graph.alike import forwards_replaced, layers_of
 from qfpass.graph.identity import alike_layers, identity
 
 LAYERS = 4
@@ -182,3 +183,10 @@ def test_which_layers_are_looked_at() -> None:
     assert set(layers_of(model)) == {"layers.0", "layers.2", "layers.3"}
     model.layers[3].up = model.layers[1].up
     assert layers_of(model) == {}
+
+
+def test_a_replaced_forward_keeps_its_signature() -> None:
+    layer = Layer(causal, 24)
+    before = inspect.signature(layer.forward)
+    with forwards_replaced({"layers.0": layer}, lambda _, forward: lambda *args: forward(*args)):
+        assert inspect.signature(layer.forward) == before

@@ -1,6 +1,5 @@
 """A graph in which layers were traced once is the graph in which each was."""
 
-import inspect
 import logging
 from collections.abc import Callable
 from operator import attrgetter
@@ -13,7 +12,6 @@ from tiny import FAMILIES
 from torch import fx, nn
 
 from qfpass.errors import CaptureError
-from qfpass.graph.alike import forwards_replaced
 from qfpass.graph.capture import capture
 from qfpass.graph.identity import alike_layers, identity
 from qfpass.graph.layer_copies import NotAlikeError, layer_copy
@@ -287,13 +285,6 @@ def test_forwards_are_as_they_were_after_a_failure(not_alike: Callable[[], list[
         capture(model, alike=found)
     assert len(not_alike()) == 1
     assert [vars(layer).get("forward") for layer in model.layers] == [None, own, None]
-
-
-def test_a_replaced_forward_keeps_its_signature() -> None:
-    layer = Layer(causal, 24)
-    before = inspect.signature(layer.forward)
-    with forwards_replaced({"layers.0": layer}, lambda _, forward: lambda *args: forward(*args)):
-        assert inspect.signature(layer.forward) == before
 
 
 def test_a_layer_of_a_graph_that_lacks_its_weight() -> None:
