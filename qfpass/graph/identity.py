@@ -59,10 +59,10 @@ class Text(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """64 hexadecimal digits, and the texts that they tell of."""
+    """64 hexadecimal digits, and layers by path in `Logits`, each with the first that does the same."""
 
     digits: str
-    texts: tuple[Text, ...]
+    alike: dict[str, str]
 
 
 def identity(model: nn.Module, batch: int | None, context_length: int) -> Identity | None:
@@ -84,28 +84,29 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
-            texts = tuple(_text(Logits(model), given) for given in (short, long))
-            lines = [*_versions(), *_forms(Logits(model)), *(line for text in texts for line in text.lines)]
+            read = _text(Logits(model), long)
+            alike = _alike_layers(Logits(model), read)
+            lines = [
+                *_versions(),
+                *_forms(Logits(model)),
+                *read.lines,
+                *_text(Logits(model), short, alike).lines,
+            ]
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
-    return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), texts)
+    return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), alike)
 
 
-def alike_layers(model: nn.Module, known: Identity) -> dict[str, str]:
-    """Layers by path in `Logits`, each with the first that does the same with its own weights.
-
-    None of a model that notices when they don't run: all else must be the same without them.
-    """
-    alike = first_alike([text.steps for text in known.texts])
+def _alike_layers(model: nn.Module, read: Text) -> dict[str, str]:
+    """Layers that do the same with their own weights, of a model that doesn't notice when they don't run."""
+    alike = first_alike([read.steps])
     try:
-        with as_traced(model):
-            without = [_text(Logits(model), text.given, alike) for text in known.texts]
-        changed = any(a.beside(alike) != b.beside(alike) for a, b in zip(known.texts, without, strict=True))
+        without = _text(model, read.given, alike)
     except Exception as error:  # whatever the model's own code raises
         log.debug("no layers are alike: %s: %s", type(error).__name__, error)
         return {}
-    return {} if changed else alike
+    return alike if read.beside(alike) == without.beside(alike) else {}
 
 
 def _versions() -> Iterator[str]:
