@@ -15,6 +15,7 @@ from torch.fx._graph_pickler import GraphPickler, Options
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .capture import Captured, Logits, place
+from .tracing import read_rather_than_run
 
 log = logging.getLogger(__name__)
 
@@ -86,4 +87,4 @@ def _read(file: Path, model: nn.Module, batch: int | None) -> Captured:
     root = Logits(model)
     for name, tensor in kept["constants"].items():
         setattr(root, name, tensor)
-    return Captured(fx.GraphModule(root, bare.graph), *place(model), batch)
+    return Captured(read_rather_than_run(root, bare.graph), *place(model), batch)

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +36,6 @@ from .layer_copies import traced_once
 from .record import Record, form_of
 
 log = logging.getLogger(__name__)
-_NONE = dict[str, str]()
 
 
 class Text(NamedTuple):
@@ -84,25 +83,21 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
-            read = _text(Logits(model), long)
-            alike = _alike_layers(Logits(model), read)
-            lines = [
-                *_versions(),
-                *_forms(Logits(model)),
-                *read.lines,
-                *_text(Logits(model), short, alike).lines,
-            ]
+            reader = _Reader(Logits(model))
+            read = reader.read(long)
+            alike = _alike_layers(reader, read)
+            lines = [*_versions(), *_forms(reader.model), *read.lines, *reader.read(short, alike).lines]
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
     return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), alike)
 
 
-def _alike_layers(model: nn.Module, read: Text) -> dict[str, str]:
+def _alike_layers(reader: "_Reader", read: Text) -> dict[str, str]:
     """Layers that do the same with their own weights, of a model that doesn't notice when they don't run."""
     alike = first_alike([read.steps])
     try:
-        without = _text(model, read.given, alike)
+        without = reader.read(read.given, alike)
     except Exception as error:  # whatever the model's own code raises
         log.debug("no layers are alike: %s: %s", type(error).__name__, error)
         return {}
@@ -126,46 +121,47 @@ def _forms(model: nn.Module) -> Iterator[str]:
         yield f"{name}: {number} {form_of(tensor)} {tensor.requires_grad}"
 
 
-def _text(
-    model: nn.Module, given: tuple[torch.Tensor, torch.Tensor], alike: Mapping[str, str] = _NONE
-) -> Text:
-    """Of a call in which layers that are `alike` don't run, but for the first."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    made = dict[int, torch.Tensor]()  # one for each weight, however many names it has
-    weights = {name: _made_fake(tensor, mode, made) for name, tensor in weights_by_name(model).items()}
-    ids, positions = map(mode.from_tensor, given)
-    record = Record([ids, positions, *weights.values()])
-    names = Counter(map(id, weights.values()))
-    own = {
-        record.number(tensor): Weight(name, form_of(tensor))
-        for name, tensor in weights.items()
-        if names[id(tensor)] == 1
-    }
-    with (
-        traced_once(model, alike), layer_lines_noted(layers_of(model), record) as layers,
-        _attributes_restored(model), _compiling_state_context(), mode, record,
-    ):  # fmt: skip
-        logits = functional_call(model, weights, (ids, positions))
-    record.lines.append(f"gives {record.told(logits)}")
-    return Text(given, record.lines, layers, layer_steps(record.lines, layers, own))
+class _Reader:
+    """Reads texts with a model on tensors without numbers, each as if it were the first."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        own = weights_by_name(model)
+        made = {id(tensor): self._mode.from_tensor(tensor) for tensor in own.values()}
+        self._weights = {name: made[id(tensor)] for name, tensor in own.items()}
+        names = Counter(map(id, self._weights.values()))
+        self._named = [
+            (fake, Weight(name, form_of(fake)))
+            for name, fake in self._weights.items()
+            if names[id(fake)] == 1
+        ]
+        self._containers = dict[int, tuple[Any, Any]]()
+        for module in model.modules():
+            _copy_containers(vars(module), self._containers)
 
-def _made_fake(tensor: torch.Tensor, mode: FakeTensorMode, made: dict[int, torch.Tensor]) -> torch.Tensor:
-    if id(tensor) not in made:
-        made[id(tensor)] = mode.from_tensor(tensor)
-    return made[id(tensor)]
+    def read(
+        self, given: tuple[torch.Tensor, torch.Tensor], alike: Mapping[str, str] = MappingProxyType({})
+    ) -> Text:
+        """A call in which layers that are `alike` don't run, but for the first."""
+        ids, positions = map(self._mode.from_tensor, given)
+        record = Record([ids, positions, *self._weights.values()])
+        named = {record.number(fake): weight for fake, weight in self._named}
+        try:
+            with (
+                traced_once(self.model, alike), layer_lines_noted(layers_of(self.model), record) as layers,
+                _compiling_state_context(), self._mode, record,
+            ):  # fmt: skip
+                weights = dict(self._weights)  # what a forward replaces is written there
+                logits = functional_call(self.model, weights, (ids, positions))
+        finally:
+            self._restore_attributes()
+        record.lines.append(f"gives {record.told(logits)}")
+        return Text(given, record.lines, layers, layer_steps(record.lines, layers, named))
 
-
-@contextmanager
-def _attributes_restored(model: nn.Module) -> Iterator[None]:
-    """What a forward keeps in its modules and their containers is gone afterwards: it holds no numbers."""
-    containers = dict[int, tuple[Any, Any]]()
-    for module in model.modules():
-        _copy_containers(vars(module), containers)
-    try:
-        yield
-    finally:
-        for container, before in containers.values():
+    def _restore_attributes(self) -> None:
+        """What a forward kept in its modules and their containers is gone: it holds no numbers."""
+        for container, before in self._containers.values():
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(before)
 

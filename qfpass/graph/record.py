@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .no_ops import is_no_op
 
+_DEVICE = torch.ops.prim.device.default
 _LARGEST_CONSTANT = 1 << 20  # numbers of a tensor that isn't the model's
 
 
@@ -41,6 +42,8 @@ class Record(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):  # its form tells
+            return args[0].fake_device
         operands = f"{self.told(args)} {self.told(kwargs or {})}"
         out = func(*args, **(kwargs or {}))
         if is_no_op(func, args, out):

@@ -7,6 +7,7 @@ with each layer's weights. What follows the last cut is the head, which works to
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .cuts import choose_cuts, pure_nodes
 from .dependence import SIZES, text_dependent
+from .tracing import read_rather_than_run
 
 aten = torch.ops.aten
 
@@ -54,6 +56,7 @@ def outline(module: fx.GraphModule) -> Outlined:
     pure = pure_nodes(module.graph)
     nodes = list(module.graph.nodes)
 
+    @cache  # asked for to choose cuts, and for what lies between those chosen
     def piece(a: int, b: int) -> _Piece:
         return _extract(module, nodes[a + 1 : b + 1], nodes[a], nodes[b], hidden, pure)
 
@@ -166,7 +169,7 @@ def _build_body(
         current.meta = dict(nodes[cut].meta)
         copies[nodes[cut]] = current
     graph.output(current)
-    body = fx.GraphModule(_Root(module, submodules), graph)
+    body = read_rather_than_run(_Root(module, submodules), graph)
     body.graph.eliminate_dead_code()
     body.recompile()
     return body, len(regions)

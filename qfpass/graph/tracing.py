@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 from torch.overrides import TorchFunctionMode
 
 
@@ -22,6 +23,29 @@ def without_stack_traces() -> Iterator[None]:
     finally:
         if not before:
             fx.config.do_not_emit_stack_traces = False
+
+
+@contextmanager
+def without_fake_results_kept() -> Iterator[None]:
+    """What operators give for fake tensors isn't kept for calls alike.
+
+    Where sizes are symbols, finding out whether it may be takes longer than running them: half of the time
+    in which Dynamo traces a layer. Of the process, as above.
+    """
+    before = torch._dynamo.config.fake_tensor_cache_enabled
+    if before:
+        torch._dynamo.config.fake_tensor_cache_enabled = False
+    try:
+        yield
+    finally:
+        if before:
+            torch._dynamo.config.fake_tensor_cache_enabled = True
+
+
+def read_rather_than_run(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph's module for which Python is generated when it is first called, if it is."""
+    with _use_lazy_graph_module(True):
+        return _make_graph_module(root, graph)
 
 
 class WithoutGradMode(TorchFunctionMode):

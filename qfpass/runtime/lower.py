@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo.types import GuardFilterEntry
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from ..config import Config
-from ..graph.tracing import without_stack_traces
+from ..graph.tracing import without_fake_results_kept, without_stack_traces
 from .inductor import Inductor, Run
 from .replays import CUDA_GRAPHS
 from .weights import are_plain, weights_of, with_weights_checked
@@ -53,10 +54,11 @@ def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
 
 
 def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
+    _LazyGraphModule.force_recompile(module)  # Dynamo reads the Python
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
 
     def call(*inputs: Any) -> Any:
-        with without_stack_traces():  # any call may be one that compiles
+        with without_stack_traces(), without_fake_results_kept():  # any call may be one that compiles
             return compiled(*inputs)
 
     return call

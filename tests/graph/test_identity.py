@@ -20,6 +20,7 @@ from torch._subclasses import FakeTensor
 
 import qfpass
 from qfpass.graph import identity as module
+from qfpass.graph.capture import Logits, example
 from qfpass.graph.mixing import LENGTH
 
 CONTEXT = 64
@@ -165,6 +166,27 @@ def test_no_fake_tensor_is_left_in_the_model() -> None:
     assert len(held) > 20
     assert not any(isinstance(each, FakeTensor) for each in held)
     assert list(model.by_length) == [LENGTH]
+
+
+class Counts(Decoder):
+    """Another model in every call, by a number and by a buffer in another's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("same_scale", self.scale)
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.scale = self.scale * self.calls
+        return super().forward(input_ids, position_ids) * self.scale
+
+
+def test_every_text_is_read_as_if_it_were_the_first() -> None:
+    reader = module._Reader(Logits(Counts().eval()))
+    given = example(torch.device("cpu"), None)
+    assert reader.read(given).lines == reader.read(given).lines
 
 
 class MadeOnce(Decoder):

@@ -3,7 +3,12 @@
 import torch
 from torch import fx, nn
 
-from qfpass.graph.tracing import WithoutGradMode, without_stack_traces
+from qfpass.graph.tracing import (
+    WithoutGradMode,
+    read_rather_than_run,
+    without_fake_results_kept,
+    without_stack_traces,
+)
 
 
 class Careful(nn.Module):
@@ -47,3 +52,20 @@ def test_stack_traces_are_taken_up_again() -> None:
             assert fx.config.do_not_emit_stack_traces
         assert fx.config.do_not_emit_stack_traces
     assert not fx.config.do_not_emit_stack_traces
+
+
+def test_fake_results_are_kept_again() -> None:
+    assert torch._dynamo.config.fake_tensor_cache_enabled
+    with without_fake_results_kept():
+        with without_fake_results_kept():
+            assert not torch._dynamo.config.fake_tensor_cache_enabled
+        assert not torch._dynamo.config.fake_tensor_cache_enabled
+    assert torch._dynamo.config.fake_tensor_cache_enabled
+
+
+def test_python_is_generated_when_a_graph_runs() -> None:
+    graph = fx.symbolic_trace(Careful()).graph
+    module = read_rather_than_run(nn.Module(), graph)
+    assert "_code" not in vars(module)
+    torch.testing.assert_close(module(torch.ones(3)), Careful()(torch.ones(3)))
+    assert "sin" in vars(module)["_code"]
