@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -84,24 +84,27 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
             reader = _Reader(Logits(model))
-            read = reader.read(long)
-            alike = _alike_layers(reader, read)
-            lines = [*_versions(), *_forms(reader.model), *read.lines, *reader.read(short, alike).lines]
+            texts = [reader.read(short), reader.read(long)]
+            lines = [*_versions(), *_forms(reader.model), *(line for text in texts for line in text.lines)]
+            alike = _alike_layers(reader, texts)
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
     return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), alike)
 
 
-def _alike_layers(reader: "_Reader", read: Text) -> dict[str, str]:
+def _alike_layers(reader: "_Reader", texts: Sequence[Text]) -> dict[str, str]:
     """Layers that do the same with their own weights, of a model that doesn't notice when they don't run."""
-    alike = first_alike([read.steps])
+    alike = first_alike([text.steps for text in texts])
+    if not alike:
+        return {}
     try:
-        without = reader.read(read.given, alike)
+        without = [reader.read(text.given, alike) for text in texts]
+        unnoticed = all(a.beside(alike) == b.beside(alike) for a, b in zip(texts, without, strict=True))
     except Exception as error:  # whatever the model's own code raises
         log.debug("no layers are alike: %s: %s", type(error).__name__, error)
         return {}
-    return alike if read.beside(alike) == without.beside(alike) else {}
+    return alike if unnoticed else {}
 
 
 def _versions() -> Iterator[str]:
@@ -122,7 +125,7 @@ def _forms(model: nn.Module) -> Iterator[str]:
 
 
 class _Reader:
-    """Reads texts with a model on tensors without numbers, each as if it were the first."""
+    """Reads texts with a model on tensors without numbers; what one leaves in modules is gone at the next."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.overrides import TorchFunctionMode
 
 
@@ -30,7 +30,7 @@ def without_fake_results_kept() -> Iterator[None]:
     """What operators give for fake tensors isn't kept for calls alike.
 
     Where sizes are symbols, finding out whether it may be takes longer than running them: half of the time
-    in which Dynamo traces a layer. Of the process, as above.
+    in which Dynamo traces a layer.
     """
     before = torch._dynamo.config.fake_tensor_cache_enabled
     if before:
@@ -43,9 +43,11 @@ def without_fake_results_kept() -> Iterator[None]:
 
 
 def read_rather_than_run(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph's module for which Python is generated when it is first called, if it is."""
-    with _use_lazy_graph_module(True):
-        return _make_graph_module(root, graph)
+    """A graph's module for which Python is generated when it is first called, if it is.
+
+    A graph module that it is put into makes it forget that again.
+    """
+    return _LazyGraphModule(root, graph)
 
 
 class WithoutGradMode(TorchFunctionMode):

@@ -54,7 +54,9 @@ def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
 
 
 def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
-    _LazyGraphModule.force_recompile(module)  # Dynamo reads the Python
+    for part in module.modules():  # Dynamo reads their Python; outer ones first, which let inner ones forget
+        if isinstance(part, _LazyGraphModule):
+            part.real_recompile()
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
 
     def call(*inputs: Any) -> Any:

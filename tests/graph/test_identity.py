@@ -183,7 +183,7 @@ class Counts(Decoder):
         return super().forward(input_ids, position_ids) * self.scale
 
 
-def test_every_text_is_read_as_if_it_were_the_first() -> None:
+def test_a_text_leaves_nothing_for_the_next() -> None:
     reader = module._Reader(Logits(Counts().eval()))
     given = example(torch.device("cpu"), None)
     assert reader.read(given).lines == reader.read(given).lines

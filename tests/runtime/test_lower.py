@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import qfpass
 from qfpass.config import Config
 from qfpass.errors import QFPassError
+from qfpass.graph.tracing import read_rather_than_run
 from qfpass.runtime.lower import lower
 
 Asked = dict[str, Any]
@@ -90,6 +91,16 @@ def test_guards_of_weights_that_have_no_address_are_kept(asked: list[Asked]) -> 
     lower(module, Config())
     (call,) = asked
     assert call["options"]["guard_filter_fn"]([Guard("TENSOR_MATCH", "self._parameters['weight']")]) == [True]
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_graphs_within_a_graph_have_their_python(backend: str) -> None:
+    inner = read_rather_than_run(nn.Module(), torch.fx.symbolic_trace(nn.ReLU()).graph)
+    graph = torch.fx.Graph()
+    graph.output(graph.call_module("inner", (graph.placeholder("x"),)))
+    outer = torch.fx.GraphModule({"inner": inner}, graph)
+    x = torch.arange(-2.0, 3)
+    torch.testing.assert_close(lower(outer, Config(backend=backend))(x), x.relu())
 
 
 def test_modes_stay_as_they_are(asked: list[Asked]) -> None:
