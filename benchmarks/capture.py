@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from qfpass.graph.attention import find_attentions
 from qfpass.graph.capture import capture
-from qfpass.graph.identity import identity
+from qfpass.graph.identity import alike_layers, identity
 from qfpass.graph.regions import outline
 from qfpass.runtime.uncompressed import Uncompressed
 
@@ -29,7 +29,7 @@ def build(layers: int) -> LlamaForCausalLM:
 def seconds(layers: int) -> tuple[float, ...]:
     model, times = build(layers), [time.process_time()]
     known = identity(model, None, CONTEXT)
-    alike = known.alike if known else None
+    alike = alike_layers(model, known) if known else None
     times.append(time.process_time())
     captured = capture(model, alike=alike)
     times.append(time.process_time())

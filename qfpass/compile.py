@@ -20,7 +20,7 @@ from .graph.call import call_decoder, own_context_length
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
 from .graph.compact import compact_weights as with_compact_weights
-from .graph.identity import Identity, identity
+from .graph.identity import Identity, alike_layers, identity
 from .graph.one_token import stream_weights
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
@@ -191,7 +191,7 @@ def _captured_anew(
 ) -> tuple[Captured, list[Attention]]:
     """By a capture in which layers that are alike are traced once; if its graph doesn't prove, by another."""
     with _tracing:
-        alike = known.alike if known else {}
+        alike = alike_layers(model, known) if known else {}
         captured = capture(model, batch, alike)
     try:
         return captured, _proven(model, captured, context_length)

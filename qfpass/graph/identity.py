@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -44,13 +44,18 @@ class Text(NamedTuple):
     Attributes:
         lines: one for each operator that runs, and one for each tensor that is new.
         layers: by path in `Logits`, which lines are a layer's.
-        steps: the same in words by which layers can be compared.
+        weights: by number, those of one name.
     """
 
     given: tuple[torch.Tensor, torch.Tensor]
     lines: list[str]
     layers: dict[str, LayerLines]
-    steps: dict[str, LayerSteps]
+    weights: dict[int, Weight]
+
+    @property
+    def steps(self) -> dict[str, LayerSteps]:
+        """Layers by path, in words by which they can be compared."""
+        return layer_steps(self.lines, self.layers, self.weights)
 
     def beside(self, paths: Collection[str]) -> list[str]:
         """What runs outside these layers."""
@@ -58,10 +63,10 @@ class Text(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """64 hexadecimal digits, and layers by path in `Logits`, each with the first that does the same."""
+    """64 hexadecimal digits, and the texts that they tell of."""
 
     digits: str
-    alike: dict[str, str]
+    texts: tuple[Text, ...]
 
 
 def identity(model: nn.Module, batch: int | None, context_length: int) -> Identity | None:
@@ -84,23 +89,27 @@ def identity(model: nn.Module, batch: int | None, context_length: int) -> Identi
         with as_traced(model):
             logits_of(call_decoder(model, *short))  # what it makes once, it makes of numbers
             reader = _Reader(Logits(model))
-            texts = [reader.read(short), reader.read(long)]
+            texts = reader.read(short), reader.read(long)
             lines = [*_versions(), *_forms(reader.model), *(line for text in texts for line in text.lines)]
-            alike = _alike_layers(reader, texts)
     except Exception as error:  # whatever the model's own code raises
         log.debug("no identity of %s: %s: %s", type(model).__name__, type(error).__name__, error)
         return None
-    return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), alike)
+    return Identity(hashlib.sha256("\n".join(lines).encode()).hexdigest(), texts)
 
 
-def _alike_layers(reader: "_Reader", texts: Sequence[Text]) -> dict[str, str]:
-    """Layers that do the same with their own weights, of a model that doesn't notice when they don't run."""
-    alike = first_alike([text.steps for text in texts])
+def alike_layers(model: nn.Module, known: Identity) -> dict[str, str]:
+    """Layers by path in `Logits`, each with the first that does the same with its own weights.
+
+    None of a model that notices when they don't run: all else must be the same without them.
+    """
+    alike = first_alike([text.steps for text in known.texts])
     if not alike:
         return {}
     try:
-        without = [reader.read(text.given, alike) for text in texts]
-        unnoticed = all(a.beside(alike) == b.beside(alike) for a, b in zip(texts, without, strict=True))
+        with as_traced(model):
+            reader = _Reader(Logits(model))
+            without = [reader.read(text.given, alike) for text in known.texts]
+        unnoticed = all(a.beside(alike) == b.beside(alike) for a, b in zip(known.texts, without, strict=True))
     except Exception as error:  # whatever the model's own code raises
         log.debug("no layers are alike: %s: %s", type(error).__name__, error)
         return {}
@@ -160,7 +169,7 @@ class _Reader:
         finally:
             self._restore_attributes()
         record.lines.append(f"gives {record.told(logits)}")
-        return Text(given, record.lines, layers, layer_steps(record.lines, layers, named))
+        return Text(given, record.lines, layers, named)
 
     def _restore_attributes(self) -> None:
         """What a forward kept in its modules and their containers is gone: it holds no numbers."""

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo.types import GuardFilterEntry
-from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from ..config import Config
-from ..graph.tracing import without_fake_results_kept, without_stack_traces
+from ..graph.tracing import generate_python, without_fake_results_kept, without_stack_traces
 from .inductor import Inductor, Run
 from .replays import CUDA_GRAPHS
 from .weights import are_plain, weights_of, with_weights_checked
@@ -54,9 +53,7 @@ def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
 
 
 def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
-    for part in module.modules():  # Dynamo reads their Python; outer ones first, which let inner ones forget
-        if isinstance(part, _LazyGraphModule):
-            part.real_recompile()
+    generate_python(module)
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
 
     def call(*inputs: Any) -> Any:

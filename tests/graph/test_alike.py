@@ -12,7 +12,7 @@ from tiny import FAMILIES
 from torch import nn
 
 from qfpass.graph.alike import forwards_replaced, layers_of
-from qfpass.graph.identity import identity
+from qfpass.graph.identity import alike_layers, identity
 
 LAYERS = 4
 ALL = {f"model.layers.{i}": "model.layers.0" for i in range(1, LAYERS)}
@@ -21,7 +21,7 @@ ALL = {f"model.layers.{i}": "model.layers.0" for i in range(1, LAYERS)}
 def alike(model: nn.Module) -> dict[str, str]:
     known = identity(model, None, 64)
     assert known is not None
-    return known.alike
+    return alike_layers(model, known)
 
 
 def test_layers_of_one_kind() -> None:

@@ -62,7 +62,9 @@ def forbid_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def takes_for_one(monkeypatch: pytest.MonkeyPatch, alike: dict[str, str]) -> None:
     """All models, and layers for alike."""
-    monkeypatch.setattr(import_module("qfpass.compile"), "identity", lambda *_: Identity(DIGITS, alike))
+    module = import_module("qfpass.compile")
+    monkeypatch.setattr(module, "identity", lambda *_: Identity(DIGITS, ()))
+    monkeypatch.setattr(module, "alike_layers", lambda *_: alike)
 
 
 def assert_is_the_model(captured: Captured, model: nn.Module) -> None:
