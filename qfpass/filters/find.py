@@ -33,12 +33,13 @@ def fingerprint(tensors: Iterable[Tensor], layers: Sequence[LayerShape]) -> str:
 
     Covers the layers' heads and dimensions, and each tensor's shape and 64 evenly spaced
     values. Those are rounded to bfloat16, so float32 and bfloat16 copies of the same weights
-    agree; device, memory layout, names and order of the tensors make no difference. Reads a few
-    kilobytes of weights, whatever their size. Fine-tuned weights differ, as they should.
+    agree; device, memory layout, names, order and number of equal tensors make no difference: a
+    capture may have the constants of a model's code once or once a layer. Reads a few kilobytes of
+    weights, whatever their size. Fine-tuned weights differ, as they should.
     """
     lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
     plain = (each for tensor in tensors for each in _plain(tensor))
-    lines += sorted(f"{list(t.shape)} {_sample(t)}" for t in plain)
+    lines += sorted({f"{list(t.shape)} {_sample(t)}" for t in plain})
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 

@@ -76,6 +76,7 @@ def test_fingerprint_ignores_names_order_dtype_and_memory_layout() -> None:
     strided = {name: t.T.contiguous().T if t.ndim == 2 else t for name, t in weights().items()}
     assert not strided["embed"].is_contiguous()
     assert fingerprint(strided.values(), LAYERS) == expected
+    assert fingerprint([*weights().values(), weights()["norm"]], LAYERS) == expected
     grown = {name: t.requires_grad_() for name, t in weights().items()}
     assert fingerprint(grown.values(), LAYERS) == expected
 
