@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from ..evaluate.models import load_config
 from ..report import report
+from .filters import have_filters
 from .fresh import answer, arguments, in_fresh_process
 from .record import Figure
 from .setup import Setup
@@ -23,6 +25,7 @@ PARTS = ("compile", "first token", "first step")
 def compile_time(setup: Setup, slots: int) -> list[Figure]:
     """Seconds of `qfpass.compile`, until a prompt's logits are there, and until the first step's are."""
     figures: list[Figure] = []
+    have_filters(setup, **_sizes(setup, slots, 0))
     with tempfile.TemporaryDirectory() as cache:
         for heat in ("cold", "warm"):
             asked = {"setup": asdict(setup), "slots": slots, "calls": 0}
@@ -57,9 +60,9 @@ def measure(setup: Setup, slots: int, calls: int) -> dict[str, Any]:
     """Seconds since `compile` was called, part by part, and graphs compiled in `calls` calls after that."""
     model = setup.load()
     ids = torch.randint(model.config.vocab_size, (1, PROMPT)).to(setup.place)
+    sizes = _sizes(setup, slots, calls)
     found, start = dict[str, Any](), time.perf_counter()
-    context = max(model.config.max_position_embeddings, 4 * PROMPT) if calls == 0 else calls * PROMPT
-    compiled = setup.compile(model, budget=slots, context_length=context)
+    compiled = setup.compile(model, **sizes)
     session = compiled.session()
     found["compile"] = time.perf_counter() - start
     compiled(input_ids=ids, past_key_values=session, logits_to_keep=1)
@@ -67,6 +70,12 @@ def measure(setup: Setup, slots: int, calls: int) -> dict[str, Any]:
     compiled(input_ids=ids[:, :1], past_key_values=session)
     found["first step"] = time.perf_counter() - start
     return found | {"graphs": _graphs_after(compiled, ids, calls)}
+
+
+def _sizes(setup: Setup, slots: int, calls: int) -> dict[str, int]:
+    """Room for all calls, or else for the model's own context."""
+    own = load_config(setup.model).max_position_embeddings
+    return {"budget": slots, "context_length": calls * PROMPT or max(own, 4 * PROMPT)}
 
 
 def _graphs_after(compiled: Any, ids: torch.Tensor, calls: int) -> int:

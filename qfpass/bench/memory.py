@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from .filters import have_filters
 from .fresh import answer, arguments, in_fresh_process
 from .record import Figure
 from .setup import Setup, full_caches
@@ -30,9 +31,11 @@ def memory(setup: Setup, tokens: int, ratio: float) -> list[Figure]:
     """MiB for a prompt of `tokens` at `ratio`, and for transformers' own full cache beside it.
 
     The full cache gets its last chunk only, the earlier keys are random; `qfpass` reads the whole prompt. It
-    compiles everything itself: what that leaves behind is part of the figure.
+    compiles everything itself: what that leaves behind is part of the figure; what making filters leaves
+    behind isn't.
     """
     figures: list[Figure] = []
+    have_filters(setup, ratio=ratio, context_length=tokens)
     for name in (OURS, THEIRS):
         asked = {"setup": asdict(setup), "contender": name, "tokens": tokens, "ratio": ratio}
         with tempfile.TemporaryDirectory() as cache:

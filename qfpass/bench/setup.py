@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from ..compile import build, compile
 from ..config import Config
-from ..evaluate.models import DTYPES, load_model
+from ..evaluate.models import DTYPES, load_config, load_model
 from ..runtime.model import CompiledDecoder
 from ..store.ring import RingRule
 from .contenders import Bounded, FullCache
@@ -45,7 +45,7 @@ class Setup:
         """The model, in eval mode."""
         if self.layers is None:
             return load_model(self.model, self.dtype, self.device)
-        config = AutoConfig.from_pretrained(self.model)
+        config = load_config(self.model)
         config.num_hidden_layers = self.layers
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[self.dtype])

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import ConfigError, InputError
 
@@ -29,6 +29,18 @@ def load_model(name: str, dtype: str, device: str) -> nn.Module:
     except (OSError, ValueError) as error:
         raise InputError(_nothing_there("causal model", name, error)) from error
     return model.eval().to(place)
+
+
+def load_config(name: str) -> Any:
+    """The configuration in folder or hub repository `name`.
+
+    Raises:
+        InputError: nothing there that transformers loads.
+    """
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(_nothing_there("configuration", name, error)) from error
 
 
 def load_tokenizer(name: str) -> Any:

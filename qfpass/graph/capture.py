@@ -24,7 +24,7 @@ from .mixing import BATCH, LENGTH, mixing_reason
 from .no_ops import drop_no_ops
 from .products import spell_products
 from .sinks import spell_sinks
-from .tracing import WithoutGradMode, without_stack_traces
+from .tracing import WithoutGradMode, without_source_lines_kept, without_stack_traces
 
 aten = torch.ops.aten
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def example(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torc
 @contextmanager
 def as_traced(model: nn.Module) -> Iterator[None]:
     """How things stand while a model is traced."""
-    with torch.no_grad(), _sdpa_attention(model), without_stack_traces():
+    with torch.no_grad(), _sdpa_attention(model), without_stack_traces(), without_source_lines_kept():
         yield
 
 

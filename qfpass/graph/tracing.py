@@ -1,5 +1,6 @@
 """Tracing without what it costs and nobody reads."""
 
+import linecache
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,23 @@ def without_fake_results_kept() -> Iterator[None]:
     finally:
         if before:
             torch._dynamo.config.fake_tensor_cache_enabled = True
+
+
+@contextmanager
+def without_source_lines_kept() -> Iterator[None]:
+    """If sources were read for messages and guards, lines of files are forgotten: 9 MiB, mostly PyTorch's.
+
+    Who asks for such a line reads it again. What no file holds, such as a notebook's cells, stays.
+    """
+    before = len(linecache.cache)
+    try:
+        yield
+    finally:
+        if len(linecache.cache) > before:
+            for name in list(linecache.cache):
+                entry = linecache.cache.get(name, ())
+                if len(entry) > 1 and entry[1] is not None:  # when the file was written
+                    linecache.cache.pop(name, None)
 
 
 def read_rather_than_run(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

@@ -9,7 +9,12 @@ from torch import fx
 from torch._dynamo.types import GuardFilterEntry
 
 from ..config import Config
-from ..graph.tracing import generate_python, without_fake_results_kept, without_stack_traces
+from ..graph.tracing import (
+    generate_python,
+    without_fake_results_kept,
+    without_source_lines_kept,
+    without_stack_traces,
+)
 from .inductor import Inductor, Run
 from .replays import CUDA_GRAPHS
 from .weights import are_plain, weights_of, with_weights_checked
@@ -57,7 +62,8 @@ def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
 
     def call(*inputs: Any) -> Any:
-        with without_stack_traces(), without_fake_results_kept():  # any call may be one that compiles
+        # any call may be one that compiles
+        with without_stack_traces(), without_fake_results_kept(), without_source_lines_kept():
             return compiled(*inputs)
 
     return call

@@ -1,12 +1,16 @@
 """Measurements in processes of their own."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from qfpass.bench.compile_time import PARTS, compile_time
 from qfpass.bench.compile_time import measure as compile_and_run
+from qfpass.bench.filters import have_filters
 from qfpass.bench.memory import held, measure, memory, peak_while, settle
 from qfpass.bench.profile import profile
 from qfpass.bench.setup import Setup
@@ -37,6 +41,35 @@ def test_memory_of_both_contenders(setup: Setup) -> None:
     assert cache["DynamicCache, eager, of which cache"] == pytest.approx(1200 * a_token / 2**20)
     scored = a_token + 2 * 2 * 8
     assert cache["qfpass, of which cache"] == pytest.approx(30 * scored / 2**20)
+
+
+def test_filters_are_there_before_a_process_is_measured(
+    setup: Setup, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QFPASS_CACHE", str(tmp_path))
+    have_filters(setup, ratio=4, context_length=120)
+    assert not any(tmp_path.iterdir()), "recency reads none"
+    setup = replace(setup, score="published")
+    have_filters(setup, ratio=4, context_length=120)
+    assert any(tmp_path.glob("filters/*/qfilters.safetensors"))
+    monkeypatch.setattr("qfpass.choose_filters.calibrate_captured", None)  # nothing is left to make
+    setup.compile(model, ratio=4, context_length=120)
+
+
+@pytest.mark.parametrize(
+    "measured", [lambda setup: memory(setup, 120, 4.0), lambda setup: compile_time(setup, 16)]
+)
+def test_filters_are_made_first(measured: Any, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        started.append(command[2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(KeyboardInterrupt):
+        measured(replace(setup, score="published"))
+    assert started == ["qfpass.bench.filters"]
 
 
 def test_a_process_that_fails_says_why(setup: Setup) -> None:

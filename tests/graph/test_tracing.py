@@ -1,5 +1,9 @@
 """Tracing leaves out what nobody reads, and leaves the process as it was."""
 
+import linecache
+from pathlib import Path
+
+import pytest
 import torch
 from torch import fx, nn
 
@@ -7,6 +11,7 @@ from qfpass.graph.tracing import (
     WithoutGradMode,
     read_rather_than_run,
     without_fake_results_kept,
+    without_source_lines_kept,
     without_stack_traces,
 )
 
@@ -61,6 +66,19 @@ def test_fake_results_are_kept_again() -> None:
             assert not torch._dynamo.config.fake_tensor_cache_enabled
         assert not torch._dynamo.config.fake_tensor_cache_enabled
     assert torch._dynamo.config.fake_tensor_cache_enabled
+
+
+def test_lines_of_files_are_forgotten_and_those_of_no_file_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source.py"
+    source.write_text("x = 1\n")
+    monkeypatch.setattr(linecache, "cache", {"a cell": (5, None, ["y = 2\n"], "a cell")})
+    with without_source_lines_kept():
+        assert linecache.getline(str(source), 1) == "x = 1\n"
+    assert set(linecache.cache) == {"a cell"}
+    assert linecache.getline(str(source), 1) == "x = 1\n"
+    assert linecache.getline("a cell", 1) == "y = 2\n"
 
 
 def test_python_is_generated_when_a_graph_runs() -> None:

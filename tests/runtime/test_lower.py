@@ -1,5 +1,6 @@
 """torch.compile is asked for what the user asked, with fewer checks, and still sees weights that change."""
 
+import linecache
 from collections import namedtuple
 from typing import Any
 
@@ -68,6 +69,18 @@ def test_an_option_that_inductor_does_not_have_is_refused() -> None:
 def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None:
     lowered("eager", mode="any")
     assert asked == [{"fullgraph": True, "backend": "eager", "mode": "any"}]
+
+
+def test_what_compiling_reads_of_sources_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linecache, "cache", {})
+
+    def reads(graph: torch.fx.GraphModule, examples: Any) -> Any:
+        assert linecache.getline(torch.fx.__file__, 1)
+        return graph
+
+    module = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3)))
+    lower(module, Config(backend=reads))(torch.ones(1, 2))
+    assert torch.fx.__file__ not in linecache.cache
 
 
 def test_guards_of_code_modules_and_plain_weights_are_dropped(asked: list[Asked]) -> None:
