@@ -73,9 +73,11 @@ def measure(setup: Setup, slots: int, calls: int) -> dict[str, Any]:
 
 
 def _sizes(setup: Setup, slots: int, calls: int) -> dict[str, int]:
-    """Room for all calls, or else for the model's own context."""
-    own = load_config(setup.model).max_position_embeddings
-    return {"budget": slots, "context_length": calls * PROMPT or max(own, 4 * PROMPT)}
+    """Slots, and room for all calls; for none the model's own context, if the prompt is well within it."""
+    if calls:
+        return {"budget": slots, "context_length": calls * PROMPT}
+    own = load_config(setup.model).get_text_config().max_position_embeddings
+    return {"budget": slots, "context_length": max(own, 4 * PROMPT)}
 
 
 def _graphs_after(compiled: Any, ids: torch.Tensor, calls: int) -> int:
