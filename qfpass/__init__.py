@@ -10,6 +10,7 @@ from .filters import QFilters, TrainedFilters
 from .filters.calibrate import calibrate
 from .report import report
 from .runtime.session import Session
+from .switches import Switches
 from .training.train import train
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ __all__ = [
     "QFPassError",
     "QFilters",
     "Session",
+    "Switches",
     "TrainedFilters",
     "calibrate",
     "compile",

@@ -32,6 +32,7 @@ from .runtime.overflow import find_turns
 from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
+from .switches import Switches
 from .verify import verify
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def compile(
     compact_weights: bool = False,
     backend: Any = "inductor",
     verify: bool = True,
+    switches: Switches = Switches(),  # noqa: B008  # frozen
     **compile_options: Any,
 ) -> CompiledDecoder:
     """A decoder like `model` whose attention keeps a fixed number of keys, however long the text.
@@ -88,6 +90,7 @@ def compile(
             must not change then: a call refuses to run if one has, but can't see what is written to `.data`.
         backend: a torch.compile backend by name or callable; "eager" compiles nothing.
         verify: compare the rewritten graph with `model` before returning.
+        switches: which optimisations are used; see `qfpass.Switches`.
         compile_options: further arguments of torch.compile, such as `mode` or `options`.
 
     Returns:
@@ -98,7 +101,7 @@ def compile(
     """
     config = Config(
         ratio, budget, context_length, recent, sinks, score, store_dtype, chunk, filters, tuple(skip_layers),
-        overflow, compact_weights, backend, verify, compile_options,
+        overflow, compact_weights, backend, verify, switches, compile_options,
     )  # fmt: skip
     return build(model, config)
 

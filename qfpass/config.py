@@ -11,6 +11,7 @@ import torch
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .store.scores import SCORES
+from .switches import Switches
 
 DEFAULT_CHUNK = 512
 OVERFLOWS = ("error", "continue", "rerotate")
@@ -42,6 +43,7 @@ class Config:
             processor's steps to read; by Inductor only.
         backend: "inductor", "eager" or any other torch.compile backend, by name or callable.
         verify: prove the rewritten graph against the original before returning.
+        switches: which optimisations are used, less what the environment variable QFPASS_OFF turns off.
         compile_options: further keyword arguments for torch.compile (`mode`, `options`).
     """
 
@@ -59,6 +61,7 @@ class Config:
     compact_weights: bool = False
     backend: Any = "inductor"
     verify: bool = True
+    switches: Switches = Switches()
     compile_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,6 +88,9 @@ class Config:
                 "filters must be QFilters or TrainedFilters, a folder or a hub repository's name, "
                 f"not {type(self.filters).__name__}."
             )
+        if not isinstance(self.switches, Switches):
+            raise ConfigError(f"switches must be qfpass.Switches(...), not {self.switches!r}.")
+        object.__setattr__(self, "switches", self.switches.without_those_of_environment())
         object.__setattr__(self, "skip_layers", _layer_numbers(self.skip_layers))
         self._require_backend()
 

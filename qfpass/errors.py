@@ -5,6 +5,10 @@ class QFPassError(Exception):
     """Base of every error that qfpass raises on purpose."""
 
 
+class UpstreamError(QFPassError):
+    """This version of torch or transformers lacks something that the pass can't do without."""
+
+
 class ConfigError(QFPassError, ValueError):
     """A setting has a value that can't work."""
 
