@@ -58,7 +58,7 @@ def compile(
     compact_weights: bool = False,
     backend: Any = "inductor",
     verify: bool = True,
-    switches: Switches = Switches(),  # noqa: B008  # frozen
+    switches: Switches = Switches(),
     **compile_options: Any,
 ) -> CompiledDecoder:
     """A decoder like `model` whose attention keeps a fixed number of keys, however long the text.

@@ -79,7 +79,7 @@ def only_fast(optimisation: str, plain: Callable[P, R]) -> Callable[[Callable[P,
 
 
 class UpstreamWarning(UserWarning):
-    """torch or transformers is another one than this package was made for: something is slower, or untested."""
+    """This version of torch or transformers makes something slower, or is untested."""
 
 
 ENTRIES: list[Needed[Any, Any] | OnlyFast[Any, Any]] = []
