@@ -3,6 +3,8 @@
 `model = qfpass.compile(model, ratio=8)`; see `qfpass.compile`.
 """
 
+from typing import TYPE_CHECKING
+
 from .backend import session
 from .compile import compile
 from .errors import QFPassError
@@ -11,9 +13,7 @@ from .filters.calibrate import calibrate
 from .report import report
 from .runtime.session import Session
 from .switches import Switches
-from .training.train import train
 
-__version__ = "0.1.0"
 __all__ = [
     "QFPassError",
     "QFilters",
@@ -26,3 +26,24 @@ __all__ = [
     "session",
     "train",
 ]
+
+if TYPE_CHECKING:
+    from .training.train import train
+
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> object:
+        """Imported when it is asked for: few processes train, and none needs the version to run."""
+        if name == "train":
+            from .training.train import train
+
+            return train
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("qfpass")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

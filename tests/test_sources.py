@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "part").mkdir()
     (tmp_path / "module.py").write_text("x = 1\n")
     (tmp_path / "part" / "loop.cpp").write_text("int x;\n")
+    (tmp_path / "evaluate").mkdir()
     return tmp_path
 
 
@@ -35,7 +36,14 @@ def test_a_change_of_a_source_changes_it(change: str, folder: Path) -> None:
     assert digest_of(folder) != before
 
 
-def test_what_is_no_source_does_not(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["notes.txt", "evaluate/plots.py", "cli.py"])
+def test_what_does_not_decide_the_code_does_not(name: str, folder: Path) -> None:
     before = digest_of(folder)
-    (folder / "notes.txt").touch()
+    (folder / name).touch()
     assert digest_of(folder) == before
+
+
+def test_a_file_of_a_part_is_not_taken_for_a_command(folder: Path) -> None:
+    before = digest_of(folder)
+    (folder / "part" / "cli.py").touch()
+    assert digest_of(folder) != before

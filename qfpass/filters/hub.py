@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+import huggingface_hub  # its client is imported when a name of it is asked for
 from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
@@ -47,7 +47,7 @@ def fetch(repository: str, filename: str) -> Path:
             the file, within `DOWNLOAD_SECONDS` more if it has the file and doesn't deliver it.
     """
     with suppress(LocalEntryNotFoundError):
-        return Path(hf_hub_download(repository, filename, local_files_only=True))
+        return Path(huggingface_hub.hf_hub_download(repository, filename, local_files_only=True))
     return _newest(repository, filename)
 
 
@@ -67,16 +67,17 @@ def fetch_first(repository: str, filenames: Sequence[str]) -> Path:
     except UNAVAILABLE:
         for filename in filenames:
             with suppress(LocalEntryNotFoundError):
-                return Path(hf_hub_download(repository, filename, local_files_only=True))
+                return Path(huggingface_hub.hf_hub_download(repository, filename, local_files_only=True))
         raise
 
 
 def _newest(repository: str, filename: str) -> Path:
-    # hf_hub_download repeats a failed question for 23 s and more; this asks once.
-    url = hf_hub_url(repository, filename)
-    _within(ANSWER_SECONDS, url, lambda: get_hf_file_metadata(url, timeout=ANSWER_SECONDS))
+    # The download repeats a failed question for 23 s and more; this asks once.
+    url = huggingface_hub.hf_hub_url(repository, filename)
+    ask, download = huggingface_hub.get_hf_file_metadata, huggingface_hub.hf_hub_download
+    _within(ANSWER_SECONDS, url, lambda: ask(url, timeout=ANSWER_SECONDS))
     try:
-        return Path(_within(DOWNLOAD_SECONDS, url, lambda: hf_hub_download(repository, filename)))
+        return Path(_within(DOWNLOAD_SECONDS, url, lambda: download(repository, filename)))
     except RuntimeError as error:  # how hf_xet, which carries the content, reports a lost connection
         raise ConnectionError(f"{url} could not be downloaded: {error}") from error
 

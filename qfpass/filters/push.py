@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+import huggingface_hub  # its client is imported when a name of it is asked for
 
 from qfpass.errors import FilterFileError
 from qfpass.filters import hub
@@ -49,7 +49,7 @@ def push_filters(
     """
     if not hub.is_repository_name(repository):
         raise FilterFileError(f"{repository!r} is no name of a hub repository: give organisation/name.")
-    api = HfApi(token=token)
+    api = huggingface_hub.HfApi(token=token)
     with TemporaryDirectory() as name:
         folder = Path(name)
         filters.save(folder)
@@ -68,14 +68,16 @@ def push_filters(
     return str(address)
 
 
-def model_card(filters: QFilters | TrainedFilters, repository: str, base_model: str | None) -> ModelCard:
+def model_card(
+    filters: QFilters | TrainedFilters, repository: str, base_model: str | None
+) -> "huggingface_hub.ModelCard":
     """What the filters are, how they are used and what they were made from."""
-    data = ModelCardData(
+    data = huggingface_hub.ModelCardData(
         base_model=base_model, library_name="qfpass", tags=["qfpass", "kv-cache", "long-context"]
     )
     heads = sorted({tuple(tensor.shape) for tensor in filters.filters})
     shapes = ", ".join(f"[{rows}, {width}]" for rows, width in heads)
-    return ModelCard(f"""---
+    return huggingface_hub.ModelCard(f"""---
 {data.to_yaml()}
 ---
 

@@ -4,13 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from qfpass.errors import ConfigError, FilterFileError, FilterMismatchError
-from qfpass.filters import QFilters, hub
+from qfpass.filters import QFilters
 
 
 class Layer(NamedTuple):
@@ -142,8 +143,8 @@ def test_repository_is_fetched_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path
     def ask(url: str, timeout: float) -> None:
         raise ConnectionError("the cable is out")
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
     loaded = QFilters.load("someone/tiny_qfilt")
     assert asked == [("someone/tiny_qfilt", name) for name in ("qfilters.safetensors", "model.safetensors")]
     torch.testing.assert_close(torch.stack(loaded.filters), -parameter)
@@ -161,8 +162,8 @@ def test_unreachable_repository_is_told_with_its_reason(monkeypatch: pytest.Monk
     def ask(*_: object, **__: object) -> None:
         raise ConnectionError("the cable is out")
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
     with pytest.raises(FilterFileError, match=r"(?s)someone/tiny_qfilt.*the cable is out"):
         QFilters.load("someone/tiny_qfilt")
 

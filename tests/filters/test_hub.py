@@ -4,6 +4,7 @@ import threading
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -30,8 +31,8 @@ class Hub:
         self.calls: list[str] = []
         self.cached = cached
         self.answer = self.deliver = lambda: None
-        monkeypatch.setattr(hub, "hf_hub_download", self.download)
-        monkeypatch.setattr(hub, "get_hf_file_metadata", self.ask)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.download)
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", self.ask)
 
     def download(self, repository: str, filename: str, local_files_only: bool = False) -> str:
         self.calls.append("cache" if local_files_only else "download")

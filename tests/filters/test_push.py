@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from qfpass.errors import FilterFileError
-from qfpass.filters import QFilters, TrainedFilters, hub, load_filters, push, push_filters
+from qfpass.filters import QFilters, TrainedFilters, load_filters, push, push_filters
 from qfpass.filters.trained import EXTRA
 
 
@@ -48,9 +49,9 @@ class LocalHub:
 def local_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LocalHub:
     """The hub, which a test can reach in no other way."""
     local = LocalHub(tmp_path)
-    monkeypatch.setattr(push, "HfApi", lambda token=None: local)
-    monkeypatch.setattr(hub, "hf_hub_download", local.download)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", local.ask)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda token=None: local)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", local.download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", local.ask)
     return local
 
 
@@ -102,7 +103,7 @@ def test_what_is_cached_serves_where_the_hub_is_not_to_be_had(
             raise LocalEntryNotFoundError("connection lost")
         return str(path)
 
-    monkeypatch.setattr(hub, "hf_hub_download", cached)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", cached)
     assert load_filters("someone/tiny").source == SOURCE
 
 
