@@ -15,6 +15,7 @@ from ..report import report
 from ..runtime.model import CompiledDecoder
 from ..store.ring import Ring
 from ..store.slots import AnySlots
+from ..upstream.cache import as_cache
 
 
 class Context(Protocol):
@@ -75,7 +76,7 @@ class FullCache:
 @torch.no_grad()
 def _fill(model: Any, cache: Cache, tokens: int, batch: int) -> None:
     """One token is read, which makes the cache's layers; the rest is random."""
-    model(input_ids=torch.zeros(batch, 1, dtype=torch.long, device=model.device), past_key_values=cache)
+    model(input_ids=torch.zeros(batch, 1, dtype=torch.long, device=model.device), **as_cache(cache))
     layers: list[Any] = list(cache.layers)
     for layer in layers if tokens > 1 else []:
         keys, values = (
@@ -100,7 +101,7 @@ class FullContext:
     @torch.no_grad()
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """See `Context`."""
-        return self._forward(input_ids=ids, past_key_values=self.cache, logits_to_keep=1).logits
+        return self._forward(input_ids=ids, logits_to_keep=1, **as_cache(self.cache)).logits
 
     def twin(self) -> Context:
         """See `Context`; a dynamic cache only, which never writes to the tensors that it holds."""

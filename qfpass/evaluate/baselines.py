@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from ..errors import InputError
 from ..graph.attention import Attention, find_attentions
 from ..graph.capture import Captured, capture
+from ..upstream.cache import as_cache
 from .footprint import Footprint
 from .reader import cache_nbytes
 from .rotary import Rotary
@@ -160,7 +161,7 @@ class BaselineReader:
         return model(
             input_ids=ids,
             position_ids=positions.expand(len(ids), -1),
-            past_key_values=self._cache,
+            **as_cache(self._cache),
             use_cache=True,
             logits_to_keep=keep,
         ).logits

@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ..errors import InputError
 from ..runtime.model import CompiledDecoder, decoder_of
+from ..upstream.cache import as_cache
 from .footprint import Footprint
 
 PIECE = 512  # tokens at a time where the cut makes no difference
@@ -115,9 +116,7 @@ class CacheReader:
     def read(self, ids: torch.Tensor, keep: int = 0) -> torch.Tensor:
         """See `Reader`."""
         ids = ids.to(self._model.device)
-        return self._model(
-            input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
-        ).logits
+        return self._model(input_ids=ids, use_cache=True, logits_to_keep=keep, **as_cache(self._cache)).logits
 
 
 def cache_nbytes(cache: DynamicCache) -> int:

@@ -80,6 +80,25 @@ class Counts(Cache):
         """Whether the stores are allocated."""
         return bool(self.stores)
 
+    @property
+    def is_linear(self) -> list[bool]:
+        """No layer: transformers reads the whole text anew over a cache all of whose layers are linear."""
+        return [False] * max(1, len(self))
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        """No layer: which keys a window holds is the store's affair."""
+        return [False] * max(1, len(self))
+
+    @property
+    def is_dummy(self) -> list[bool]:
+        """No layer."""
+        return [False] * max(1, len(self))
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        """What older versions of transformers call `get_max_length`."""
+        return self.get_max_length(layer_idx)
+
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """-1: how many tokens may be seen is the decoder's affair, not the stores'."""
         return -1

@@ -1,12 +1,16 @@
-"""What a compiled transformers model adds to its own class for `generate` to run on sessions."""
+"""What a compiled transformers model adds to its own class for `generate` to run on sessions.
+
+Imports transformers' generation, so that only `attach` imports this, for a model of transformers.
+"""
 
 from typing import Any
 
-import torch
-from transformers import GenerationMixin, StoppingCriteriaList
+from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
 from ..errors import InputError, SessionError
+from ..upstream.cache import as_cache, give_both_names, one_of
+from ..upstream.generate import GenerationSteps, generation_settings
 from .inputs import check_session
 from .model import CompiledDecoder
 from .session import Session
@@ -17,87 +21,67 @@ MODES = (
 )  # fmt: skip
 
 
-class CompiledGeneration(CompiledDecoder):
+class CompiledGeneration(GenerationSteps, CompiledDecoder):
     """A compiled decoder of transformers; `generate` is transformers' own, some of its steps replaced."""
 
-    def generate(self, *args: Any, past_key_values: Session | None = None, **kwargs: Any) -> Any:
-        """transformers' generate over a session: the one given, or a new one for this call.
+    def generate(
+        self,
+        *args: Any,
+        generation_config: GenerationConfig | None = None,
+        past_key_values: Session | None = None,
+        cache: Session | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """transformers' generate over a session: the one given, by either name, or a new one for this call.
 
         Padding goes to the left or the right of a row. A row that has ended reads nothing more.
+
+        Raises:
+            InputError, SessionError: settings that a session can't go by; nothing has been read.
         """
-        session = past_key_values if past_key_values is not None else self.session()
+        given = generation_config if len(args) < 2 else args[1]
+        self._refuse(given, kwargs)
+        session = one_of(past_key_values, cache)
+        if session is None:
+            session = self.session()
         check_session(self.qfpass_decoder, session)
+        kwargs |= self._overrides(kwargs)
+        if generation_config is not None:
+            kwargs["generation_config"] = generation_config
         with session.in_use():
-            return super().generate(*args, past_key_values=session, **kwargs)  # type: ignore[misc]
+            written = super().generate(*args, **as_cache(session), **kwargs)  # type: ignore[misc]
+        give_both_names(written)
+        return written
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: continuous batching pages a cache of its own."""
         raise InputError("continuous batching needs a paged cache: call generate with a batch instead.")
 
-    def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> Any:
-        config, rest = super()._prepare_generation_config(*args, **kwargs)  # type: ignore[misc]
-        if config.use_cache is False:
-            raise InputError("use_cache=False has no meaning for a compiled decoder: leave it out.")
-        if config.cache_implementation is not None:
-            raise InputError(
-                f"cache_implementation={config.cache_implementation!r} has no meaning for a compiled "
-                "decoder, whose cache is a session: leave it out."
-            )
-        return config, rest
-
-    def _get_deprecated_gen_repo(self, generation_mode: GenerationMode, *args: Any, **kwargs: Any) -> Any:
-        if generation_mode not in MODES:
+    def _refuse(self, given: GenerationConfig | None, named: dict[str, Any]) -> None:
+        """Refuse what the caller asks for and a session can't do."""
+        settings = generation_settings(self, given, named)
+        mode = settings.get_generation_mode(named.get("assistant_model"))
+        if mode not in MODES:
             possible = ", ".join(mode.value for mode in MODES)
             raise SessionError(
-                f"{generation_mode.value} is not possible on a compiled decoder: a session can't take tokens "
+                f"{mode.value} is not possible on a compiled decoder: a session can't take tokens "
                 f"back, since the keys evicted for them are gone. What is possible: {possible}."
             )
-        return super()._get_deprecated_gen_repo(generation_mode, *args, **kwargs)  # type: ignore[misc]
+        if named.get("use_cache", getattr(given, "use_cache", None)) is False:
+            raise InputError("use_cache=False has no meaning for a compiled decoder: leave it out.")
+        asked = named.get("cache_implementation", getattr(given, "cache_implementation", None))
+        if asked is not None:
+            raise InputError(
+                f"cache_implementation={asked!r} has no meaning for a compiled decoder, whose cache is a "
+                "session: leave it out."
+            )
 
-    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        """None: a session knows its rows' positions, also behind padding on the right."""
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """transformers' own, without a mask in steps: every row's new token is one, unless the row rests.
-
-        Not the model's class's: some old ones pass the whole text in every step, having no cache.
-        """
-        generic: Any = GenerationMixin.prepare_inputs_for_generation
-        inputs = generic(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
-        if not is_first_iteration:
-            inputs.pop("attention_mask", None)
-        return inputs
-
-    def _sample(
-        self,
-        input_ids: torch.Tensor,
-        *args: Any,
-        stopping_criteria: StoppingCriteriaList,
-        past_key_values: Session,
-        **kwargs: Any,
-    ) -> Any:
-        # Without an end-of-text token, transformers lets finished rows write on until all are.
-        padded = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
-        if padded and len(input_ids) > 1:
-            stopping_criteria = _Resting(stopping_criteria, past_key_values)
-        kwargs |= {"stopping_criteria": stopping_criteria, "past_key_values": past_key_values}
-        try:
-            return super()._sample(input_ids, *args, **kwargs)  # type: ignore[misc]
-        finally:
-            past_key_values.resting = frozenset()
-
-
-class _Resting(StoppingCriteriaList):
-    """Criteria that let a session's rows rest once they have ended and read their last token."""
-
-    def __init__(self, criteria: StoppingCriteriaList, session: Session) -> None:
-        super().__init__(criteria)
-        self._session, self._ended = session, frozenset[int]()
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
-        ended = super().__call__(input_ids, scores, **kwargs)
-        self._session.resting = self._ended
-        self._ended |= frozenset(ended.nonzero().flatten().tolist())
-        return ended
+    def _overrides(self, named: dict[str, Any]) -> dict[str, Any]:
+        """What the checkpoint's own settings say of a cache, and a session doesn't go by."""
+        own: Any = self.generation_config
+        overrides: dict[str, Any] = {}
+        if getattr(own, "use_cache", None) is False:
+            overrides["use_cache"] = True
+        if getattr(own, "cache_implementation", None) is not None:
+            overrides["cache_implementation"] = None
+        return overrides

@@ -12,7 +12,7 @@ def check_session(decoder: Decoder, session: object) -> None:
     """Refuse a cache that isn't a session, or a session of another model."""
     if not isinstance(session, Session):
         raise SessionError(
-            f"past_key_values is a {type(session).__name__}, not a session of this model: make one "
+            f"the cache given is a {type(session).__name__}, not a session of this model: make one "
             "with model.session()."
         )
     if not session.belongs_to(decoder):

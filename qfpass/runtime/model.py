@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..errors import InputError, QFPassError
+from ..upstream.cache import causal_output, one_of
+from ..upstream.module_object import Unmoved
 from .decoder import Decoder
 from .inputs import check_inputs, check_session, wanted_indices
 from .reading import read
@@ -16,7 +17,7 @@ from .session import Session
 _UNSUPPORTED = "is not something that a compiled decoder computes: leave it out or use the original model."
 
 
-class CompiledDecoder(nn.Module):
+class CompiledDecoder(Unmoved):
     """A compiled decoder that is called like the model it was made from."""
 
     qfpass_decoder: Decoder
@@ -40,6 +41,7 @@ class CompiledDecoder(nn.Module):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Session | None = None,
+        cache: Session | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
@@ -52,7 +54,8 @@ class CompiledDecoder(nn.Module):
                 the left or the right of a row's tokens and is never stored, attended or counted. The logits
                 at padding on the right are the row's last token's, on the left they are 0.
             position_ids: [B, S]; they must go on from each row's tokens, and are checked.
-            past_key_values: a session of this model; without one the call starts afresh.
+            past_key_values, cache: a session of this model, by the name that transformers has for it before
+                or from version 5.24; without one the call starts afresh.
             logits_to_keep: 0 for every token's logits, n for the last n, or ascending indices.
 
         Raises:
@@ -62,7 +65,9 @@ class CompiledDecoder(nn.Module):
             if value is not None and value is not False:
                 raise InputError(f"{name}= {_UNSUPPORTED}")
         decoder = self.qfpass_decoder
-        session = past_key_values if past_key_values is not None else decoder.session()
+        session = one_of(past_key_values, cache)
+        if session is None:
+            session = decoder.session()
         check_session(decoder, session)
         with session.in_use():
             ids, spans = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
@@ -70,7 +75,7 @@ class CompiledDecoder(nn.Module):
         if not self._gives_object(return_dict):
             return logits
         kept = None if use_cache is False else session
-        return CausalLMOutputWithPast(logits=logits, past_key_values=kept)  # type: ignore[arg-type]
+        return causal_output(logits, kept)
 
     def train(self, mode: bool = True) -> "CompiledDecoder":
         """Refused: the layers are the original's own, and an evicting graph has no gradient."""
@@ -78,17 +83,16 @@ class CompiledDecoder(nn.Module):
             raise QFPassError("a compiled decoder can't be trained: train the original, then compile again.")
         return self
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "CompiledDecoder":
-        """What `.to()`, `.cuda()` and `.half()` call: refused if it would change the shared parameters."""
+    def refuse_to_become(self, like: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """What `.to()`, `.cuda()` and `.half()` ask: refused if it would change the shared parameters."""
         decoder = self.qfpass_decoder
         before = torch.empty(0, dtype=decoder.dtype, device=decoder.device)
-        after = fn(before)
+        after = like(before)
         if (after.device, after.dtype) != (before.device, before.dtype):
             raise QFPassError(
                 f"a compiled decoder stays on {before.device} in {before.dtype}: its parameters are the "
                 "original's. Move or cast the original, then compile again."
             )
-        return self
 
     def _gives_object(self, return_dict: bool | None) -> bool:
         return True

@@ -1,0 +1,95 @@
+"""The steps of transformers' generate in whose place a compiled decoder has its own.
+
+Imports transformers' generation, so that only what makes a compiled model of transformers imports this.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
+
+from .cache import cache_name
+from .entry import Needed
+
+# What some versions put among the arguments of a forward: a session knows it, or no forward needs it.
+_NOT_FOR_FORWARD = ("cache_position", "tokenizer", "assistant_tokenizer", "next_sequence_length")
+
+
+@Needed
+def require_generation_steps() -> None:
+    """See that generate still has the steps that `GenerationSteps` replaces.
+
+    Without it: padding would be taken for text, and rows that have ended would read on.
+    """
+    for name in ("generate", "generate_batch", "prepare_inputs_for_generation", "_sample"):
+        getattr(GenerationMixin, name)
+
+
+@Needed
+def generation_settings(
+    model: Any, given: GenerationConfig | None, named: dict[str, Any]
+) -> GenerationConfig:
+    """The settings by which a call of generate goes: the model's own, then `given`, then those `named`.
+
+    Without it: what a session can't do isn't refused before the prompt is read.
+    """
+    settings = copy.deepcopy(model.generation_config)
+    asked = {} if given is None else {k: v for k, v in given.to_dict().items() if v is not None}
+    asked |= {name: value for name, value in named.items() if hasattr(settings, name)}
+    for name, value in asked.items():  # `update` would judge them first
+        setattr(settings, name, value)
+    return settings
+
+
+class GenerationSteps:
+    """Stands before a model's own class, so that positions, masks and ended rows are a session's affair."""
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """transformers' own, without a mask in steps: every row's new token is one, unless the row rests.
+
+        Not the model's class's: some old ones pass the whole text in every step, having no cache.
+        """
+        generic: Any = GenerationMixin.prepare_inputs_for_generation
+        inputs = generic(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration:
+            inputs.pop("attention_mask", None)
+        if kwargs.get("position_ids") is None:  # older versions count them here
+            inputs.pop("position_ids", None)
+        for name in _NOT_FOR_FORWARD:
+            inputs.pop(name, None)
+        return inputs
+
+    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
+        """None: a session knows its rows' positions, also behind padding on the right."""
+
+    def _sample(
+        self, input_ids: torch.Tensor, *args: Any, stopping_criteria: StoppingCriteriaList, **kwargs: Any
+    ) -> Any:
+        session = kwargs[cache_name()]
+        # Without an end-of-text token, transformers lets finished rows write on until all are.
+        padded = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+        if padded and len(input_ids) > 1:
+            stopping_criteria = _Resting(stopping_criteria, session)
+        try:
+            return super()._sample(  # type: ignore[misc]
+                input_ids, *args, stopping_criteria=stopping_criteria, **kwargs
+            )
+        finally:
+            session.resting = frozenset()
+
+
+class _Resting(StoppingCriteriaList):
+    """Criteria that let a session's rows rest once they have ended and read their last token."""
+
+    def __init__(self, criteria: StoppingCriteriaList, session: Any) -> None:
+        super().__init__(criteria)
+        self._session, self._ended = session, frozenset[int]()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        ended = super().__call__(input_ids, scores, **kwargs)
+        self._session.resting = self._ended
+        self._ended |= frozenset(ended.nonzero().flatten().tolist())
+        return ended

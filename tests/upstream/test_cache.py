@@ -1,0 +1,51 @@
+"""What transformers promises of a cache's name, in calls and in outputs."""
+
+import inspect
+import logging
+
+import pytest
+import torch
+from tiny import FAMILIES
+from transformers import DynamicCache, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from qfpass.errors import InputError
+from qfpass.upstream.cache import NAMES, as_cache, cache_name, causal_output, give_both_names, one_of
+
+
+def test_cache_name_is_what_models_take_and_generate_hands_on() -> None:
+    model = FAMILIES["llama"]()
+    assert cache_name() in inspect.signature(model.forward).parameters
+    assert cache_name() in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    with torch.no_grad():
+        out = model(torch.arange(3, 8)[None], **as_cache(DynamicCache(config=model.config)))
+    assert cache_name() in out.keys()  # noqa: SIM118  # an old name would be found, with a warning
+
+
+def test_causal_output_has_the_session_under_both_names(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("transformers").propagate = True
+    session, logits = object(), torch.zeros(1, 1, 3)
+    out = causal_output(logits, session)
+    assert isinstance(out, CausalLMOutputWithPast)
+    for name in NAMES:
+        assert getattr(out, name) is out[name] is out.get(name) is session
+        assert name in out
+    assert list(out.keys()) == ["logits", cache_name()]
+    assert out.to_tuple() == (logits, session)
+    assert causal_output(logits, None).get("cache") is None
+    assert not caplog.records
+
+
+def test_give_both_names_to_what_generate_returns() -> None:
+    model = FAMILIES["llama"]()
+    out = model.generate(torch.arange(3, 8)[None], max_new_tokens=1, return_dict_in_generate=True)
+    give_both_names(out)
+    assert out.cache is out[cache_name()]
+
+
+def test_one_of_two_names() -> None:
+    a, b = object(), object()
+    assert one_of(None, None) is None
+    assert one_of(a, None) is one_of(None, a) is one_of(a, a) is a
+    with pytest.raises(InputError, match="two names"):
+        one_of(a, b)

@@ -1,0 +1,45 @@
+"""What nn.Module promises of its own parts and of moving them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from qfpass.upstream.module_object import Unmoved, require_moves_in_one_place, twin_object
+
+
+def test_twin_object_shares_parts_and_sets_its_own() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    module.register_buffer("count", torch.zeros(1))
+    twin = twin_object(module)
+    assert twin[0] is module[0] and twin.count is module.count
+    twin.extra = nn.Linear(2, 2)
+    twin.register_buffer("count", torch.ones(1))
+    assert not hasattr(module, "extra") and int(module.count) == 0
+
+
+MOVES: list[Callable[[nn.Module], object]] = [
+    lambda module: module.to(torch.float64),
+    lambda module: module.half(),
+    lambda module: module.to("meta"),
+    lambda module: module.bfloat16(),
+]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_require_moves_in_one_place_which_every_way_of_moving_goes_by(
+    move: Callable[[nn.Module], object],
+) -> None:
+    require_moves_in_one_place()
+    asked = list[torch.Tensor]()
+
+    class Held(Unmoved):
+        def refuse_to_become(self, like: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            asked.append(like(torch.empty(0)))
+
+    held = Held()
+    held.weight = nn.Parameter(torch.zeros(2))
+    move(held)
+    assert len(asked) == 1
+    assert held.weight.dtype == torch.float32 and held.weight.device.type == "cpu"
