@@ -2,13 +2,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# For `make canaries`: the one before the pinned; any other with TRANSFORMERS=...
+TRANSFORMERS := 5.23.0
 
-.PHONY: help venv weights demo test census bench bench-kvpress bench-llama-cpp quality sessions fuzz lm-eval lint clean
+.PHONY: help venv weights demo test census canaries matrix bench bench-kvpress bench-llama-cpp quality sessions fuzz \
+	lm-eval lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
 	@echo "make test   set everything up, run the tests"
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
+	@echo "make canaries  run the tests of what is private in transformers on another one of its versions"
+	@echo "make matrix run tests and real weights on each pair of torch and transformers, write docs/versions.md (hours)"
 	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
 	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
 	@echo "make quality  train filters and measure what they keep of held-out text (real weights, long)"
@@ -24,7 +29,7 @@ venv: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[examples,dev]'
 	touch $@
 
@@ -40,6 +45,17 @@ test: weights
 census: venv
 	$(BIN)/qfpass census --configs docs/models.json --out docs/models.md
 
+# Another transformers, without its dependencies, stands before the environment's own.
+build/transformers-$(TRANSFORMERS): | $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --target $@ transformers==$(TRANSFORMERS)
+
+canaries: venv build/transformers-$(TRANSFORMERS)
+	PYTHONPATH=build/transformers-$(TRANSFORMERS) $(BIN)/python -m pytest -q tests/upstream
+
+# Environments are deleted after their run; KEEP=1 leaves them. One pair with MATRIX="--pair ...", see --help.
+matrix: weights
+	$(BIN)/python benchmarks/versions/run.py $(MATRIX)
+
 # More options of `qfpass bench` with BENCH="--quick --dtype bfloat16".
 bench: weights
 	$(BIN)/python benchmarks/smollm2.py --out build/bench $(BENCH)
@@ -47,7 +63,7 @@ bench: weights
 # kvpress wants an older transformers, and torch as it is here.
 bench-kvpress: weights
 	$(PYTHON) -m venv build/kvpress
-	build/kvpress/bin/pip install --quiet torch==2.13.0
+	build/kvpress/bin/pip install --quiet -c constraints.txt torch
 	build/kvpress/bin/pip install --quiet -r benchmarks/kvpress/requirements.txt
 	build/kvpress/bin/python benchmarks/kvpress/run.py $$($(BIN)/python examples/assets.py) build/bench/kvpress.json
 
