@@ -2,6 +2,7 @@
 
 import torch
 
+from ..upstream.attention_ops import flash_on_processor
 from .operands import check_form, dense_rows, window_bias
 
 
@@ -22,7 +23,5 @@ def attend(
         bias = window_bias(query, key.shape[2], window)[None, None]
     elif bias is not None:
         bias = bias.float()
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
-        query, key, value, 0.0, causal and window is None, attn_mask=bias, scale=scale
-    )
+    out, lse = flash_on_processor(query, key, value, causal and window is None, bias, scale)
     return out, lse.float()

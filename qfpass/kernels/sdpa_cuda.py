@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from ..upstream.attention_ops import efficient_on_cuda, flash_on_cuda
 from .operands import check_form, dense_rows, window_bias
 
 
@@ -23,9 +24,7 @@ def attend_flash(
     if window is not None or bias is not None:
         return attend_efficient(query, key, value, scale=scale, window=window, bias=bias)
     check_form(query, key, causal, window, bias)
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention.default(
-        _aligned(query), _aligned(key), _aligned(value), 0.0, causal, False, scale=scale
-    )
+    out, lse = flash_on_cuda(_aligned(query), _aligned(key), _aligned(value), causal, scale)
     return out.narrow(3, 0, value.shape[3]), lse
 
 
@@ -51,9 +50,7 @@ def attend_efficient(
         bias = window_bias(query, keys, window).expand(batch * kv_heads, group, queries, keys)
     elif bias is not None:
         bias = _every_head(bias.to(query.dtype), batch, kv_heads, group)
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention.default(
-        query, key, value, bias, True, 0.0, causal and window is None, scale=scale
-    )
+    out, lse = efficient_on_cuda(query, key, value, bias, causal and window is None, scale)
     out = out.narrow(3, 0, value_dim).unflatten(0, (batch, kv_heads)).flatten(1, 2)
     # The kernel pads the lse's length to a multiple of 32.
     return out, lse.narrow(2, 0, queries).unflatten(0, (batch, kv_heads)).flatten(1, 2)
