@@ -1,6 +1,6 @@
 """Where the time of a step goes, kernel by kernel: `python -m qfpass.bench.profile` profiles in a process.
 
-Inductor marks its C++ kernels for the profiler only if it is told to before it compiles.
+Inductor marks its C++ kernels for the profiler only if it is asked to.
 """
 
 from dataclasses import asdict
@@ -36,9 +36,9 @@ def profile(setup: Setup, slots: int) -> list[Figure]:
 @torch.no_grad()
 def measure(setup: Setup, slots: int) -> dict[str, Any]:
     """Name, calls and milliseconds a step of every kernel, by its own time."""
-    torch._inductor.config.cpp.enable_kernel_profile = True
     model = setup.load()
-    context = setup.bounded(model, slots, 2 * slots, "qfpass").after(2 * slots, 1)
+    marked = {"options": {"cpp.enable_kernel_profile": True}} if setup.backend == "inductor" else {}
+    context = setup.bounded(model, slots, 2 * slots, "qfpass", **marked).after(2 * slots, 1)
     ids = torch.zeros(1, 1, dtype=torch.long, device=setup.place)
     for _ in range(5):
         context.read(ids)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from ..config import Config, Sizes
 from ..errors import SessionError
@@ -20,6 +19,7 @@ from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
+from ..upstream import dynamo
 from .graphs import Graphs
 from .lower import mark_length
 from .overwritten import Overwritten, Watch, slots_taken
@@ -122,7 +122,7 @@ class Decoder:
     def graphs_compiled(self) -> int:
         """Graphs that torch.compile has made for this decoder so far."""
         modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
-        return sum(len(_debug_get_cache_entry_list(module.forward.__code__)) for module in modules)
+        return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
 
     def chunk(
         self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor
@@ -162,7 +162,7 @@ class Decoder:
             if self._batches - {len(rows)}:
                 # Other inputs have any number of rows by now. Lengths that fix it would do so within a
                 # region, which Dynamo then can't use again.
-                torch._dynamo.maybe_mark_dynamic(lengths, 0)
+                dynamo.maybe_mark_dynamic(lengths, 0)
         self._batches.add(len(rows))
         stores.aim(overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device))
         position = torch.tensor([[row.position] for row in rows], device=self.device)
@@ -188,7 +188,7 @@ class Decoder:
         if tokens == 1:
             hidden = hidden.repeat(1, 2, 1)
         hidden = hidden.contiguous()
-        torch._dynamo.mark_dynamic(hidden, 1)
+        dynamo.mark_dynamic(hidden, 1)
         assert self._graphs.head is not None
         return self._graphs.head(hidden)[:, :tokens]
 
@@ -212,5 +212,5 @@ class Decoder:
 
 def _countable(tensor: torch.Tensor) -> torch.Tensor:
     """Mark a tensor [n] whose size is all that matters, so that no size is special."""
-    torch._dynamo.decorators.mark_unbacked(tensor, 0)
+    dynamo.mark_unbacked(tensor, 0)
     return tensor

@@ -15,6 +15,7 @@ from ..graph.tracing import (
     without_source_lines_kept,
     without_stack_traces,
 )
+from ..upstream import dynamo
 from .inductor import Inductor, Run
 from .replays import CUDA_GRAPHS
 from .weights import are_plain, weights_of, with_weights_checked
@@ -54,7 +55,7 @@ def compiled_by_inductor(
 
 def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
     """Say that a dimension has any length from 2 to `longest`, for Dynamo to make no graph of this one."""
-    torch._dynamo.mark_dynamic(tensor, dim, min=2, max=longest)
+    dynamo.mark_dynamic(tensor, dim, 2, longest)
 
 
 def _compiled(module: fx.GraphModule, **asked: Any) -> Callable[..., Any]:

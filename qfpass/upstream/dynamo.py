@@ -68,7 +68,7 @@ def sizes_are_fixed() -> AbstractContextManager[Any]:
 
 @Needed
 def recompiling_at_most(graphs: int) -> AbstractContextManager[Any]:
-    """Inside, Dynamo makes so many graphs of a function, and fails rather than run it uncompiled from then on.
+    """Inside, Dynamo makes so many graphs of a function, and fails rather than run it uncompiled then.
 
     Without it: a benchmark that compiles for many sizes would measure what isn't compiled.
     """
