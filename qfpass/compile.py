@@ -16,23 +16,27 @@ from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention, find_attentions
-from .graph.call import call_decoder, own_context_length
+from .graph.call import own_context_length
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
 from .graph.compact import compact_weights as with_compact_weights
 from .graph.identity import Identity, alike_layers, identity
 from .graph.one_token import stream_weights
+from .graph.original import original_of
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
 from .graph.vocabulary import vocabulary
+from .kernels import lowerings
 from .runtime.attach import attach
 from .runtime.decoder import Decoder
 from .runtime.model import CompiledDecoder
 from .runtime.overflow import find_turns
+from .runtime.returned import returned_by
 from .runtime.uncompressed import reading_of
 from .store.ring import RingRule
 from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
 from .switches import Switches
+from .upstream.vector_isa import start_trials
 from .verify import verify
 
 log = logging.getLogger(__name__)
@@ -115,15 +119,14 @@ def build(
         batch: for a model that runs on that number of rows only.
         rule: decides otherwise than the config how each layer keeps keys.
     """
-    model = getattr(model, "qfpass_original", model)
+    model = original_of(model)
     lowered = config.backend == "inductor"
     on_processor = lowered and all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if on_processor:
-        from .kernels import vectors  # imports Inductor
-
-        vectors.start_trials()
+    if on_processor and config.switches.vector_trials:
+        start_trials()
     own_length = own_context_length(model)
     captured, attentions = _captured(model, batch, config, config.context_length or own_length)
+    returned = returned_by(model, captured.device)
     given = given_filters(config, attentions)
     config = replace(config, score=config.score or (given.score if given else "published"))
     shares = layer_shares(given, config, attentions)
@@ -133,9 +136,16 @@ def build(
     shares = within(shares, sizes.largest_share)
     if config.compact_weights and not on_processor:
         raise ConfigError(f"compact_weights is for processors, not for {captured.device.type}: leave it out.")
+    own_loops = on_processor and config.switches.own_loops and lowerings.register()
+    if config.compact_weights and not own_loops:
+        needed = "a processor with vector instructions, and a version of torch that takes loops of ours"
+        if not config.switches.own_loops:
+            needed = "the switch own_loops, which is off"
+        raise ConfigError(f"compact_weights needs {needed}: leave it out.")
     sites = [
-        Site(a, choose(a, config, sizes, share), replace(reading_of(captured, a), streams=lowered))
+        Site(a, choose(a, config, sizes, share), replace(reading, streams=lowered, own_loops=own_loops))
         for a, share in zip(attentions, shares, strict=True)
+        for reading in [reading_of(captured, a)]
     ]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
@@ -144,22 +154,16 @@ def build(
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
     outlined = outline(rewritten)
-    if on_processor:
-        from .kernels import lowerings  # imports more of it
-
-        lowerings.register()
-        if vectors.has_vectors():
-            stream_weights(outlined)
-        elif config.compact_weights:
-            raise ConfigError("compact_weights needs a processor with vector instructions: leave it out.")
-        if config.compact_weights:
-            outlined = with_compact_weights(outlined)
+    if own_loops:
+        stream_weights(outlined)
+    if config.compact_weights:
+        outlined = with_compact_weights(outlined)
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
         model_fingerprint(captured, attentions), vocabulary(captured),
         turns,
     )  # fmt: skip
-    return attach(model, decoder, gives_tensor=_gives_tensor(model, captured.device))
+    return attach(model, decoder, returned)
 
 
 def _captured(
@@ -242,12 +246,3 @@ def slots_a_token(
         )
 
     return nbytes(Slots) / nbytes(store_type(store_dtype))
-
-
-@torch.no_grad()
-def _gives_tensor(model: nn.Module, device: torch.device) -> bool:
-    """Whether the model returns its logits bare."""
-    if hasattr(model, "config"):
-        return False
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    return isinstance(call_decoder(model, ids, torch.arange(2, device=device)[None]), torch.Tensor)

@@ -12,6 +12,7 @@ from ..graph.attention import Attention, find_attentions
 from ..graph.call import own_context_length
 from ..graph.capture import Captured, capture
 from ..graph.dependence import made_from
+from ..graph.original import original_of
 from .artifact import QFilters
 from .find import fingerprint
 from .statistics import QueryStatistics
@@ -51,7 +52,7 @@ def calibrate(
     """
     if context_length is not None and context_length < 1:
         raise InputError(f"context_length must be at least 1 token, not {context_length}.")
-    original = getattr(model, "qfpass_original", model)
+    original = original_of(model)
     captured = capture(original)
     attentions = find_attentions(captured, None)
     return calibrate_captured(

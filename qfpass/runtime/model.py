@@ -12,6 +12,7 @@ from ..upstream.module_object import Unmoved
 from .decoder import Decoder
 from .inputs import check_inputs, check_session, wanted_indices
 from .reading import read
+from .returned import Returned
 from .session import Session
 
 _UNSUPPORTED = "is not something that a compiled decoder computes: leave it out or use the original model."
@@ -72,10 +73,14 @@ class CompiledDecoder(Unmoved):
         with session.in_use():
             ids, spans = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
             logits = read(decoder, session, ids, spans, wanted_indices(logits_to_keep, ids.shape[1]))
-        if not self._gives_object(return_dict):
-            return logits
-        kept = None if use_cache is False else session
-        return causal_output(logits, kept)
+        return self.returned(logits, None if use_cache is False else session, return_dict)
+
+    def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
+        """What the original would return: an object, or without `return_dict` a tuple."""
+        if return_dict is None:
+            return_dict = getattr(getattr(self, "config", None), "return_dict", True)
+        out = causal_output(logits, session)
+        return out if return_dict else out.to_tuple()
 
     def train(self, mode: bool = True) -> "CompiledDecoder":
         """Refused: the layers are the original's own, and an evicting graph has no gradient."""
@@ -94,22 +99,27 @@ class CompiledDecoder(Unmoved):
                 "original's. Move or cast the original, then compile again."
             )
 
-    def _gives_object(self, return_dict: bool | None) -> bool:
-        return True
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What `copy` and `pickle` call: refused, since compiled code stays in its process."""
+        raise QFPassError(
+            "a compiled decoder can't be copied or pickled: save its session with session.save(path), copy "
+            "or save the original, which is its attribute qfpass_original, and compile that again."
+        )
 
 
 class CompiledPlainModel(CompiledDecoder):
     """A compiled decoder that didn't come from transformers."""
 
-    def __init__(self, model: nn.Module, decoder: Decoder, gives_tensor: bool) -> None:
+    def __init__(self, model: nn.Module, decoder: Decoder, like: Returned) -> None:
         super().__init__()
         self.qfpass_original = model
         self.qfpass_decoder = decoder
-        self._gives_tensor = gives_tensor
+        self._like = like
         self.training = False
 
-    def _gives_object(self, return_dict: bool | None) -> bool:
-        return not self._gives_tensor
+    def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
+        """What the original would return, whatever it is."""
+        return self._like(logits, session)
 
 
 def decoder_of(model: nn.Module) -> Decoder:

@@ -17,6 +17,7 @@ from ..filters.calibrate import model_fingerprint
 from ..filters.trained import TrainedFilters
 from ..graph.attention import Attention, find_attentions
 from ..graph.capture import capture
+from ..graph.original import original_of
 from ..store.scores import SCORES
 from .eviction import SoftEviction
 from .lessons import Teacher, long_enough
@@ -82,7 +83,7 @@ def train(
         UnsupportedOpError: attention whose logits are capped, biased or beside a sink.
     """
     plan = Plan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
-    captured = capture(getattr(model, "qfpass_original", model))
+    captured = capture(original_of(model))
     attentions = find_attentions(captured, None)
     scored = _scored(attentions)
     with _frozen(captured.module), torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""A module as an object: a copy that shares its parts, and one that stays where it is."""
+"""A module as an object: what a wrapper wraps, a copy that shares its parts, one that stays where it is."""
 
 import copy
 from collections.abc import Callable
@@ -11,14 +11,35 @@ from .entry import Needed
 
 
 @Needed
+def inside_torch_compile(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile(module)` wrapped, or the module itself.
+
+    Without it: what torch.compile gives would be compiled with its wrapper, and have no `generate`.
+    """
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    return module._orig_mod if isinstance(module, OptimizedModule) else module
+
+
+@Needed
 def twin_object(module: nn.Module) -> nn.Module:
-    """Another object with the same parts, in dictionaries of its own.
+    """Another object with the same parts, in dictionaries of its own, and without hooks.
+
+    What `module` itself has in the place of its class's methods, as accelerate's hooks put there or
+    `module.compile()`, is left out.
 
     Without it: what is set on a compiled model would be set on the original too.
     """
     twin = copy.copy(module)
-    for name in ("_modules", "_parameters", "_buffers"):
-        twin.__dict__[name] = dict(module.__dict__[name])
+    held = twin.__dict__
+    for name, empty in vars(nn.Module()).items():
+        if "hooks" in name:
+            held[name] = empty
+        elif name in held and isinstance(empty, (dict, set)):
+            held[name] = type(held[name])(held[name])
+    held["_compiled_call_impl"] = None
+    for name in [name for name in held if callable(getattr(type(twin), name, None))]:
+        del held[name]
     return twin
 
 
