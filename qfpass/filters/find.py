@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qfpass.errors import FilterFileError
 from qfpass.filters import hub, layout
 from qfpass.filters.artifact import LayerShape, QFilters
+from qfpass.upstream.modules import parts_of
 
 SAMPLES = 64
 FINGERPRINT_DIGITS = 16
@@ -126,11 +126,11 @@ def _load_entry(folder: Path, disposable: Path) -> QFilters:
 
 def _plain(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors that hold a parameter's numbers: several where it is quantised, else itself."""
-    if not is_traceable_wrapper_subclass(tensor):
+    parts = parts_of(tensor)
+    if not parts:
         yield tensor
-        return
-    for part in tensor.__tensor_flatten__()[0]:
-        yield from _plain(getattr(tensor, part))
+    for part in parts:
+        yield from _plain(part)
 
 
 def _sample(tensor: Tensor) -> list[int]:

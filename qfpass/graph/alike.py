@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from ..upstream.modules import has_hooks
+from .leaves import flatten
 from .record import Record
 
 Forward = Callable[..., Any]
@@ -62,8 +63,7 @@ def weights_by_name(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    hooks = layer._forward_hooks or layer._forward_pre_hooks
-    return not hooks and not isinstance(layer, torch.jit.ScriptModule)
+    return not has_hooks(layer) and not isinstance(layer, torch.jit.ScriptModule)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def layer_lines_noted(layers: Mapping[str, nn.Module], record: Record) -> Iterat
         def call(*args: Any, **kwargs: Any) -> Any:
             before = len(record.lines), len(record.kept)
             out = forward(*args, **kwargs)
-            outputs = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+            outputs = [leaf for leaf in flatten(out)[0] if isinstance(leaf, torch.Tensor)]
             output = record.number(outputs[0]) if len(outputs) == 1 else None
             lines, numbers = map(range, before, (len(record.lines), len(record.kept)))
             found[path] = LayerLines(lines, numbers, output)

@@ -12,6 +12,7 @@ from .capture import Captured
 from .dependence import SHAPE_ONLY, text_dependent
 from .mask import constant
 from .mixing import mixing_reason
+from .products import VIEWS
 from .softmax import SOFTMAX, read_softmax
 from .span import Meaning, Span, learn_meaning
 
@@ -175,7 +176,7 @@ def _strip_repeat(node: fx.Node) -> fx.Node:
     if node.target is aten.repeat_interleave.self_int and node.args[2:3] == (1,):
         return node.args[0]
     merged = _below(node, aten.clone.default)
-    if merged.target not in (aten.reshape.default, aten.view.default, aten._unsafe_view.default):
+    if merged.target not in VIEWS:
         return node
     expanded = _below(merged.args[0], aten.clone.default)
     if expanded.target is not aten.expand.default:

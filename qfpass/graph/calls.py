@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from ..upstream.operators import argument_names, name_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Call:
 
 
 def operator_name(node: fx.Node) -> str:
-    target = node.target
-    return target._schema.name if isinstance(target, torch._ops.OpOverload) else ""
+    """Without its overload; "" of what is no operator."""
+    return name_of(node.target).partition(".")[0]
 
 
 def _read_sdpa(node: fx.Node) -> Call:
@@ -58,8 +58,7 @@ def _read_sdpa(node: fx.Node) -> Call:
 
 def _read_flash_attn(node: fx.Node) -> Call:
     """flash_attn's forward operator; its window_size_left counts the keys before the query's own."""
-    names = [argument.name for argument in node.target._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    given = dict(zip(argument_names(node.target), node.args, strict=False)) | dict(node.kwargs)
     if any(user.args[1] != 0 and user.users for user in node.users):
         raise UnsupportedOpError(
             f"{site_name(node)}: flash_attn's log-sum-exps are read too, which would need the "

@@ -1,20 +1,19 @@
 """Capture: any causal decoder to an ATen graph (input_ids, position_ids) -> logits, any length."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.export import Dim
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
-from torch.fx.experimental import proxy_tensor
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import CaptureError
+from ..upstream import export
+from ..upstream.entry import describe
+from ..upstream.fx import merge_equal_nodes
 from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
 from .inplace import spell_out_of_place
@@ -24,7 +23,7 @@ from .mixing import BATCH, LENGTH, mixing_reason
 from .no_ops import drop_no_ops
 from .products import spell_products
 from .sinks import spell_sinks
-from .tracing import WithoutGradMode, without_source_lines_kept, without_stack_traces
+from .tracing import as_traced
 
 aten = torch.ops.aten
 log = logging.getLogger(__name__)
@@ -35,32 +34,39 @@ class Captured:
     """A decoder's graph: placeholders `input_ids` and `position_ids` [B, S], output logits [B, S, V].
 
     The graph module's parameters and buffers are the model's own, not copies. `batch` is None where any
-    number of rows will do.
+    number of rows will do. What is made of a graph that is `lean` is traced lean too.
     """
 
     module: fx.GraphModule
     device: torch.device
     dtype: torch.dtype
     batch: int | None = None
+    lean: bool = True
 
 
 class Logits(nn.Module):
-    """The model as (input_ids, position_ids) -> logits."""
+    """The model as (input_ids, position_ids) -> logits. If `lean`, no switch of the grad mode is traced."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, lean: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.lean = model, lean
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        with WithoutGradMode():
+        with export.without_grad_mode() if self.lean else nullcontext():
             return logits_of(call_decoder(self.model, input_ids, position_ids))
 
 
-def capture(model: nn.Module, batch: int | None = None, alike: Mapping[str, str] | None = None) -> Captured:
+def capture(
+    model: nn.Module,
+    batch: int | None = None,
+    alike: Mapping[str, str] | None = None,
+    lean: bool = True,
+    on_skip: Callable[[str], None] = log.info,
+) -> Captured:
     """Trace `model` with a dynamic length and batch; `batch` for a model that is made for so many rows.
 
     `alike` has layers by path in `Logits`, each with the first that does the same: it alone is traced, if
-    that will do.
+    that will do; `on_skip` is told why it won't. `lean` leaves out of the trace what nobody reads.
 
     Raises:
         CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
@@ -68,20 +74,20 @@ def capture(model: nn.Module, batch: int | None = None, alike: Mapping[str, str]
     _refuse_unsuitable(model)
     if alike:
         try:
-            return _captured(model, batch, alike)
+            return _captured(model, batch, alike, lean)
         except Exception as error:  # whatever a model's own code raises when layers don't run
-            log.info("every layer is traced: %s: %s", type(error).__name__, error)
-    return _captured(model, batch, {})
+            on_skip(f"every layer is traced: {describe(error)}")
+    return _captured(model, batch, {}, lean)
 
 
-def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str]) -> Captured:
+def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str], lean: bool) -> Captured:
     device, dtype = place(model)
     ids, positions = example(device, batch)
-    whole = Logits(model)
+    whole = Logits(model, lean)
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
-    # Modules that torch.export makes on the way are never called: no Python is generated for them.
-    with as_traced(model), traced_once(whole, alike), _use_lazy_graph_module(True):
+    lazily = export.lazily_made_modules() if lean else nullcontext()
+    with as_traced(model, lean), traced_once(whole, alike), lazily:
         try:
             program = torch.export.export(
                 whole, (ids, positions), dynamic_shapes=(shape, shape), strict=False
@@ -91,24 +97,17 @@ def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str]) -> 
         except Exception as error:  # torch.export raises anything that the model's own code raises
             raise _untraceable(model, (ids, positions), error) from error
         finally:
-            # The last trace is held there, for a message about tensors that outlive it.
-            proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT.clear()
+            if lean:
+                export.forget_last_trace()
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
-    return Captured(_clean(module), device, dtype, batch)
+    return Captured(_clean(module), device, dtype, batch, lean)
 
 
 def example(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and positions [B, S] that a trace reads."""
     ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
     return ids, torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
-
-
-@contextmanager
-def as_traced(model: nn.Module) -> Iterator[None]:
-    """How things stand while a model is traced."""
-    with torch.no_grad(), _sdpa_attention(model), without_stack_traces(), without_source_lines_kept():
-        yield
 
 
 def _refuse_unsuitable(model: nn.Module) -> None:
@@ -130,18 +129,14 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
         tokens = "x".join(map(str, example[0].shape))
         return CaptureError(
             f"{name} doesn't run on {tokens} token ids and their positions alone; its own forward fails: "
-            f"{_first_line(own)}"
+            f"{describe(own)}"
         )
-    if isinstance(error, GuardOnDataDependentSymNode):
+    if export.depends_on_values(error):
         return CaptureError(
             f"{name} can't be held in one graph: its forward branches on, or takes a size from, values that "
             "it computes (such as how many tokens an expert gets)."
         )
-    return CaptureError(f"torch.export can't trace {name}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return CaptureError(f"torch.export can't trace {name}: {describe(error)}")
 
 
 def _module(program: torch.export.ExportedProgram, whole: Logits) -> fx.GraphModule:
@@ -195,33 +190,12 @@ def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return floating[0].device, floating[0].dtype
 
 
-@contextmanager
-def _sdpa_attention(model: nn.Module) -> Iterator[None]:
-    """Let a Hugging Face model use scaled_dot_product_attention while it is traced, if it can."""
-    config = getattr(model, "config", None)
-    before = getattr(config, "_attn_implementation", None)
-    if before in (None, "sdpa") or not hasattr(model, "set_attn_implementation"):
-        yield
-        return
-    try:
-        model.set_attn_implementation("sdpa")
-    except (ValueError, ImportError):  # its attention is written out, and may be found all the same
-        yield
-        return
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def _clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop checks, spell products one way, merge equal nodes, flatten the signature."""
     graph = module.graph
     spell_likes(graph)
     for node in list(graph.nodes):
-        if (
-            node.op == "call_module" and str(node.target) == "_guards_fn"
-        ) or node.target is aten._assert_tensor_metadata.default:
+        if export.is_check(node):
             graph.erase_node(node)
         elif node.target is aten.view.default:
             # A kernel's output may lie in memory in another order than the original's, which a view refuses.
@@ -234,7 +208,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     spell_out_of_place(graph)
     spell_products(graph)
     spell_sinks(graph)
-    merged = fx_graph_cse(graph)
+    merged = merge_equal_nodes(graph)
     merged.lint()
     _drop_meta(merged)
     return fx.GraphModule(module, merged)

@@ -1,22 +1,26 @@
 """A graph that Dynamo traced, as the decoder that it was traced from: (input_ids, position_ids) -> logits."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._dynamo.symbolic_convert import InstructionTranslator
 
 from ..errors import CaptureError
+from ..upstream.dynamo_graph import (
+    example_of,
+    is_argument,
+    last_step,
+    locals_being_traced,
+    name_in_model,
+    source_of,
+)
 
 IN_PIECES = (
     "If these aren't the model's own arguments and results, Dynamo traced it in pieces, of which "
     "torch.compile(fullgraph=True) says why, or as part of a function: compile the module itself."
 )
-_STEP = re.compile(r"\['?([^'\]]+)'?\]|\.(\w+)")
-_HOLDERS = {"_modules", "_parameters", "_buffers"}  # where a module keeps its parts; no part of a name
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,7 @@ class Traced:
 
 def module_being_traced() -> nn.Module | None:
     """The module whose forward Dynamo is compiling, None if it is no module's."""
-    scope = InstructionTranslator.current_tx().output.local_scope
-    module = scope.get("self")
+    module = locals_being_traced().get("self")
     return module if isinstance(module, nn.Module) else None
 
 
@@ -58,7 +61,7 @@ def keep_sources(traced: fx.GraphModule) -> None:
     """Keep where a graph's inputs come from, which Dynamo forgets once the graph is compiled."""
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            node.meta["source_name"] = node.meta["grapharg"].source.name
+            node.meta["source_name"] = source_of(node)
 
 
 def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> Traced:
@@ -85,7 +88,7 @@ def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> Traced:
         elif _is_number(node):
             new[node] = numbers[i] = value.item()
         else:
-            name = _name(node)
+            name = name_in_model(_source(node))
             new[node], attributes[name], parts[i] = graph.get_attr(name), value, value
     for node in traced.graph.nodes:
         if node.op == "output":
@@ -95,7 +98,7 @@ def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> Traced:
         elif node not in new:
             new[node] = graph.node_copy(node, new.__getitem__)
     module = fx.GraphModule(attributes, graph).eval()
-    batch, length = (None if _varies(size) else int(size) for size in _example(places[ids]).shape)
+    batch, length = (None if _varies(size) else int(size) for size in example_of(places[ids]).shape)
     return Traced(module, ids, positions, parts, numbers, batch, length)
 
 
@@ -121,19 +124,19 @@ def _arguments(places: Sequence[fx.Node]) -> tuple[int, int | None]:
 def _placed(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """The positions as the traced graph takes them: [B, S], or [S] for models that take one row."""
     positions = graph.placeholder("position_ids")
-    if _example(node).dim() == 2:
+    if example_of(node).dim() == 2:
         return positions
     return graph.call_function(torch.select, (positions, 0, 0))
 
 
 def _size(graph: fx.Graph, node: fx.Node, arguments: dict[fx.Node, Any]) -> fx.Node:
     """The size of an argument that a placeholder of Dynamo's stands for."""
-    symbol = _example(node).node.expr
+    symbol = example_of(node).node.expr
     for argument, value in arguments.items():
-        if not isinstance(_example(argument), torch.Tensor):
+        if not isinstance(example_of(argument), torch.Tensor):
             continue
         for method in ("size", "stride"):
-            for dim, size in enumerate(getattr(_example(argument), method)()):
+            for dim, size in enumerate(getattr(example_of(argument), method)()):
                 if _varies(size) and size.node.expr == symbol:
                     return graph.call_method(method, (value, dim))
     raise CaptureError(
@@ -170,33 +173,28 @@ def _attribute(module: Any, name: str) -> Any:
 
 
 def _is_size(node: fx.Node) -> bool:
-    return isinstance(_example(node), torch.SymInt)
+    return isinstance(example_of(node), torch.SymInt)
 
 
 def _is_argument(node: fx.Node) -> bool:
     """Whether an input is a local of the call, neither of the model nor a global such as math.pi."""
-    source = _source(node)
-    return not _is_size(node) and source.startswith("L[") and not source.startswith("L['self']")
+    return not _is_size(node) and is_argument(_source(node))
 
 
 def _is_number(node: fx.Node) -> bool:
     """Whether a part of the model is a Python float, passed as a float64 tensor [] and read by item()."""
-    example = _example(node)
+    example = example_of(node)
     is_scalar = example.dim() == 0 and example.dtype == torch.float64
     return is_scalar and all(user.target == "item" for user in node.users)
 
 
 def _is_ids(node: fx.Node) -> bool:
-    example = _example(node)
+    example = example_of(node)
     return example.dim() == 2 and example.dtype in (torch.int64, torch.int32)
 
 
 def _varies(size: Any) -> bool:
     return isinstance(size, torch.SymInt)
-
-
-def _example(node: fx.Node) -> Any:
-    return node.meta["example_value"]
 
 
 def _source(node: fx.Node) -> str:
@@ -205,14 +203,5 @@ def _source(node: fx.Node) -> str:
 
 def _argument_name(node: fx.Node) -> str:
     """L['kwargs']['position_ids'] is position_ids, L['args'][1] argument 1."""
-    name = _steps(node)[-1]
+    name = last_step(_source(node))
     return f"argument {name}" if name.isdigit() else name
-
-
-def _name(node: fx.Node) -> str:
-    """A part's name in the model: L['self']._modules['head']._parameters['weight'] is head.weight."""
-    return ".".join(part for part in _steps(node)[1:] if part not in _HOLDERS)
-
-
-def _steps(node: fx.Node) -> tuple[str, ...]:
-    return tuple(a or b for a, b in _STEP.findall(_source(node)))

@@ -11,10 +11,11 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from ..upstream.fake_tensors import mode_of
+from ..upstream.operators import FlexCall, flex_attention_call
 from .calls import site_name
 
 aten = torch.ops.aten
-FLEX = torch.ops.higher_order.flex_attention
 
 
 def spell_flex_attention(module: fx.GraphModule, graph: fx.Graph) -> None:
@@ -24,8 +25,8 @@ def spell_flex_attention(module: fx.GraphModule, graph: fx.Graph) -> None:
         UnsupportedOpError: a call whose log-sum-exps are used, or with a function that can't be written out.
     """
     for node in list(graph.nodes):
-        if node.target is FLEX:
-            _Writer(module, node).write()
+        if call := flex_attention_call(node):
+            _Writer(module, node).write(call)
 
 
 class _Writer:
@@ -33,18 +34,18 @@ class _Writer:
 
     def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
         self._module, self._node, self._graph = module, node, node.graph
-        self._mode = node.args[0].meta["val"].fake_mode
+        self._mode = mode_of(node.args[0].meta["val"])
 
-    def write(self) -> None:
-        query, key, value, score_mod, block_mask, scale, _, score_inputs, mask_inputs = self._node.args
+    def write(self, call: FlexCall) -> None:
+        query, key, value = call.query, call.key, call.value
         group = query.meta["val"].shape[1] // key.meta["val"].shape[1]
         if group > 1:
             key, value = (self._call(aten.repeat_interleave.self_int, n, group, 1) for n in (key, value))
         indices = self._indices(query, key)
         product = self._call(aten.matmul.default, query, self._call(aten.transpose.int, key, 2, 3))
-        logits = self._call(aten.mul.Tensor, product, scale)
-        logits = self._inline(score_mod, [logits, *indices, *score_inputs])
-        seen = self._inline(block_mask[-1], [*indices, *mask_inputs])
+        logits = self._call(aten.mul.Tensor, product, call.scale)
+        logits = self._inline(call.score_mod, [logits, *indices, *call.score_inputs])
+        seen = self._inline(call.mask_mod, [*indices, *call.mask_inputs])
         sizes = [self._call(aten.sym_size.int, n, 2) for n in (query, key)]
         seen = self._call(aten.expand.default, seen, [1, 1, *sizes])
         hidden = self._call(aten.logical_not.default, seen)

@@ -3,6 +3,7 @@
 import torch
 from torch import fx
 
+from ..upstream.operators import Operator, existing, may_give_views, name_of, written_arguments
 from .dependence import SHAPE_ONLY
 
 aten = torch.ops.aten
@@ -15,7 +16,7 @@ def spell_out_of_place(graph: fx.Graph) -> None:
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         twin = _out_of_place(node)
-        if twin is None or not _is_fresh(node.args[0]):
+        if twin is None or gives_views(node.args[0]):  # what is fresh is its own memory
             continue
         changed = node.args[0]
         later = [user for user in changed.users if user is not node and order[user] > order[node]]
@@ -32,29 +33,15 @@ def spell_out_of_place(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
-def _out_of_place(node: fx.Node) -> torch._ops.OpOverload | None:
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.name.endswith("_"):
+def _out_of_place(node: fx.Node) -> Operator | None:
+    """The operator that gives what this one writes to its first argument alone."""
+    name, _, overload = name_of(node.target).partition(".")
+    changes_first = [place for place, _ in written_arguments(node.target)] == [0]
+    if not name.endswith("_") or not changes_first or not isinstance(node.args[0], fx.Node):
         return None
-    arguments = target._schema.arguments
-    changes_first = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
-    if changes_first[:1] != [True] or any(changes_first[1:]) or not isinstance(node.args[0], fx.Node):
-        return None
-    namespace, name = target._schema.name.split("::")
-    packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
-    return getattr(packet, target._overloadname, None)
-
-
-def _is_fresh(node: fx.Node) -> bool:
-    """Whether a node's value is its own memory."""
-    return isinstance(node.target, torch._ops.OpOverload) and not gives_views(node)
+    return next(iter(existing(f"{name[:-1]}.{overload}")), None)
 
 
 def gives_views(node: fx.Node) -> bool:
     """Whether an operation may give a view of its input; reshape and contiguous give one at times."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return True
-    aliases = any(a.alias_info is not None for a in target._schema.returns)
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
-    return aliases or (composite and target not in _FRESH)
+    return node.target not in _FRESH and may_give_views(node.target)

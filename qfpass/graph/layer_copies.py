@@ -4,18 +4,17 @@ are copied there."""
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.fx.graph_module import _assign_attr
-from torch.types import py_sym_types
-from torch.utils import _pytree as pytree
 
+from ..upstream.fake_tensors import has_sizes_of_values
+from ..upstream.operators import written_arguments
 from .alike import forwards_replaced, weights_by_name
+from .held import held, hold
 from .inplace import gives_views
+from .leaves import flatten, unflatten
 
 
 class NotAlikeError(Exception):
@@ -41,9 +40,9 @@ class Call(NamedTuple):
     """A layer's operands and outputs, as leaves and their structure."""
 
     operands: list[Any]
-    form: pytree.TreeSpec
+    form: Any
     outputs: list[Any]
-    outputs_form: pytree.TreeSpec
+    outputs_form: Any
 
 
 @contextmanager
@@ -53,15 +52,15 @@ def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
 
     def standing_in(path: str, forward: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            operands, form = pytree.tree_flatten((args, kwargs))
+            operands, form = flatten((args, kwargs))
             template = calls.get(alike.get(path, ""))
             hidden = _hidden(template, operands, form) if template else None
             if template and hidden:
                 out = layer_copy(*hidden, alike[path], path)
                 outputs = [out if isinstance(x, torch.Tensor) else x for x in template.outputs]
-                return pytree.tree_unflatten(outputs, template.outputs_form)
+                return unflatten(outputs, template.outputs_form)
             out = forward(*args, **kwargs)
-            calls[path] = Call(operands, form, *pytree.tree_flatten(out))
+            calls[path] = Call(operands, form, *flatten(out))
             return out
 
         return call
@@ -71,7 +70,7 @@ def traced_once(model: nn.Module, alike: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def _hidden(template: Call, operands: Sequence[Any], form: pytree.TreeSpec) -> tuple[Any, ...] | None:
+def _hidden(template: Call, operands: Sequence[Any], form: Any) -> tuple[Any, ...] | None:
     """The one operand that isn't the template's, the template's, and what that gave: three of one form."""
     if form != template.form:
         return None
@@ -143,7 +142,7 @@ def _template(graph: fx.Graph, model: nn.Module, path: str, hidden: fx.Node, gav
     if hidden in own or not own.intersection(hidden.users):
         raise NotAlikeError(f"{path} doesn't read {hidden}")
     for node in nodes:
-        if free_unbacked_symbols(node.meta.get("val")):
+        if has_sizes_of_values(node.meta.get("val")):
             raise NotAlikeError(f"{path} has sizes that depend on values: {node}")
         if not own.issuperset(_memory_of(written, own) for written in _written_by(node)):
             raise NotAlikeError(f"{path} changes what it is given: {node}")
@@ -152,15 +151,10 @@ def _template(graph: fx.Graph, model: nn.Module, path: str, hidden: fx.Node, gav
 
 def _written_by(node: fx.Node) -> Iterator[fx.Node]:
     """The operands that it changes in place."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        for i, argument in enumerate(node.target._schema.arguments):
-            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
-            if (
-                argument.alias_info is not None
-                and argument.alias_info.is_write
-                and isinstance(given, fx.Node)
-            ):
-                yield given
+    for place, name in written_arguments(node.target):
+        given = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        if isinstance(given, fx.Node):
+            yield given
 
 
 def _memory_of(node: fx.Node, own: Container[fx.Node]) -> fx.Node:
@@ -176,17 +170,10 @@ def _named(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[fx.Nod
     below = [node for node in operands if _tail(path, str(node.target)) is not None]
     weights = weights_by_name(model)
     for node in below:
-        if node.target not in weights and _held(model, str(node.target)) is not None:
+        if node.target not in weights and held(model, str(node.target)) is not None:
             raise NotAlikeError(f"{path} reads {node.target}, which is neither parameter nor buffer")
     names = Counter(map(id, weights.values()))
     return [node for node in below if names.get(id(weights.get(str(node.target))), 1) == 1]
-
-
-def _held(root: nn.Module, path: str) -> Any:
-    try:
-        return attrgetter(path)(root)
-    except AttributeError:
-        return None
 
 
 def _is_read_by_others(node: fx.Node, own: Container[fx.Node]) -> bool:
@@ -210,7 +197,7 @@ def _tail(path: str, place: str) -> str | None:
 
 def _is_size(node: fx.Node) -> bool:
     """A number, the same in all layers."""
-    return isinstance(node.meta.get("val"), py_sym_types)
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
 
 
 def _copied(module: fx.GraphModule, model: nn.Module, template: Template, call: fx.Node) -> fx.Node:
@@ -230,10 +217,10 @@ def _copied(module: fx.GraphModule, model: nn.Module, template: Template, call: 
 
 def _own(module: fx.GraphModule, model: nn.Module, like: fx.Node, target: str) -> fx.Node:
     """A layer's own weight, or a name of its own for the same numbers."""
-    if _held(module, target) is None:
-        if _held(model, str(like.target)) is not None:
+    if held(module, target) is None:
+        if held(model, str(like.target)) is not None:
             raise NotAlikeError(f"there is no {target}")
-        _assign_attr(_held(module, str(like.target)), module, target)
+        hold(module, target, held(module, str(like.target)))
     node = module.graph.get_attr(target)
     node.meta = dict(like.meta)
     return node

@@ -7,12 +7,13 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from ..upstream.operators import existing
 from .dependence import SHAPE_ONLY
 from .mask import BLOCKED_BELOW, attribute
 from .products import RESHAPES, insert, keeps_last_two
 
 aten = torch.ops.aten
-CASTS = {aten.to.dtype, aten._to_copy.default, aten.contiguous.default, aten.clone.default}
+CASTS = {aten.to.dtype, aten.contiguous.default, aten.clone.default, *existing("aten::_to_copy")}
 PRODUCTS = {aten.matmul.default, aten.bmm.default, aten.baddbmm.default, aten.einsum.default}
 _SCALES = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 _DIVISIONS = {aten.div.Tensor, aten.div.Scalar}

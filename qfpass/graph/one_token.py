@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import fx
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..kernels.coded_linear import coded_linear
 from ..kernels.one_token import fits, one_token_linears
+from ..upstream.modules import parts_of
+from ..upstream.operators import written_arguments
 from .regions import Outlined
 
 aten = torch.ops.aten
@@ -23,7 +24,7 @@ aten = torch.ops.aten
 def stream_weights(outlined: Outlined) -> None:
     """Let every linear decide by its input's length; quantised weights are left to their own products."""
     for part in (outlined.body, outlined.head):
-        if part is None or any(is_traceable_wrapper_subclass(p) for p in part.parameters()):
+        if part is None or any(parts_of(p) for p in part.parameters()):
             continue
         for graph_module in part.modules():
             if isinstance(graph_module, fx.GraphModule):
@@ -37,7 +38,7 @@ def _of_one_input(graph: fx.Graph) -> list[list[fx.Node]]:
     groups: dict[object, list[fx.Node]] = defaultdict(list)
     changes = 0
     for node in graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        if written_arguments(node.target):
             changes += 1
         if node.target is aten.linear.default:
             given = all(operand.op in ("placeholder", "get_attr") for operand in _operands(node))

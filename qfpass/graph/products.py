@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..upstream.operators import Operator, existing
+
 aten = torch.ops.aten
-RESHAPES = {
-    aten.reshape.default, aten.view.default, aten._unsafe_view.default,
-    aten.flatten.using_ints, aten.unflatten.int,
-}  # fmt: skip
+VIEWS = {aten.reshape.default, aten.view.default, *existing("aten::_unsafe_view")}
+RESHAPES = {*VIEWS, aten.flatten.using_ints, aten.unflatten.int}
 _COPIES = {aten.contiguous.default, aten.clone.default}
 
 
@@ -31,7 +31,7 @@ def spell_products(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def insert(before: fx.Node, target: torch._ops.OpOverload, *args: object, **kwargs: object) -> fx.Node:
+def insert(before: fx.Node, target: Operator, *args: object, **kwargs: object) -> fx.Node:
     """A new call before a node, with the value that it has in the trace."""
     with before.graph.inserting_before(before):
         node = before.graph.call_function(target, args, kwargs)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..upstream.modules import parts_of
 from .cuts import choose_cuts, pure_nodes
 from .dependence import SIZES, text_dependent
 from .tracing import read_rather_than_run
@@ -47,9 +47,12 @@ class _Piece:
     structure: Hashable
 
 
-def outline(module: fx.GraphModule) -> Outlined:
-    """Cut a rewritten decoder into a body that calls shared regions, and a head."""
-    if any(is_traceable_wrapper_subclass(p) for p in module.parameters()):
+def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
+    """Cut a rewritten decoder into a body that calls shared regions, and a head.
+
+    Of a body that is `lean` Python is generated when it is called.
+    """
+    if any(parts_of(p) for p in module.parameters()):
         # A quantised weight is several tensors, which Dynamo must take apart in every layer: in one graph.
         return Outlined(module, None, kinds=1, regions=1)
     hidden = text_dependent(module.graph, SIZES)
@@ -66,7 +69,7 @@ def outline(module: fx.GraphModule) -> Outlined:
     pieces = [piece(a, b) for a, b in pairwise(cuts)]
     head = _extract(module, nodes[cuts[-1] + 1 :], nodes[cuts[-1]], None, hidden, pure)
     separable = all(n is nodes[cuts[-1]] or n.op == "get_attr" for n in head.externals)
-    body, kinds = _build_body(module, nodes, cuts, pieces, hidden)
+    body, kinds = _build_body(module, nodes, cuts, pieces, hidden, lean)
     if not separable:
         return Outlined(module, None, kinds=1, regions=1)
     return Outlined(body, _build_head(module, head), kinds, len(pieces))
@@ -97,14 +100,12 @@ def _extract(
             return copies[node]
         if node in pure:
             return copy_in(node)
+        last_input = copies[externals[-1]]
         externals.append(node)
-        with graph.inserting_before(first_operation()):
+        with graph.inserting_after(last_input):
             copies[node] = graph.placeholder(f"input_{len(externals) - 1}")
         trace.append(("external", _signature(node)))
         return copies[node]
-
-    def first_operation() -> fx.Node:
-        return next((n for n in graph.nodes if n.op != "placeholder"), graph._root)
 
     def copy_in(node: fx.Node) -> fx.Node:
         if node.target is aten.sym_size.int:  # of the ids [B, S], and so of the hidden state [B, S, E]
@@ -149,6 +150,7 @@ def _build_body(
     cuts: list[int],
     pieces: list[_Piece],
     hidden: set[fx.Node],
+    lean: bool,
 ) -> tuple[fx.GraphModule, int]:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -169,7 +171,7 @@ def _build_body(
         current.meta = dict(nodes[cut].meta)
         copies[nodes[cut]] = current
     graph.output(current)
-    body = read_rather_than_run(_Root(module, submodules), graph)
+    body = read_rather_than_run(_Root(module, submodules), graph, lean)
     body.graph.eliminate_dead_code()
     body.recompile()
     return body, len(regions)

@@ -50,7 +50,7 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     copies: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(captured.module.graph, copies)
     graph.output(output)
-    module = read_rather_than_run(captured.module, graph)
+    module = read_rather_than_run(captured.module, graph, captured.lean)
     position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
     last, reach = position, dict[str, fx.Node]()
     held = [f"held_{i}" for i in range(len(bounded_shares(sites)))]

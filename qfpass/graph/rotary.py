@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from ..upstream.operators import existing
 from .dependence import SHAPE_ONLY, text_dependent
 from .rewrite import Site
 
@@ -24,7 +25,7 @@ LINEAR = {
     aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, aten.unsqueeze.default,
     aten.squeeze.dim, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int,
     aten.transpose.int, aten.permute.default, aten.contiguous.default, aten.clone.default,
-    aten.to.dtype, aten._to_copy.default, aten.index.Tensor,
+    aten.to.dtype, aten.index.Tensor, *existing("aten::_to_copy"),
 }  # fmt: skip
 LOOKUPS = {aten.embedding.default, aten.index.Tensor, aten.gather.default, aten.index_select.default}
 PLACES = (0, 3, 11, 40)  # positions at which a rotation is proved

@@ -2,45 +2,51 @@
 
 import linecache
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import fx, nn
-from torch.fx._lazy_graph_module import _LazyGraphModule
-from torch.overrides import TorchFunctionMode
+
+from ..upstream.attention_choice import attention_choice
+from ..upstream.fake_tensors import without_fake_results_kept
+from ..upstream.fx import lazy_graph_module, without_stack_traces
+
+__all__ = [
+    "as_traced",
+    "generate_python",
+    "read_rather_than_run",
+    "without_fake_results_kept",
+    "without_source_lines_kept",
+    "without_stack_traces",
+]
 
 
 @contextmanager
-def without_stack_traces() -> Iterator[None]:
-    """None is kept for each node: a tenth of the time and more.
-
-    They are of the process: if another thread has turned them off already, that is left to it.
-    """
-    before = fx.config.do_not_emit_stack_traces
-    fx.config.do_not_emit_stack_traces = True
-    try:
+def as_traced(model: nn.Module, lean: bool = True) -> Iterator[None]:
+    """How things stand while a model is traced; if `lean`, neither stack traces nor source lines are kept."""
+    with torch.no_grad(), _sdpa_attention(model), ExitStack() as stack:
+        if lean:
+            stack.enter_context(without_stack_traces())
+            stack.enter_context(without_source_lines_kept())
         yield
-    finally:
-        if not before:
-            fx.config.do_not_emit_stack_traces = False
 
 
 @contextmanager
-def without_fake_results_kept() -> Iterator[None]:
-    """What operators give for fake tensors isn't kept for calls alike.
-
-    Where sizes are symbols, finding out whether it may be takes longer than running them: a third of the
-    time in which Dynamo traces a layer.
-    """
-    before = torch._dynamo.config.fake_tensor_cache_enabled
-    if before:
-        torch._dynamo.config.fake_tensor_cache_enabled = False
+def _sdpa_attention(model: nn.Module) -> Iterator[None]:
+    """Let a Hugging Face model use scaled_dot_product_attention while it is traced, if it can."""
+    before = attention_choice(model)
+    if before in (None, "sdpa") or not hasattr(model, "set_attn_implementation"):
+        yield
+        return
+    try:
+        model.set_attn_implementation("sdpa")
+    except (ValueError, ImportError):  # its attention is written out, and may be found all the same
+        yield
+        return
     try:
         yield
     finally:
-        if before:
-            torch._dynamo.config.fake_tensor_cache_enabled = True
+        model.set_attn_implementation(before)
 
 
 @contextmanager
@@ -60,31 +66,16 @@ def without_source_lines_kept() -> Iterator[None]:
                     linecache.cache.pop(name, None)
 
 
-def read_rather_than_run(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph's module for which Python is generated when it is first called, if it is.
+def read_rather_than_run(root: nn.Module, graph: fx.Graph, lean: bool = True) -> fx.GraphModule:
+    """A graph's module for which Python is generated when it is first called, if it is and this is `lean`.
 
     A graph module that it is put into makes it forget that again.
     """
-    return _LazyGraphModule(root, graph)
+    return lazy_graph_module(root, graph) if lean else fx.GraphModule(root, graph)
 
 
 def generate_python(module: fx.GraphModule) -> None:
     """Now, for a module and all in it: Dynamo reads it."""
     for part in module.modules():  # outer ones first, which let inner ones forget
-        if isinstance(part, _LazyGraphModule):
-            part.real_recompile()
-
-
-class WithoutGradMode(TorchFunctionMode):
-    """What a forward does under torch.no_grad() is traced, its switching of the grad mode isn't.
-
-    torch.export makes modules of the parts between, and takes them apart again: a tenth of the time.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not torch._C._set_grad_enabled:
-            return func(*args, **(kwargs or {}))
-        with torch._C.DisableTorchFunction():  # the modes below, of which one records it
-            return func(*args)
+        if isinstance(part, fx.GraphModule):
+            part.code  # noqa: B018

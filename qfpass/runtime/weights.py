@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import QFPassError
+from ..upstream.modules import counts_of_changes
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 
@@ -86,4 +87,4 @@ class Copied:
 
 
 def _states(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
-    return [(weight.data_ptr(), weight._version) for weight in weights]
+    return list(zip(addresses_of(weights), counts_of_changes(weights), strict=True))

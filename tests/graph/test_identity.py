@@ -22,6 +22,7 @@ import qfpass
 from qfpass.graph import identity as module
 from qfpass.graph.capture import Logits, example
 from qfpass.graph.mixing import LENGTH
+from qfpass.upstream.fake_tensors import fakes
 
 CONTEXT = 64
 
@@ -184,7 +185,9 @@ class Counts(Decoder):
 
 
 def test_a_text_leaves_nothing_for_the_next() -> None:
-    reader = module._Reader(Logits(Counts().eval()))
+    without_numbers = fakes()
+    assert without_numbers is not None
+    reader = module._Reader(Logits(Counts().eval()), without_numbers)
     given = example(torch.device("cpu"), None)
     assert reader.read(given).lines == reader.read(given).lines
 

@@ -52,10 +52,11 @@ def not_alike(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_graph_is_the_same(family: str, not_alike: Callable[[], list[str]]) -> None:
-    """Of GPT-J, whose layers give attention weights too, every layer is traced."""
+    """Of a GPT-J whose layers give attention weights too, as in older versions, every layer is traced."""
     model = FAMILIES[family](layers=LAYERS)
     found = alike(model)
-    assert len(found) == {"gemma3": LAYERS - 2, "gptj": 0}.get(family, LAYERS - 1)
+    numbers = {"gemma3": {LAYERS - 2}, "gptj": {0, LAYERS - 1}}
+    assert len(found) in numbers.get(family, {LAYERS - 1})
     once, each = capture(model, alike=found), capture(model)
     assert written(once.module) == written(each.module)
     assert not not_alike()

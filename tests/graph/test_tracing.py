@@ -5,67 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import FAMILIES
 from torch import fx, nn
 
-from qfpass.graph.tracing import (
-    WithoutGradMode,
-    read_rather_than_run,
-    without_fake_results_kept,
-    without_source_lines_kept,
-    without_stack_traces,
-)
-
-
-class Careful(nn.Module):
-    """Half of it without gradients, as rotary embeddings are."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            y = x.sin()
-        return y + x
-
-
-class Traced(Careful):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with WithoutGradMode():
-            return super().forward(x)
-
-
-def calls_of(module: nn.Module) -> set[str]:
-    program = torch.export.export(module, (torch.ones(3),), strict=False)
-    return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-
-
-def test_the_grad_mode_is_not_part_of_a_graph() -> None:
-    assert calls_of(Traced()) == {"aten.sin.default", "aten.add.Tensor"}
-    assert any("set_grad" in name for name in calls_of(Careful()))
-    assert torch.is_grad_enabled()
-
-
-def test_the_grad_mode_is_switched_all_the_same() -> None:
-    x = torch.ones(3, requires_grad=True)
-    with WithoutGradMode():
-        with torch.no_grad():
-            assert not (x * 2).requires_grad
-        assert (x * 2).requires_grad
-
-
-def test_stack_traces_are_taken_up_again() -> None:
-    assert not fx.config.do_not_emit_stack_traces
-    with without_stack_traces():
-        with without_stack_traces():
-            assert fx.config.do_not_emit_stack_traces
-        assert fx.config.do_not_emit_stack_traces
-    assert not fx.config.do_not_emit_stack_traces
-
-
-def test_fake_results_are_kept_again() -> None:
-    assert torch._dynamo.config.fake_tensor_cache_enabled
-    with without_fake_results_kept():
-        with without_fake_results_kept():
-            assert not torch._dynamo.config.fake_tensor_cache_enabled
-        assert not torch._dynamo.config.fake_tensor_cache_enabled
-    assert torch._dynamo.config.fake_tensor_cache_enabled
+from qfpass.graph.tracing import as_traced, generate_python, read_rather_than_run, without_source_lines_kept
 
 
 def test_lines_of_files_are_forgotten_and_those_of_no_file_stay(
@@ -81,9 +24,33 @@ def test_lines_of_files_are_forgotten_and_those_of_no_file_stay(
     assert linecache.getline("a cell", 1) == "y = 2\n"
 
 
+def module_of(lean: bool) -> fx.GraphModule:
+    graph = fx.symbolic_trace(nn.ReLU()).graph
+    return read_rather_than_run(nn.Module(), graph, lean)
+
+
 def test_python_is_generated_when_a_graph_runs() -> None:
-    graph = fx.symbolic_trace(Careful()).graph
-    module = read_rather_than_run(nn.Module(), graph)
+    module = module_of(lean=True)
     assert "_code" not in vars(module)
-    torch.testing.assert_close(module(torch.ones(3)), Careful()(torch.ones(3)))
-    assert "sin" in vars(module)["_code"]
+    torch.testing.assert_close(module(torch.ones(3)), torch.ones(3))
+    assert "relu" in vars(module)["_code"]
+
+
+def test_python_of_a_graph_is_generated_at_once_if_tracing_is_not_lean() -> None:
+    assert "relu" in vars(module_of(lean=False))["_code"]
+
+
+def test_python_is_generated_of_all_parts() -> None:
+    inner, outer = module_of(lean=True), module_of(lean=True)
+    outer.add_submodule("inner", inner)
+    outer.recompile()
+    generate_python(outer)
+    assert all("relu" in vars(part)["_code"] for part in (inner, outer))
+
+
+def test_a_model_of_transformers_runs_sdpa_while_it_is_traced_and_its_own_attention_after() -> None:
+    model = FAMILIES["llama"]()
+    model.set_attn_implementation("eager")
+    with as_traced(model):
+        assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "eager"

@@ -1,0 +1,14 @@
+"""Which attention a model of transformers runs."""
+
+from torch import nn
+
+from .entry import Needed
+
+
+@Needed
+def attention_choice(model: nn.Module) -> str | None:
+    """Its name, such as sdpa or eager, that set_attn_implementation() takes; None for models of others.
+
+    Without it: a model that runs a kernel of its own is traced as it is, and its attention may not be found.
+    """
+    return getattr(getattr(model, "config", None), "_attn_implementation", None)

@@ -1,0 +1,82 @@
+"""Graphs that Dynamo traced: whose forward it is, and where the graph's inputs come from."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from .entry import Needed
+
+_STEP = re.compile(r"\['?([^'\]]+)'?\]|\.(\w+)")
+_HOLDERS = {"_modules", "_parameters", "_buffers"}  # where a module keeps its parts; no part of a name
+_MODEL = "L['self']"
+
+
+@Needed
+def locals_being_traced() -> Mapping[str, Any]:
+    """The local variables of the frame that Dynamo is compiling, by name.
+
+    Without it: torch.compile(backend="qfpass") can't know of which model the graph is.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return InstructionTranslator.current_tx().output.local_scope
+
+
+@Needed
+def source_of(placeholder: fx.Node) -> str:
+    """Where an input of a graph comes from: L['input_ids'], L['self']._modules['head']._parameters['weight'].
+
+    Dynamo forgets it when the graph is compiled.
+
+    Without it: torch.compile(backend="qfpass") can't tell ids, positions and weights apart.
+    """
+    name: str = _kept(placeholder, "grapharg").source.name
+    return name
+
+
+@Needed
+def example_of(node: fx.Node) -> Any:
+    """The value that Dynamo traced a node with: a fake tensor, or a symbol for a size.
+
+    Without it: torch.compile(backend="qfpass") can't tell ids, sizes and numbers apart.
+    """
+    return _kept(node, "example_value")
+
+
+@Needed
+def is_argument(source: str) -> bool:
+    """Whether a source is a local of the call, neither the model's nor a global such as math.pi.
+
+    Without it: see `source_of`.
+    """
+    return source.startswith("L[") and not source.startswith(_MODEL)
+
+
+@Needed
+def last_step(source: str) -> str:
+    """L['kwargs']['position_ids'] is position_ids, L['args'][1] is 1.
+
+    Without it: see `source_of`.
+    """
+    return _steps(source)[-1]
+
+
+@Needed
+def name_in_model(source: str) -> str:
+    """A part's name in the model: L['self']._modules['head']._parameters['weight'] is head.weight.
+
+    Without it: see `source_of`.
+    """
+    return ".".join(step for step in _steps(source)[1:] if step not in _HOLDERS)
+
+
+def _kept(node: fx.Node, name: str) -> Any:
+    if name not in node.meta:
+        raise AttributeError(f"no {name} at {node}")
+    return node.meta[name]
+
+
+def _steps(source: str) -> tuple[str, ...]:
+    return tuple(a or b for a, b in _STEP.findall(source))

@@ -1,0 +1,106 @@
+"""What torch.export promises of the modules it makes, the grad mode, its refusals and its checks."""
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.fx.experimental import proxy_tensor
+
+from qfpass.upstream.export import (
+    depends_on_values,
+    forget_last_trace,
+    is_check,
+    lazily_made_modules,
+    without_grad_mode,
+)
+
+
+class Careful(nn.Module):
+    """Half of it without gradients, as rotary embeddings are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = x.sin()
+        return y + x
+
+
+class Traced(Careful):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with without_grad_mode():
+            return super().forward(x)
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sin() if x.sum() > 0 else x.cos()
+
+
+class Failing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("its own")
+
+
+def export(module: nn.Module) -> torch.export.ExportedProgram:
+    return torch.export.export(module, (torch.ones(3),), strict=False)
+
+
+def calls_of(module: nn.Module) -> set[str]:
+    return {str(node.target) for node in export(module).graph.nodes if node.op == "call_function"}
+
+
+def test_lazily_made_modules_have_no_python_until_it_is_read() -> None:
+    with lazily_made_modules():
+        module = proxy_tensor.make_fx(torch.sin)(torch.ones(3))
+        assert "_code" not in vars(module)
+        assert export(Careful()).graph
+    assert "sin" in module.code
+    assert "_code" in vars(proxy_tensor.make_fx(torch.sin)(torch.ones(3)))
+
+
+def test_without_grad_mode_its_switching_is_not_part_of_a_graph() -> None:
+    assert calls_of(Traced()) == {"aten.sin.default", "aten.add.Tensor"}
+    assert any("set_grad" in name for name in calls_of(Careful()))
+    assert torch.is_grad_enabled()
+
+
+def test_without_grad_mode_it_is_switched_all_the_same() -> None:
+    x = torch.ones(3, requires_grad=True)
+    with without_grad_mode():
+        with torch.no_grad():
+            assert not (x * 2).requires_grad
+        assert (x * 2).requires_grad
+
+
+def test_forget_last_trace_lets_go_of_the_nodes_that_export_held() -> None:
+    export(Careful())
+    assert proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT
+    forget_last_trace()
+    assert not proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT
+
+
+@pytest.mark.parametrize(("module", "expected"), [(Branching(), True), (Failing(), False)])
+def test_depends_on_values_tells_a_branch_from_other_failures(module: nn.Module, expected: bool) -> None:
+    with pytest.raises(Exception) as refused:  # noqa: PT011
+        export(module)
+    assert depends_on_values(refused.value) is expected
+
+
+class Casts(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.float64).view(-1, 2)
+
+
+def test_is_check_finds_all_that_a_graph_must_be_without() -> None:
+    rows = {0: torch.export.Dim.AUTO}
+    program = torch.export.export(Casts(), (torch.ones(4, 2),), dynamic_shapes=(rows,), strict=False)
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    with pytest.raises(Exception, match=r"(?i)guard"):
+        module(torch.ones(4, 3))
+    checks = [node for node in module.graph.nodes if is_check(node)]
+    assert {node.op for node in checks} == {"call_module", "call_function"}
+    for node in checks:
+        module.graph.erase_node(node)
+    assert not [node for node in module.graph.nodes if node.op == "call_module"]
+    module.recompile()
+    x = torch.arange(12.0, dtype=torch.float64).view(4, 3)
+    torch.testing.assert_close(module(x), x.view(-1, 2))

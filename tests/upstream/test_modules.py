@@ -1,0 +1,61 @@
+"""What torch promises of hooks, of tensors made of several, and of counting changes."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from qfpass.upstream.modules import counts_of_changes, has_hooks, parts_of
+
+
+class Scaled(torch.Tensor):
+    """A tensor of whole numbers and a scale, as quantised weights are."""
+
+    @staticmethod
+    def __new__(cls, whole: torch.Tensor, scale: torch.Tensor) -> "Scaled":
+        return torch.Tensor._make_wrapper_subclass(cls, whole.shape, dtype=scale.dtype)
+
+    def __init__(self, whole: torch.Tensor, scale: torch.Tensor) -> None:
+        self.whole, self.scale = whole, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], Any]:
+        return ["whole", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(parts: dict[str, torch.Tensor], *_: Any) -> "Scaled":
+        return Scaled(parts["whole"], parts["scale"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return Scaled(args[0].whole, args[0].scale)
+        raise NotImplementedError(str(func))
+
+
+def test_has_hooks_of_code_before_and_after_a_forward() -> None:
+    assert not has_hooks(nn.Linear(1, 1))
+    for register in (nn.Module.register_forward_hook, nn.Module.register_forward_pre_hook):
+        for settings in ({}, {"with_kwargs": True}):
+            module = nn.Linear(1, 1)
+            handle = register(module, lambda *_: None, **settings)
+            assert has_hooks(module)
+            handle.remove()
+            assert not has_hooks(module)
+
+
+def test_parts_of_a_quantised_weight_are_those_that_torch_compile_takes_apart() -> None:
+    whole, scale = torch.ones(2, dtype=torch.int8), torch.ones(1)
+    for tensor in (Scaled(whole, scale), nn.Parameter(Scaled(whole, scale), requires_grad=False)):
+        assert isinstance(tensor, Scaled)
+        assert [id(part) for part in parts_of(tensor)] == [id(whole), id(scale)]
+    assert not parts_of(torch.ones(1)) and not parts_of(nn.Parameter(torch.ones(1)))
+
+
+def test_counts_of_changes_follow_what_is_done_in_place() -> None:
+    weight, other = nn.Parameter(torch.zeros(2)), torch.zeros(2)
+    before = counts_of_changes([weight, other])
+    assert counts_of_changes([weight, other]) == before
+    with torch.no_grad():
+        weight.view(2)[0] = 1.0
+    weight_now, other_now = counts_of_changes([weight, other])
+    assert weight_now > before[0] and other_now == before[1]
