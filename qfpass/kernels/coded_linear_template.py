@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from torch._inductor.ir import ExternKernel, IRNode
-from torch._inductor.select_algorithm import realize_inputs
-
+from ..upstream.inductor_template import LoopTemplate, dense, fixed, lower_to_loops, start
 from .coded_linear import BLOCK, SOURCE
-from .loop_template import LoopTemplate, fixed, lower_to_loops, start
+from .streams import STREAMS
 
 
 class CodedLinear(LoopTemplate):
@@ -16,11 +14,10 @@ class CodedLinear(LoopTemplate):
     def fields(self, kernel: Any) -> dict[str, Any]:
         x, codes, steps, lows = (start(kernel, operand) for operand in self.operands)
         rows, columns = map(fixed, self.operands[1].get_size())
-        return {"rows": rows, "columns": columns, "block": BLOCK,
+        return {"streams": STREAMS, "rows": rows, "columns": columns, "block": BLOCK,
                 "x": x, "codes": codes, "steps": steps, "lows": lows}  # fmt: skip
 
 
-def lower_coded_linear(x: Any, codes: Any, steps: Any, lows: Any) -> IRNode:
-    # Of operands as dense as a template wants them, a vector may still have gaps between its numbers.
-    operands = [ExternKernel.require_contiguous(realize_inputs(given)) for given in (x, codes, steps, lows)]
+def lower_coded_linear(x: Any, codes: Any, steps: Any, lows: Any) -> Any:
+    operands = [dense(given) for given in (x, codes, steps, lows)]
     return lower_to_loops(CodedLinear, operands, [1, 1, codes.get_size()[0]])

@@ -20,13 +20,14 @@ def attend(
     scales: tuple[torch.Tensor, torch.Tensor] | None = None,
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
+    own_loops: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """query [B, Hq, 1, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv] -> out [B, Hq, 1, Dv], lse [B, Hq, 1].
 
     See `qfpass.kernels` for the contract. `scales`, two of [B, Hkv, Sk], are what keys and values of another
-    dtype are multiplied by.
+    dtype are multiplied by; `own_loops` says that Inductor may be given ours.
     """
-    if bias is not None or softcap is not None or not fits(key, value, scales):
+    if not own_loops or bias is not None or softcap is not None or not fits(key, value, scales):
         return attend_written_out(query, key, value, scale=scale, scales=scales, bias=bias, softcap=softcap)
     joined = attend_one(_grouped(query, key, scale), key, value, *(scales or (None, None)))
     out, lse = joined[..., :-1], joined[..., -1]

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from torch._inductor.ir import IRNode
-from torch._inductor.select_algorithm import realize_inputs
-
-from .loop_template import LoopTemplate, fixed, lower_to_loops, start
+from ..upstream.inductor_template import LoopTemplate, fixed, in_memory, lower_to_loops, start
 from .one_query_op import SOURCE
+from .streams import STREAMS
 
 
 class AttendOne(LoopTemplate):
@@ -18,7 +16,7 @@ class AttendOne(LoopTemplate):
     def fields(self, kernel: Any) -> dict[str, Any]:
         query, key, value, *scales = self.operands
         return {
-            "dtype": kernel.dtype(key),
+            "streams": STREAMS, "dtype": kernel.dtype(key),
             "batch": kernel.size(query, 0), "heads": fixed(query.get_size()[1]),
             "group": fixed(query.get_size()[2]), "dim": fixed(key.get_size()[3]),
             "value_dim": fixed(value.get_size()[3]), "slots": kernel.size(key, 2),
@@ -39,6 +37,6 @@ def _address(kernel: Any, scale: Any) -> str:
     return "nullptr" if scale is None else f"&{start(kernel, scale)}"
 
 
-def lower_attend_one(query: Any, key: Any, value: Any, key_scale: Any, value_scale: Any) -> IRNode:
-    operands = [None if x is None else realize_inputs(x) for x in (query, key, value, key_scale, value_scale)]
+def lower_attend_one(query: Any, key: Any, value: Any, key_scale: Any, value_scale: Any) -> Any:
+    operands = [None if x is None else in_memory(x) for x in (query, key, value, key_scale, value_scale)]
     return lower_to_loops(AttendOne, operands, [*query.get_size()[:3], value.get_size()[3] + 1])

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch._inductor.ir import ExternKernel, FixedLayout, IRNode
-from torch._inductor.select_algorithm import realize_inputs
-from torch._inductor.virtualized import V
-
-from .loop_template import LoopTemplate, fixed, lower_to_loops, start
+from ..upstream.inductor_template import LoopTemplate, as_rows, dense, fixed, lower_to_loops, start
 from .one_token import SOURCE
+from .streams import STREAMS
 
 
 class OneTokenLinears(LoopTemplate):
@@ -32,20 +29,10 @@ class OneTokenLinears(LoopTemplate):
                 }
             )
             first += rows
-        return {"x": start(kernel, x), "columns": fixed(x.get_size()[2]), "weights": described}
+        columns = fixed(x.get_size()[2])
+        return {"streams": STREAMS, "x": start(kernel, x), "columns": columns, "weights": described}
 
 
-def lower_one_token_linears(x: Any, weights: Sequence[Any]) -> IRNode:
-    # The token is as dense as a template wants it, but a vector may still have gaps between its numbers.
-    operands = [ExternKernel.require_contiguous(realize_inputs(x)), *map(_as_rows, weights)]
+def lower_one_token_linears(x: Any, weights: Sequence[Any]) -> Any:
     size = [1, 1, sum(fixed(weight.get_size()[0]) for weight in weights)]
-    return lower_to_loops(OneTokenLinears, operands, size)
-
-
-def _as_rows(weight: Any) -> Any:
-    """A weight whose rows' numbers lie together; one that is computed may lie in any order."""
-    weight = realize_inputs(weight)
-    layout = weight.maybe_get_layout()
-    if isinstance(layout, FixedLayout) and V.graph.sizevars.statically_known_equals(layout.stride[1], 1):
-        return weight
-    return ExternKernel.require_contiguous(weight)
+    return lower_to_loops(OneTokenLinears, [dense(x), *map(as_rows, weights)], size)

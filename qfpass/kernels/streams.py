@@ -2,4 +2,4 @@
 
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("streams.cpp").read_text()
+STREAMS = Path(__file__).with_name("streams.cpp").read_text()

@@ -16,6 +16,7 @@ class CudaGraph:
     """
 
     is_whole = True
+    why_not: str | None = None
 
     def __init__(self, call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> None:
         self._call, self._inputs = call, [tensor.clone() for tensor in inputs]

@@ -20,6 +20,7 @@ from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from ..upstream import dynamo
+from ..upstream.entry import failures_of, versions
 from .graphs import Graphs
 from .lower import mark_length
 from .overwritten import Overwritten, Watch, slots_taken
@@ -62,7 +63,7 @@ class Decoder:
         self._copied = Copied(outlined.copied)
         self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
         options = config.compile_options.get("options") or {}
-        self.replays = Replays(device, self._graphs.weights, options)
+        self.replays = Replays(device, self._graphs.weights, options, config.switches.replay)
         self.watch = Watch(config, self.replays)
         self._shares = bounded_shares(sites)
         self._filters = dict[int, tuple[torch.Tensor, ...]]()
@@ -123,6 +124,28 @@ class Decoder:
         """Graphs that torch.compile has made for this decoder so far."""
         modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
         return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
+
+    def optimisations(self) -> dict[str, str]:
+        """Of each optimisation of what is compiled and run: "on", or "not used: " and why."""
+        on_processor = self.device.type == "cpu"
+        no_processor = None if on_processor else f"the device is {self.device.type}"
+        has_loops = any(site.reading.own_loops for site in self.sites)
+        why_not = {
+            "piecewise": self._graphs.why_whole,
+            "replay": self.replays.why_not("step"),
+            "own_loops": no_processor
+            or (None if has_loops else "Inductor knows no vectors of this processor"),
+            "vector_trials": no_processor,
+            "guard_filter": None,
+        }
+        if self.config.backend != "inductor":
+            why_not = dict.fromkeys(why_not, f"the backend is {self.config.backend!r}")
+        for name in why_not:
+            if not getattr(self.config.switches, name):
+                why_not[name] = "it is turned off"
+            elif failures_of(name):
+                why_not[name] = f"it isn't available with {versions()}"
+        return {name: "on" if why is None else f"not used: {why}" for name, why in why_not.items()}
 
     def chunk(
         self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor

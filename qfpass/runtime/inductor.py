@@ -1,14 +1,15 @@
 """torch.compile's Inductor backend, which tells of every call of what it generated."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import torch
 from torch import fx
-from torch._inductor.cudagraph_utils import CUDAGraphPolicy
 
 from .. import sources
-from .recording import Generated, run
+from ..upstream import inductor
+from ..upstream.inductor import Generated
+from .recording import run
 
 
 class Run(NamedTuple):
@@ -19,55 +20,54 @@ class Run(NamedTuple):
     outputs: Sequence[Any]
 
 
+Tell = Callable[[Run], None]
+
+
 class Inductor:
-    """A backend for torch.compile with options of Inductor; `tell` is given every run.
+    """A backend for torch.compile whose code is recorded while a thread records; `tell` is given every run.
 
-    The caches of Inductor and AOTAutograd look at neither our lowerings nor `bound`, which is that of a
-    graph's lengths; Dynamo refuses code of another bound. So both are part of what they are asked for.
-
-    Raises:
-        RuntimeError: an option that Inductor doesn't have.
+    `bound` is that of the graph's lengths; see `caches_of`. Its maker is one of `upstream.inductor`.
     """
 
-    def __init__(
-        self,
-        options: Mapping[str, Any],
-        tell: Callable[[Run], None] | None = None,
-        bound: int | None = None,
-    ) -> None:
-        self.options = dict(torch._TorchCompileInductorWrapper(None, options, None).config)
-        self._tell, self._bound = tell, bound
+    def __init__(self, backend: inductor.Backend, bound: int | None) -> None:
+        self.options = backend.options
+        self._backend, self._bound = backend, bound
 
     def __call__(self, graph: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import compile_fx
-
-        tag = f"{torch.compiler.config.cache_key_tag} qfpass {sources.DIGEST} at most {self._bound}"
-        with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
-            compiled: Any = compile_fx(
-                graph, examples, config_patches={**self.options, "cudagraph_policy": _Telling(self._tell)}
-            )
-            return compiled
+        with caches_of(self._bound):
+            return self._backend(graph, examples)
 
 
-class _Telling(CUDAGraphPolicy):
-    """Makes generated code tell of its runs. Inductor asks a policy to wrap what it compiled and also what
-    AOTAutograd's cache gives back."""
+def caches_of(bound: int | None) -> AbstractContextManager[Any]:
+    """Inside, what is compiled is found in the caches if it was compiled so.
 
-    def __init__(self, tell: Callable[[Run], None] | None) -> None:
-        self._tell = tell
+    The caches of Inductor and AOTAutograd look at neither our lowerings nor the bound of a graph's lengths,
+    and Dynamo refuses code of another bound. So both are part of what they are asked for.
+    """
+    return inductor.caches_apart(f"qfpass {sources.DIGEST} at most {bound}")
 
-    def wrap_output(self, output_code: Any) -> Any:
-        generated = getattr(output_code, "current_callable", None)
-        if generated is not None:
-            output_code.current_callable = self._telling(generated)
-        return output_code
 
-    def _telling(self, generated: Generated) -> Generated:
-        def telling(inputs: list[Any]) -> Sequence[Any]:
-            kept = tuple(inputs) if self._tell else ()
-            outputs = run(generated, inputs)
-            if self._tell:
-                self._tell(Run(generated, kept, outputs))
-            return outputs
+def telling_inductor(options: Mapping[str, Any], tell: Tell, bound: int | None = None) -> Inductor | None:
+    """A backend that gives `tell` every run of its code; None where this version has none."""
+    backend = inductor.backend_for_pieces(options, lambda generated: _telling(generated, tell))
+    return None if backend is None else Inductor(backend, bound)
 
-        return telling
+
+def recorded_inductor(options: Mapping[str, Any], bound: int | None = None) -> Inductor | None:
+    """A backend whose code can be recorded; None where this version has none."""
+    backend = inductor.backend_for_replays(options, _recordable)
+    return None if backend is None else Inductor(backend, bound)
+
+
+def _telling(generated: Generated, tell: Tell) -> Generated:
+    def telling(inputs: list[Any]) -> Sequence[Any]:
+        kept = tuple(inputs)
+        outputs = run(generated, inputs)
+        tell(Run(generated, kept, outputs))
+        return outputs
+
+    return telling
+
+
+def _recordable(generated: Generated) -> Generated:
+    return lambda inputs: run(generated, inputs)

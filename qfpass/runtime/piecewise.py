@@ -13,9 +13,10 @@ from torch import fx
 
 from ..config import Config
 from ..graph.pieces import Pieces
+from ..upstream.inductor import Generated
 from .inductor import Run
 from .lower import compiled_by_inductor, mark_length
-from .recording import Generated, run
+from .recording import run
 from .weights import weights_of
 
 
@@ -42,6 +43,17 @@ class Piecewise:
         self._longest, self._with_length = longest, pieces.with_length
         self._weights = pieces.weights
         self.pieces = (self._prologue, *kinds.values(), *((self._head,) if self._head else ()))
+
+    def tells(self, inputs: Sequence[Any]) -> bool:
+        """Whether we are told of runs, without which nothing is gained; found by what is before the layers.
+
+        That changes nothing, so another way can still be chosen.
+        """
+        try:
+            self._prologue.check(inputs)
+            return self._prologue.has_told
+        finally:
+            self._prologue.forget()
 
     def __call__(self, *inputs: Any) -> torch.Tensor:
         first = set[Piece]()
@@ -87,6 +99,11 @@ class Piece:
 
     def _note(self, ran: Run) -> None:
         self._ran = ran
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the last call told of a run."""
+        return self._ran is not None
 
     def forget(self) -> None:
         """Let go of the last call's tensors."""

@@ -15,13 +15,15 @@ class Reading:
 
     `slopes`, one number a query head, add slope * (key position - query position): attention with linear
     biases (Press et al. 2021, arXiv 2108.12409), whose slopes are positive. `streams` says that Inductor
-    compiles what is called here, so that a single query has loops of its own; see `one_query`.
+    compiles what is called here, so that a single query has loops of its own, and `own_loops` that these may
+    be ours; see `one_query`.
     """
 
     kernel: Kernel
     scale: float
     slopes: tuple[float, ...] | None = None
     streams: bool = False
+    own_loops: bool = False
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **form: Any
@@ -48,10 +50,10 @@ class Reading:
         scales: tuple[torch.Tensor, torch.Tensor] | None,
         bias: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        softcap = self.kernel.softcap
         return one_query.attend(
-            query, key, value, scale=self.scale, scales=scales, bias=bias, softcap=softcap
-        )
+            query, key, value, scale=self.scale, scales=scales, bias=bias, softcap=self.kernel.softcap,
+            own_loops=self.own_loops,
+        )  # fmt: skip
 
 
 def distance_bias(

@@ -13,6 +13,7 @@ import qfpass
 from qfpass.errors import ConfigError
 from qfpass.graph.one_token import linears, stream_weights
 from qfpass.graph.regions import Outlined
+from qfpass.kernels import lowerings
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -138,12 +139,17 @@ def test_other_backends_keep_the_librarys_products() -> None:
 
 
 def test_processors_without_vectors_keep_the_librarys_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qfpass.kernels import lowerings, vectors
-
-    for module in (lowerings, vectors):
-        monkeypatch.setattr(module, "has_vectors", lambda: False)
+    monkeypatch.setattr(lowerings, "has_vectors", lambda: False)
     asked = {"budget": 16, "score": "recency", "verify": False}
     model = qfpass.compile(FAMILIES["llama"](), **asked)
     assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
     with pytest.raises(ConfigError, match="vector instructions"):
+        qfpass.compile(FAMILIES["llama"](), **asked, compact_weights=True)
+
+
+def test_own_loops_may_be_turned_off() -> None:
+    asked = {"budget": 16, "score": "recency", "verify": False, "switches": qfpass.Switches(own_loops=False)}
+    model = qfpass.compile(FAMILIES["llama"](), **asked)
+    assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
+    with pytest.raises(ConfigError, match="own_loops, which is off"):
         qfpass.compile(FAMILIES["llama"](), **asked, compact_weights=True)

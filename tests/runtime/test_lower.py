@@ -15,6 +15,7 @@ from qfpass.config import Config
 from qfpass.errors import QFPassError
 from qfpass.graph.tracing import read_rather_than_run
 from qfpass.runtime.lower import lower
+from qfpass.switches import Switches
 
 Asked = dict[str, Any]
 Guard = namedtuple("Guard", ("guard_type", "name"))
@@ -26,16 +27,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     calls: list[Asked] = []
 
     def record(function: Any, **arguments: Any) -> Any:
-        calls.append(arguments)
+        if "fullgraph" in arguments:  # else only options are asked about
+            calls.append(arguments)
         return function
 
     monkeypatch.setattr(torch, "compile", record)
     return calls
 
 
-def lowered(backend: Any = "inductor", **compile_options: Any) -> None:
+def lowered(backend: Any = "inductor", switches: Switches = Switches(), **compile_options: Any) -> None:
     module = torch.fx.symbolic_trace(nn.Identity())
-    lower(module, Config(backend=backend, compile_options=compile_options))
+    lower(module, Config(backend=backend, switches=switches, compile_options=compile_options))
 
 
 def test_a_mode_is_spelled_out(asked: list[Asked]) -> None:
@@ -64,6 +66,21 @@ def test_inductor_makes_no_cuda_graphs(asking: Any, asked: list[Asked]) -> None:
 def test_an_option_that_inductor_does_not_have_is_refused() -> None:
     with pytest.raises(RuntimeError, match="Unexpected optimization option no_such_option"):
         lowered(options={"no_such_option": 1})
+
+
+def test_without_replays_inductor_is_torch_compiles_own(asked: list[Asked]) -> None:
+    lowered(options={"freezing": True}, switches=Switches(replay=False))
+    (call,) = asked
+    assert call["backend"] == "inductor"
+    chosen = ("freezing", "size_asserts", "triton.cudagraphs")
+    assert [call["options"][name] for name in chosen] == [True, False, False]
+    assert call["options"]["guard_filter_fn"]([Guard("TYPE_MATCH", "self.x")]) == [False]
+
+
+def test_without_its_switch_no_guard_is_dropped(asked: list[Asked]) -> None:
+    lowered(switches=Switches(guard_filter=False))
+    (call,) = asked
+    assert call["options"] == {}
 
 
 def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None:

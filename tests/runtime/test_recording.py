@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from qfpass.config import Config
+from qfpass.runtime import recording
 from qfpass.runtime.lower import compiled_by_inductor
 from qfpass.runtime.recording import Recorded
 
@@ -51,18 +52,33 @@ def test_products_of_a_library_are_recorded() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: torch.linalg.inv(x + 9), lambda x: torch.rand_like(x) * 0 + x],
+    [lambda x: torch.linalg.inv(x + 9), lambda x: (torch.rand_like(x) < 2) * x],
     ids=["an operator without a kernel", "a seed"],
 )
 def test_code_that_does_more_than_call_kernels_is_not_replayed(function: Call) -> None:
     x = torch.eye(3)
     recorded = Recorded(lowered(function), [x])
-    assert not recorded.is_whole
+    assert not recorded.is_whole and "generated code uses" in str(recorded.why_not)
     torch.testing.assert_close(recorded.first(), function(x))
 
 
+def test_a_product_that_makes_its_output_is_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Products:
+        def __init__(self, call: Any, holder: Any) -> None:
+            self.call = call
+
+        def with_calls(self, note: Any) -> Any:
+            return lambda inputs: [note(torch.neg, True)(*inputs)]
+
+    monkeypatch.setattr(recording, "code_of", lambda generated: Products(None, None))
+    recorded = Recorded(lambda x: recording.run(list, [x])[0], [torch.ones(2)])
+    assert (recorded.is_whole, recorded.why_not) == (False, "a product makes its own output")
+    torch.testing.assert_close(recorded.first(), -torch.ones(2))
+
+
 def test_what_runs_no_generated_code_is_not_replayed() -> None:
-    assert not Recorded(torch.neg, [torch.ones(2)]).is_whole
+    recorded = Recorded(torch.neg, [torch.ones(2)])
+    assert (recorded.is_whole, recorded.why_not) == (False, "no generated code ran")
 
 
 def test_after_a_failure_nothing_is_recorded_any_more() -> None:

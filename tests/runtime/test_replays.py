@@ -14,7 +14,7 @@ import qfpass
 from qfpass.errors import QFPassError
 from qfpass.runtime import replays
 from qfpass.runtime.cuda_graph import CudaGraph
-from qfpass.runtime.replays import Replays
+from qfpass.runtime.replays import CUDA_GRAPHS, Replays
 from qfpass.runtime.stores import Stores
 
 SETTINGS: dict[str, Any] = {
@@ -39,7 +39,7 @@ on_every_device = pytest.mark.parametrize("device", DEVICES)
 class StandIn:
     """A call that is made again instead of replayed."""
 
-    made, is_whole = 0, True
+    made, is_whole, why_not = 0, True, None
 
     def __init__(self, call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> None:
         StandIn.made += 1
@@ -70,6 +70,8 @@ def test_a_call_is_recorded_when_it_comes_again(standing_in: Replays) -> None:
     for _ in range(4):
         assert standing_in.run("step", prepare, stores, x) == 2
     assert (len(prepared), StandIn.made, len(standing_in)) == (2, 1, 1)
+    assert standing_in.why_not("step") is None
+    assert standing_in.why_not("watch") == "none on full stores has come twice yet"
     standing_in.run("watch", prepare, stores, x)
     standing_in.run("step", prepare, Stores(), x)
     assert (len(prepared), len(standing_in)) == (4, 1)  # of another kind, of another session: first calls
@@ -93,6 +95,15 @@ def test_what_has_no_kernels_or_is_unwanted_is_called(device: str, options: dict
     for n in range(4):
         assert made.run("step", lambda: torch.neg, stores, torch.full((1,), n)) == -n
     assert len(made) == 0
+    assert made.why_not("step") == (
+        "no generated code ran" if device == "cpu" else f"{CUDA_GRAPHS} is turned off"
+    )
+
+
+def test_replays_may_be_unwanted() -> None:
+    made, stores = Replays(torch.device("cpu"), [], {}, wanted=False), Stores()
+    assert [made.run("step", lambda: torch.neg, stores, torch.ones(1)) for _ in range(3)] == [-1] * 3
+    assert made.why_not("step") == "it is turned off"
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
