@@ -23,7 +23,7 @@ from page import write_page
 
 from qfpass.upstream.versions import TESTED
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("llama", "mistral", "qwen3", "gemma3", "phi3", "gpt2", "gptj", "gpt_oss")
 PARTS = {
     "canaries": ["tests/upstream"],
