@@ -16,6 +16,7 @@ from ..upstream.entry import describe
 from ..upstream.fx import merge_equal_nodes
 from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
+from .grad_mode import write_out_grad_mode
 from .inplace import spell_out_of_place
 from .layer_copies import traced_once, write_out
 from .likes import spell_likes
@@ -140,9 +141,10 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
 
 
 def _module(program: torch.export.ExportedProgram, whole: Logits) -> fx.GraphModule:
-    """The traced graph without no-ops, every layer written out."""
+    """The traced graph without no-ops, every layer and grad mode written out."""
     module = program.module()
     assert isinstance(module, fx.GraphModule)
+    write_out_grad_mode(module)
     drop_no_ops(module.graph)
     write_out(module, whole)
     return module

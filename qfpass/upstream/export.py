@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -47,6 +47,26 @@ class _WithoutGradMode(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         with self._hidden():  # from the modes below, of which one records it
             return func(*args)
+
+
+class GradModeCall(NamedTuple):
+    """A node that holds the graph of what runs in another grad mode, and what that is given."""
+
+    body: fx.Node
+    operands: tuple[Any, ...]
+
+
+@Needed
+def grad_mode_call(node: fx.Node) -> GradModeCall | None:
+    """What a node calls in another grad mode, giving a tuple; None of another node.
+
+    Without it: a model that switches gradients on is refused, unless the tracing is lean.
+    """
+    if node.target is not getattr(torch.ops.higher_order, "wrap_with_set_grad_enabled", None):
+        return None
+    _, body, *operands = node.args
+    assert isinstance(body, fx.Node)
+    return GradModeCall(body, tuple(operands))
 
 
 @only_fast("lean_tracing", plain=lambda: None)

@@ -8,6 +8,7 @@ from torch.fx.experimental import proxy_tensor
 from qfpass.upstream.export import (
     depends_on_values,
     forget_last_trace,
+    grad_mode_call,
     is_check,
     lazily_made_modules,
     without_grad_mode,
@@ -68,6 +69,27 @@ def test_without_grad_mode_it_is_switched_all_the_same() -> None:
         with torch.no_grad():
             assert not (x * 2).requires_grad
         assert (x * 2).requires_grad
+
+
+class Learning(nn.Module):
+    """Half of it with gradients."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            y = x.sin()
+        return y + x
+
+
+def test_grad_mode_call_holds_what_runs_in_another_mode() -> None:
+    with torch.no_grad():
+        module = export(Learning()).module()
+    assert isinstance(module, fx.GraphModule)
+    calls = [call for call in map(grad_mode_call, module.graph.nodes) if call]
+    assert len(calls) == 1
+    body = getattr(module, str(calls[0].body.target)).graph
+    assert [node.op for node in body.nodes] == ["placeholder", "call_function", "output"]
+    assert isinstance(body.output_node().args[0], tuple)
+    assert [operand.name for operand in calls[0].operands] == ["x"]
 
 
 def test_forget_last_trace_lets_go_of_the_nodes_that_export_held() -> None:
