@@ -1,7 +1,5 @@
 """qfpass.compile: capture, find, rewrite, lower, attach."""
 
-import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +13,16 @@ from .config import Config, Sizes
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
-from .graph.attention import Attention, find_attentions
+from .graph.attention import Attention
 from .graph.call import own_context_length
-from .graph.capture import Captured, capture
-from .graph.capture_cache import file_of, keep, recall
 from .graph.compact import compact_weights as with_compact_weights
-from .graph.identity import Identity, alike_layers, identity
 from .graph.one_token import stream_weights
 from .graph.original import original_of
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
 from .graph.vocabulary import vocabulary
 from .kernels import lowerings
+from .proven import capture_and_prove
 from .runtime.attach import attach
 from .runtime.decoder import Decoder
 from .runtime.model import CompiledDecoder
@@ -37,10 +33,6 @@ from .store.ring import RingRule
 from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
 from .switches import Switches
 from .upstream.vector_isa import start_trials
-from .verify import verify
-
-log = logging.getLogger(__name__)
-_tracing = threading.Lock()  # a model holds tensors without numbers meanwhile, and torch's flags are set
 
 ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
@@ -125,7 +117,8 @@ def build(
     if on_processor and config.switches.vector_trials:
         start_trials()
     own_length = own_context_length(model)
-    captured, attentions = _captured(model, batch, config, config.context_length or own_length)
+    proven = capture_and_prove(model, batch, config, config.context_length or own_length)
+    captured, attentions = proven.captured, proven.attentions
     returned = returned_by(model, captured.device)
     given = given_filters(config, attentions)
     config = replace(config, score=config.score or (given.score if given else "published"))
@@ -153,7 +146,7 @@ def build(
         chosen = chosen.to(captured.device)
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)
-    outlined = outline(rewritten)
+    outlined = outline(rewritten, config.switches.lean_tracing)
     if own_loops:
         stream_weights(outlined)
     if config.compact_weights:
@@ -161,60 +154,9 @@ def build(
     decoder = Decoder(
         outlined, sites, chosen, sizes, config, captured.device, captured.dtype,
         model_fingerprint(captured, attentions), vocabulary(captured),
-        turns,
+        turns, proven.skipped,
     )  # fmt: skip
     return attach(model, decoder, returned)
-
-
-def _captured(
-    model: nn.Module, batch: int | None, config: Config, context_length: int | None
-) -> tuple[Captured, list[Attention]]:
-    """The model's graph and its attentions, proven if the config says so.
-
-    A proven graph that Inductor will compile is kept, as Inductor keeps what it makes, and proven again when
-    it is used again. Only for the proof layers that do the same are traced once.
-    """
-    if not config.verify:
-        with _tracing:
-            captured = capture(model, batch)
-        return captured, find_attentions(captured, context_length)
-    with _tracing:
-        known = identity(model, batch, context_length) if context_length else None
-        file = file_of(known.digits, batch) if known and config.backend == "inductor" else None
-        kept = recall(file, model, batch) if file else None
-    if kept is not None:
-        try:
-            return kept, _proven(model, kept, context_length)
-        except Exception as error:  # a graph of another model fails in any way
-            log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
-    proven = _captured_anew(model, batch, context_length, known)
-    if file:
-        keep(file, proven[0], model)
-    return proven
-
-
-def _captured_anew(
-    model: nn.Module, batch: int | None, context_length: int | None, known: Identity | None
-) -> tuple[Captured, list[Attention]]:
-    """By a capture in which layers that are alike are traced once; if its graph doesn't prove, by another."""
-    with _tracing:
-        alike = alike_layers(model, known) if known else {}
-        captured = capture(model, batch, alike)
-    try:
-        return captured, _proven(model, captured, context_length)
-    except Exception as error:  # a graph with a copy in a wrong place fails in any way
-        if not alike:
-            raise
-        log.info("every layer is traced, since the graph of layers traced once doesn't prove: %s", error)
-    with _tracing:
-        captured = capture(model, batch)
-    return captured, _proven(model, captured, context_length)
-
-
-def _proven(model: nn.Module, captured: Captured, context_length: int | None) -> list[Attention]:
-    attentions = find_attentions(captured, context_length)
-    verify(model, captured, attentions)
-    return attentions
 
 
 def _rule(attention: Attention, config: Config, sizes: Sizes, share: float) -> Rule:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from torch import nn
 
@@ -12,6 +12,8 @@ from .graph.rewrite import Site
 from .runtime.decoder import Decoder
 from .runtime.model import decoder_of
 from .store.slots import Slots
+from .switches import NAMES
+from .upstream.entry import failures_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,25 @@ class SiteReport:
 
 
 @dataclass(frozen=True)
+class OptimisationReport:
+    """One of `qfpass.Switches`.
+
+    Attributes:
+        state: "on", "off by choice", "not available here" (with these versions) or "not used" (for this
+            model, or not yet).
+        reason: why it isn't on, or which part of it isn't.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """What `qfpass.compile` made of a model; print it for a table.
 
+    `optimisations` has one entry a switch, as it stands now: some are used only once steps have run.
     `compact_nbytes` are those of the copies that `compact_weights=True` keeps, `copied_nbytes` of the weights
     that they are of, `weight_nbytes` of all.
     """
@@ -48,6 +66,7 @@ class Report:
     compact_nbytes: int
     copied_nbytes: int
     weight_nbytes: int
+    optimisations: tuple[OptimisationReport, ...]
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +78,16 @@ class Report:
         """The same for a cache that keeps every key of the context length."""
         return sum(site.full_nbytes for site in self.sites)
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
+        return Group(self._attentions_table(), self._optimisations_table())
+
+    def _optimisations_table(self) -> Table:
+        table = Table(title="optimisations", show_header=False)
+        for each in self.optimisations:
+            table.add_row(each.name, f"{each.state}: {each.reason}" if each.reason else each.state)
+        return table
+
+    def _attentions_table(self) -> Table:
         table = Table(title=f"{len(self.sites)} attentions on bounded stores")
         for column in (
             "#",
@@ -109,7 +137,17 @@ def report(model: nn.Module) -> Report:
         nbytes_of(decoder.outlined.copies),
         nbytes_of(decoder.outlined.copied),
         nbytes_of(decoder.weights) - nbytes_of(decoder.outlined.copies),
+        tuple(_optimisation_report(name, decoder) for name in NAMES),
     )
+
+
+def _optimisation_report(name: str, decoder: Decoder) -> OptimisationReport:
+    if not getattr(decoder.config.switches, name):
+        return OptimisationReport(name, "off by choice")
+    failed = "; ".join(failures_of(name))
+    if reason := decoder.unused.get(name):
+        return OptimisationReport(name, "not available here" if failed else "not used", failed or reason)
+    return OptimisationReport(name, "on", f"but for {failed}" if failed else "")
 
 
 def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:

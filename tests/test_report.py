@@ -6,6 +6,8 @@ from decoders import causal, decoder, text, within
 from torch import nn
 
 import qfpass
+from qfpass.switches import NAMES
+from qfpass.upstream.fx import lazy_graph_module
 
 
 def test_sites_and_bytes() -> None:
@@ -32,6 +34,25 @@ def test_the_table_shows_them() -> None:
     assert "2 attentions" in shown
     for part in ("layers.1.self_attn", "4/2", "causal", "cpu flash", "3.0x smaller", "0 graphs compiled"):
         assert part in shown
+
+
+def test_each_optimisation_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = compiled(llama(), switches=qfpass.Switches(lean_tracing=False))
+    told = {each.name: (each.state, each.reason) for each in qfpass.report(model).optimisations}
+    assert told.keys() == set(NAMES)
+    assert told["lean_tracing"] == ("off by choice", "")
+    assert told["trace_layers_once"] == ("on", "")
+    assert told["replay"] == ("not used", "the backend is 'eager'")
+    assert told["capture_cache"] == ("not used", "graphs are kept for Inductor alone")
+    monkeypatch.setattr(lazy_graph_module, "failure", "ImportError: gone")
+    shown = str(qfpass.report(compiled(llama())))
+    assert "lean_tracing" in shown
+    assert "on: but for fx.lazy_graph_module: ImportError: gone" in shown
+
+
+def test_what_isnt_used_says_why() -> None:
+    told = {each.name: each for each in qfpass.report(compiled(llama(), verify=False)).optimisations}
+    assert "verify=False" in told["trace_layers_once"].reason
 
 
 def test_another_model_has_none() -> None:

@@ -120,7 +120,7 @@ def test_a_wrong_scale_is_caught_and_the_first_site_named(
         right = find_attentions(captured, context_length)
         return [replace(a, scale=a.scale * 3) if a.index in wrong else a for a in right]
 
-    monkeypatch.setattr(import_module("qfpass.compile"), "find_attentions", misread)
+    monkeypatch.setattr(import_module("qfpass.proven"), "find_attentions", misread)
     with pytest.raises(VerificationError, match="read at once") as error:
         qfpass.compile(_sharp(), context_length=64, backend="eager")
     assert f"first attention that differs is layers.{first}" in str(error.value)

@@ -8,7 +8,7 @@ overwrite (`watch`); a step whose rows have filled different numbers of slots ne
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from ..upstream import dynamo
-from ..upstream.entry import failures_of, versions
 from .graphs import Graphs
 from .lower import mark_length
 from .overwritten import Overwritten, Watch, slots_taken
@@ -40,6 +39,7 @@ class Decoder:
         watch: finds what a step will overwrite.
         vocabulary: token ids are below this number; None where the graph doesn't tell.
         turns: what moves each site's keys to other positions; none if they never are.
+        skipped: optimisations of the capture that weren't used, each with the reason.
     """
 
     def __init__(
@@ -54,7 +54,9 @@ class Decoder:
         fingerprint: str,
         vocabulary: int | None,
         turns: Sequence[Turn | None],
+        skipped: Mapping[str, str],
     ) -> None:
+        self._skipped = skipped
         self.fingerprint, self.vocabulary, self.turns = fingerprint, vocabulary, tuple(turns)
         self.sites, self.sizes, self.config = tuple(sites), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
@@ -125,27 +127,23 @@ class Decoder:
         modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
         return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
 
-    def optimisations(self) -> dict[str, str]:
-        """Of each optimisation of what is compiled and run: "on", or "not used: " and why."""
+    @property
+    def unused(self) -> dict[str, str]:
+        """Optimisations that aren't used here as things stand, each with the reason; see `qfpass.report`."""
         on_processor = self.device.type == "cpu"
         no_processor = None if on_processor else f"the device is {self.device.type}"
         has_loops = any(site.reading.own_loops for site in self.sites)
-        why_not = {
+        no_loops = None if has_loops else "Inductor knows no vector instructions of this processor"
+        reasons = {
             "piecewise": self._graphs.why_whole,
             "replay": self.replays.why_not("step"),
-            "own_loops": no_processor
-            or (None if has_loops else "Inductor knows no vectors of this processor"),
+            "own_loops": no_processor or no_loops,
             "vector_trials": no_processor,
             "guard_filter": None,
         }
         if self.config.backend != "inductor":
-            why_not = dict.fromkeys(why_not, f"the backend is {self.config.backend!r}")
-        for name in why_not:
-            if not getattr(self.config.switches, name):
-                why_not[name] = "it is turned off"
-            elif failures_of(name):
-                why_not[name] = f"it isn't available with {versions()}"
-        return {name: "on" if why is None else f"not used: {why}" for name, why in why_not.items()}
+            reasons = dict.fromkeys(reasons, f"the backend is {self.config.backend!r}")
+        return {**self._skipped, **{name: reason for name, reason in reasons.items() if reason}}
 
     def chunk(
         self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor

@@ -47,7 +47,7 @@ def test_a_crash_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise KeyError("node")
 
-    monkeypatch.setattr(import_module("qfpass.compile"), "find_attentions", broken)
+    monkeypatch.setattr(import_module("qfpass.proven"), "find_attentions", broken)
     entry = examine("llama", FAMILIES["llama"])
     assert (entry.outcome, entry.note) == ("crashed", "KeyError: 'node'")
 
@@ -56,7 +56,7 @@ def test_a_wrong_scale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def misread(*arguments: Any) -> list[Attention]:
         return [dataclasses.replace(a, scale=a.scale * 1.1) for a in find_attentions(*arguments)]
 
-    module = import_module("qfpass.compile")
+    module = import_module("qfpass.proven")
     monkeypatch.setattr(module, "find_attentions", misread)
     monkeypatch.setattr(module, "verify", lambda *_: None)
     entry = examine("llama", FAMILIES["llama"])

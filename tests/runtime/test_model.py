@@ -199,7 +199,7 @@ def test_the_model_is_left_as_it_was_after_errors(monkeypatch: pytest.MonkeyPatc
     def nothing(*args: object) -> None:
         raise NoAttentionError("none")
 
-    monkeypatch.setattr(import_module("qfpass.compile"), "find_attentions", nothing)
+    monkeypatch.setattr(import_module("qfpass.proven"), "find_attentions", nothing)
     with pytest.raises(NoAttentionError):
         compiled(original)
     before.check()
