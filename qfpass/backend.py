@@ -27,6 +27,7 @@ from .graph.call import call_decoder, logits_of, own_context_length
 from .graph.dynamo import IN_PIECES, Traced, keep_sources, module_being_traced, read_dynamo_graph
 from .runtime.model import CompiledDecoder
 from .runtime.session import Session
+from .upstream.dynamo import sizes_are_fixed
 from .verify import TOLERANCE, relative_difference
 
 _open: ContextVar["OpenSession | None"] = ContextVar("qfpass_session", default=None)
@@ -127,7 +128,7 @@ class GraphReader:
 
     def __call__(self, *inputs: Any) -> tuple[torch.Tensor]:
         # torch.compile(dynamic=True) makes every size of whatever is compiled inside dynamic too.
-        with torch._dynamo.config.patch(assume_static_by_default=True):
+        with sizes_are_fixed():
             return (self._read(inputs),)
 
     def _read(self, inputs: Sequence[Any]) -> torch.Tensor:

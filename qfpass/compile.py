@@ -33,6 +33,7 @@ from .store.ring import RingRule
 from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
 from .switches import Switches
 from .upstream.vector_isa import start_trials
+from .upstream.versions import warn_if_untested
 
 ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
@@ -111,6 +112,7 @@ def build(
         batch: for a model that runs on that number of rows only.
         rule: decides otherwise than the config how each layer keeps keys.
     """
+    warn_if_untested()
     model = original_of(model)
     lowered = config.backend == "inductor"
     on_processor = lowered and all(parameter.device.type == "cpu" for parameter in model.parameters())

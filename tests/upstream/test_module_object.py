@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from qfpass.upstream.module_object import Unmoved, require_moves_in_one_place, twin_object
+from qfpass.upstream.module_object import (
+    Unmoved,
+    inside_torch_compile,
+    require_moves_in_one_place,
+    twin_object,
+)
 
 
 def test_twin_object_shares_parts_and_sets_its_own() -> None:
@@ -43,3 +48,21 @@ def test_require_moves_in_one_place_which_every_way_of_moving_goes_by(
     move(held)
     assert len(asked) == 1
     assert held.weight.dtype == torch.float32 and held.weight.device.type == "cpu"
+
+
+def test_inside_torch_compile_is_the_module_itself() -> None:
+    module = nn.Linear(2, 2)
+    assert inside_torch_compile(torch.compile(module, backend="eager")) is module
+    assert inside_torch_compile(module) is module
+
+
+def test_twin_object_has_neither_hooks_nor_a_forward_of_its_own() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    module.register_forward_hook(lambda *_: None)
+    module.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
+    module.forward = lambda x: x
+    module.compile(backend="eager")
+    twin = twin_object(module)
+    kept = [name for name, value in vars(twin).items() if "hooks" in name and value]
+    assert not kept and "forward" not in vars(twin)
+    assert torch.equal(twin(torch.ones(1, 2)), module[0](torch.ones(1, 2)))
