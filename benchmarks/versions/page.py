@@ -96,13 +96,13 @@ def _failures(results: dict[Pair, Any], parts: list[str]) -> Iterator[str]:
 def _optimisations(results: dict[Pair, Any], smollm2: str) -> Iterator[str]:
     """Which optimisations were used for SmolLM2, and why others weren't."""
     used = {pair: found.get(smollm2, {}).get("optimisations", {}) for pair, found in results.items()}
-    used = {pair: reasons for pair, reasons in used.items() if reasons}
+    used = {pair: told for pair, told in used.items() if told}
     if not used:
         return
     yield "## Optimisations\n"
-    yield "The switches of `qfpass.Switches`, as SmolLM2 ran.\n"
+    yield "The switches of `qfpass.Switches` and whether they were used for SmolLM2, by `qfpass.report`.\n"
     yield _row("switch", *(f"torch {torch}, transformers {transformers}" for torch, transformers in used))
     yield _row(*["---"] * (len(used) + 1))
     for name in next(iter(used.values())):
-        yield _row(f"`{name}`", *("; ".join(reasons.get(name, ())) or "on" for reasons in used.values()))
+        yield _row(f"`{name}`", *(told.get(name, "").replace("|", "/") for told in used.values()))
     yield ""

@@ -14,8 +14,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
-from qfpass import switches
-from qfpass.upstream.entry import failures_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 from assets import essays_text, weights_folder
@@ -44,9 +42,12 @@ def step_milliseconds(compiled: Any, ids: torch.Tensor) -> float:
     return statistics.median(taken[UNTIMED:]) * 1e3
 
 
-def optimisations() -> dict[str, list[str]]:
-    """Of each switch why it isn't used here; an empty list where it is."""
-    return {name: failures_of(name) for name in switches.NAMES}
+def optimisations(compiled: Any) -> dict[str, str]:
+    """Of each switch whether it is used, and if not why."""
+    return {
+        each.name: f"{each.state}: {each.reason}" if each.reason else each.state
+        for each in qfpass.report(compiled).optimisations
+    }
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
     print(f"{alike} of {NEW_TOKENS} greedy tokens are alike", flush=True)
     compiled = qfpass.compile(model, ratio=RATIO, score="recency")
     step = step_milliseconds(compiled, text[:, :READ])
-    found = {"tokens_alike": alike, "of": NEW_TOKENS, "step": step, "optimisations": optimisations()}
+    found = {"tokens_alike": alike, "of": NEW_TOKENS, "step": step, "optimisations": optimisations(compiled)}
     print(found)
     Path(sys.argv[1]).write_text(json.dumps(found))
 
