@@ -76,7 +76,7 @@ def lower_to_loops(
     strides = FlexibleLayout.contiguous_strides(size)
     layout = FixedLayout(operands[0].get_device(), torch.float32, list(size), strides)
     out = template(operands, layout).generate().output_node()
-    out.data.data.allow_epilogue_fusion = False  # the loops compute this and nothing after it
+    V.graph.no_fuse_buffer_names.add(out.get_name())  # the loops compute this and nothing after it
     return out
 
 
