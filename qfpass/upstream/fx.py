@@ -10,7 +10,7 @@ from torch import fx, nn
 from .entry import Needed, only_fast
 from .settings import as_it_is, set_meanwhile
 
-FIRST_WITHOUT_STACK_TRACES = "2.13"  # the first version of torch that can do without them
+ALWAYS_WITH_STACK_TRACES = torch.__version__ < "2.13"  # earlier versions have no setting for them
 
 
 def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -36,7 +36,7 @@ def without_stack_traces() -> AbstractContextManager[Any]:
 
     Without it: a stack trace is taken for each node.
     """
-    if torch.__version__ < FIRST_WITHOUT_STACK_TRACES and not hasattr(fx.config, "do_not_emit_stack_traces"):
+    if ALWAYS_WITH_STACK_TRACES and not hasattr(fx.config, "do_not_emit_stack_traces"):
         return as_it_is()
     return set_meanwhile(fx.config, "do_not_emit_stack_traces", True)
 

@@ -16,17 +16,13 @@ def set_meanwhile(holder: Any, name: str, value: bool) -> AbstractContextManager
     Raises:
         AttributeError: now, not inside, if there is no such setting.
     """
-    getattr(holder, name)
-    return _set(holder, name, value)
+    return as_it_is() if getattr(holder, name) == value else _changed(holder, name, value)
 
 
 @contextmanager
-def _set(holder: Any, name: str, value: bool) -> Iterator[None]:
-    before = getattr(holder, name)
-    if before != value:
-        setattr(holder, name, value)
+def _changed(holder: Any, name: str, value: bool) -> Iterator[None]:
+    setattr(holder, name, value)
     try:
         yield
     finally:
-        if before != value:
-            setattr(holder, name, before)
+        setattr(holder, name, not value)
