@@ -80,7 +80,7 @@ sessions: weights
 	$(BIN)/python benchmarks/sessions.py
 
 fuzz: venv
-	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/runtime/test_interleaving.py
+	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/runtime/test_interleaving.py tests/runtime/test_continuation.py
 
 # Its many dependencies stay out of the project's environment, which it sees by a path file.
 lm-eval: venv

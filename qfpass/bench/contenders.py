@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, StaticCache
 
 from ..report import report
 from ..runtime.model import CompiledDecoder
+from ..runtime.rows import Span
 from ..store.ring import Ring
 from ..store.slots import AnySlots
 from ..upstream.cache import as_cache
@@ -128,7 +129,7 @@ class Bounded:
             for store in session.stores:
                 _fill_store(store, tokens)
             session.advance(range(batch), tokens)
-            session.count_columns(tokens)
+            session.note_read(torch.zeros(batch, tokens, dtype=torch.int32), [Span(0, tokens)] * batch)
         return BoundedContext(self._model, session)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from transformers import Cache
 
 from ..errors import SessionError
+from .read_ids import ReadIds
 from .rows import Row
 from .stores import Stores
 
@@ -12,12 +13,14 @@ from .stores import Stores
 class State(NamedTuple):
     """All that changes in a session but the contents of its stores.
 
-    `columns` counts what a call of transformers would, padding and tokens; `rows` count tokens.
+    `columns` counts what a call of transformers would, padding and tokens; `rows` count tokens; `read` has
+    the tokens' ids.
     """
 
     stores: Stores = Stores()
     rows: tuple[Row, ...] = ()
     columns: int = 0
+    read: ReadIds = ReadIds()
 
 
 class Counts(Cache):
@@ -54,6 +57,11 @@ class Counts(Cache):
     def columns(self) -> int:
         """Columns of ids given so far, padding among them: what transformers calls the sequence length."""
         return self._state.columns
+
+    @property
+    def read(self) -> ReadIds:
+        """The ids that each row has read."""
+        return self._state.read
 
     @property
     def stores(self) -> Stores:

@@ -3,14 +3,19 @@
 Imports transformers' generation, so that only `attach` imports this, for a model of transformers.
 """
 
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
 from ..errors import InputError, SessionError
 from ..upstream.cache import as_cache, give_both_names, one_of
 from ..upstream.generate import GenerationSteps, generation_settings
+from .continuation import columns_to_read
 from .inputs import check_session
 from .model import CompiledDecoder
 from .session import Session
@@ -34,10 +39,13 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
     ) -> Any:
         """transformers' generate over a session: the one given, by either name, or a new one for this call.
 
-        Padding goes to the left or the right of a row. A row that has ended reads nothing more.
+        Padding goes to the left or the right of a row. A row that has ended reads nothing more. A session
+        that holds tokens reads on: the ids are the whole text, or what is new. Where the context ends, and
+        the model was compiled with overflow="error", so does the text.
 
         Raises:
-            InputError, SessionError: settings that a session can't go by; nothing has been read.
+            InputError, SessionError: settings that a session can't go by, or a text that differs from what it
+                has read; nothing has been read.
         """
         given = generation_config if len(args) < 2 else args[1]
         self._refuse(given, kwargs)
@@ -45,10 +53,12 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         if session is None:
             session = self.session()
         check_session(self.qfpass_decoder, session)
-        kwargs |= self._overrides(kwargs)
+        kwargs |= self._overrides()
+        self._end_with_context(session, given, args, kwargs)
+        kwargs.pop("prefill_chunk_size", None)  # a session reads in chunks of its own
         if generation_config is not None:
-            kwargs["generation_config"] = generation_config
-        with session.in_use():
+            kwargs["generation_config"] = _without_chunks(generation_config)
+        with session.in_use(), _reading_on(session, args, kwargs):
             written = super().generate(*args, **as_cache(session), **kwargs)  # type: ignore[misc]
         give_both_names(written)
         return written
@@ -76,7 +86,18 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
                 "session: leave it out."
             )
 
-    def _overrides(self, named: dict[str, Any]) -> dict[str, Any]:
+    def _end_with_context(
+        self, session: Session, given: GenerationConfig | None, args: Sequence[Any], named: dict[str, Any]
+    ) -> None:
+        """Let generate stop where no more tokens can be read, instead of failing there."""
+        decoder = self.qfpass_decoder
+        if decoder.config.overflow != "error" or len(args) > 3:
+            return
+        rests = generation_settings(self, given, named).eos_token_id is not None
+        end = _EndOfContext(session, decoder.sizes.context_length, rests)
+        named["stopping_criteria"] = StoppingCriteriaList([*(named.get("stopping_criteria") or ()), end])
+
+    def _overrides(self) -> dict[str, Any]:
         """What the checkpoint's own settings say of a cache, and a session doesn't go by."""
         own: Any = self.generation_config
         overrides: dict[str, Any] = {}
@@ -85,3 +106,37 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         if getattr(own, "cache_implementation", None) is not None:
             overrides["cache_implementation"] = None
         return overrides
+
+
+class _EndOfContext(StoppingCriteria):
+    """Ends a row that has read as many tokens as the context has; all of them, if rows can't rest."""
+
+    def __init__(self, session: Session, limit: int, rests: bool) -> None:
+        self._session, self._limit, self._rests = session, limit, rests
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        full = torch.tensor([tokens >= self._limit for tokens in self._session.row_tokens])
+        if not self._rests or len(full) != len(input_ids):  # beam search asks for more than its rows
+            full = full.any().expand(len(input_ids))
+        return full.to(input_ids.device)
+
+
+def _without_chunks(given: GenerationConfig) -> GenerationConfig:
+    """The same settings, but for chunks of transformers'."""
+    if given.prefill_chunk_size is None:
+        return given
+    given = copy.deepcopy(given)
+    given.prefill_chunk_size = None
+    return given
+
+
+@contextmanager
+def _reading_on(session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
+    """Let generate read those of its ids that the session hasn't read."""
+    ids = next((x for x in (*args[:1], named.get("inputs"), named.get("input_ids")) if x is not None), None)
+    if isinstance(ids, torch.Tensor) and ids.dim() == 2:
+        session.columns_to_read = columns_to_read(session, ids, named.get("attention_mask"))
+    try:
+        yield
+    finally:
+        session.columns_to_read = None

@@ -42,7 +42,7 @@ def read(
                 logits = _step(decoder, session, ids, spans, wanted, undo.overwritten)
             else:
                 logits = _read_each(decoder, session, ids, spans, wanted)
-            session.count_columns(ids.shape[1])
+            session.note_read(ids, spans)
         except BaseException:
             undo.restore()
             raise

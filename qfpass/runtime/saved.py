@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -11,7 +12,7 @@ from ..errors import SessionError
 from .rows import Row
 from .stores import Store
 
-FORMAT = "qfpass session 3"
+FORMAT = "qfpass session 4"
 
 
 def write(
@@ -19,14 +20,16 @@ def write(
     stores: Sequence[Store],
     rows: Sequence[Row],
     columns: int,
+    read: Sequence[torch.Tensor],
     belongs_to: Mapping[str, str],
 ) -> None:
-    """Write the stores of a session, where its rows stand and the columns it was given.
+    """Write the stores of a session, where its rows stand, the columns it was given and the ids it has read.
 
     Raises:
         SessionError: the file can't be written.
     """
     tensors = {f"{i}.{n}": t for i, s in enumerate(stores) for n, t in s._asdict().items()}
+    tensors |= {f"read.{row}": ids for row, ids in enumerate(read)}
     header = {
         "format": FORMAT,
         "rows": json.dumps(rows),
@@ -43,8 +46,8 @@ def read(
     path: str | Path,
     kinds: Sequence[type[Store]],
     belongs_to: Mapping[str, str],
-) -> tuple[tuple[Store, ...], tuple[Row, ...], int]:
-    """The stores on the CPU, one of each of `kinds`, where the rows stand and the columns.
+) -> tuple[tuple[Store, ...], tuple[Row, ...], int, tuple[torch.Tensor, ...]]:
+    """The stores on the CPU, one of each of `kinds`, where the rows stand, the columns and the ids read.
 
     Raises:
         SessionError: no such file, no session in it, or one that belongs to something else.
@@ -60,7 +63,8 @@ def read(
                 kind(*(file.get_tensor(f"{i}.{name}") for name in kind._fields))
                 for i, kind in enumerate(kinds if rows else ())
             )
-            return stores, rows, int(header["columns"])
+            read = tuple(file.get_tensor(f"read.{row}") for row in range(len(rows)))
+            return stores, rows, int(header["columns"]), read
     except (OSError, SafetensorError) as error:
         raise SessionError(f"{path} can't be read as a session: {error}") from error
 

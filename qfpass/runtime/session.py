@@ -14,7 +14,8 @@ from ..store.ring import Ring, held_positions
 from . import saved
 from .counts import Counts, State
 from .exclusive import Exclusive
-from .rows import Row
+from .read_ids import ReadIds
+from .rows import Row, Span
 from .stores import Stores
 
 
@@ -42,6 +43,7 @@ class Session(Counts):
         self._owner = owner
         self._exclusive = Exclusive()
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished: they read nothing more
+        self.columns_to_read: int | None = None  # of the ids that generate was given, until it has read them
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""
@@ -84,9 +86,10 @@ class Session(Counts):
         rows[row] = rows[row]._replace(position=position)
         self._state = self._state._replace(rows=tuple(rows))
 
-    def count_columns(self, columns: int) -> None:
-        """Count the columns of a call that has succeeded."""
-        self._state = self._state._replace(columns=self.columns + columns)
+    def note_read(self, ids: torch.Tensor, spans: Sequence[Span]) -> None:
+        """Count the columns of a call that has succeeded, and keep its ids [B, S]."""
+        columns, read = self.columns + ids.shape[1], self.read.after(ids, spans)
+        self._state = self._state._replace(columns=columns, read=read)
 
     def reset(self) -> None:
         """Forget everything seen, keep the memory."""
@@ -145,7 +148,7 @@ class Session(Counts):
         """Write the session to a safetensors file, which `load` reads in another process."""
         with self.in_use():
             seen = self._state if self.tokens_seen else State()
-            saved.write(path, seen.stores, seen.rows, seen.columns, self._identity)
+            saved.write(path, seen.stores, seen.rows, seen.columns, seen.read.rows(), self._identity)
 
     def load(self, path: str | Path) -> "Session":
         """Stand where a saved session stood; what this one held is forgotten. Returns itself.
@@ -155,10 +158,10 @@ class Session(Counts):
         """
         kinds = [site.rule.store_type for site in self.sites]
         with self.in_use(resetting=True):
-            read, rows, columns = saved.read(path, kinds, self._identity)
+            held, rows, columns, ids = saved.read(path, kinds, self._identity)
             stores = self._empty_stores(len(rows)) if rows else Stores()
-            stores.copy_(read)
-            self._state = State(stores, rows, columns)
+            stores.copy_(held)
+            self._state = State(stores, rows, columns, ReadIds(ids))
             self._exclusive.is_broken = False
         return self
 
@@ -173,7 +176,10 @@ class Session(Counts):
             for store in self.stores:
                 for tensor in store:
                     tensor.copy_(tensor.index_select(0, chosen))
-            self._state = self._state._replace(rows=tuple(self.rows[i] for i in beam_idx.tolist()))
+            rows = beam_idx.tolist()
+            self._state = self._state._replace(
+                rows=tuple(self.rows[i] for i in rows), read=self.read.chosen(rows)
+            )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times in a row."""
@@ -184,8 +190,8 @@ class Session(Counts):
         with self.in_use():
             chosen = torch.arange(len(self.rows))[indices.cpu()]
             stores = self.stores.map(lambda tensor: tensor[:, chosen.to(tensor.device)])
-            rows = tuple(self.rows[i] for i in chosen.tolist())
-            self._state = self._state._replace(stores=stores, rows=rows)
+            rows, read = tuple(self.rows[i] for i in chosen.tolist()), self.read.chosen(chosen.tolist())
+            self._state = self._state._replace(stores=stores, rows=rows, read=read)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self.fork()

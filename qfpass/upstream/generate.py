@@ -53,7 +53,12 @@ class GenerationSteps:
         Not the model's class's: some old ones pass the whole text in every step, having no cache.
         """
         generic: Any = GenerationMixin.prepare_inputs_for_generation
-        inputs = generic(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        session = kwargs[cache_name()]
+        columns, session.columns_to_read = session.columns_to_read or 1, None
+        # Cut here, and not by each version's rules for what a cache has read.
+        kwargs |= {"next_sequence_length": columns, "cache_position": torch.arange(columns)}
+        own = input_ids[:, -columns:]
+        inputs = generic(self, own, *args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration:
             inputs.pop("attention_mask", None)
         if kwargs.get("position_ids") is None:  # older versions count them here
