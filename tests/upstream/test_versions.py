@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
 
+from qfpass.upstream import versions
 from qfpass.upstream.entry import UpstreamWarning
 from qfpass.upstream.versions import TESTED, warn_if_untested
 
@@ -27,8 +26,9 @@ def nothing_was_said() -> Iterator[None]:
 
 def said(monkeypatch: pytest.MonkeyPatch, torch_version: str, transformers_version: str) -> list[str]:
     """What two calls warn of."""
-    monkeypatch.setattr(torch, "__version__", torch_version)
-    monkeypatch.setattr(transformers, "__version__", transformers_version)
+    monkeypatch.setattr(versions.torch, "__version__", torch_version)
+    # By the module's own name: transformers imports itself anew at times, as another module.
+    monkeypatch.setattr(versions.transformers, "__version__", transformers_version)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_if_untested()
@@ -49,7 +49,7 @@ NEWER, OLDER = "newer than {}, the newest that was tested", "older than {}, the 
 
 
 @pytest.mark.parametrize(
-    ("versions", "told"),
+    ("found", "told"),
     [
         (("2.14.2", "5.24.0"), ["torch 2.14.2 is " + NEWER.format("2.14.1")]),
         (("2.15.0.dev20270101+cpu", "5.0.0"), ["torch 2.15.0.dev20270101+cpu is " + NEWER.format("2.14.1")]),
@@ -66,9 +66,9 @@ NEWER, OLDER = "newer than {}, the newest that was tested", "older than {}, the 
     ],
 )
 def test_others_are_told_once(
-    monkeypatch: pytest.MonkeyPatch, versions: tuple[str, str], told: list[str]
+    monkeypatch: pytest.MonkeyPatch, found: tuple[str, str], told: list[str]
 ) -> None:
-    assert said(monkeypatch, *versions) == [f"qfpass: {'; '.join(told)}. docs/versions.md says what to do."]
+    assert said(monkeypatch, *found) == [f"qfpass: {'; '.join(told)}. docs/versions.md says what to do."]
 
 
 def test_importing_says_nothing() -> None:
