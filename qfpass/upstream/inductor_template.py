@@ -5,8 +5,11 @@ This imports Inductor's parts at once, so only `inductor.lower_to_own_loops` and
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from inspect import signature
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 import torch._inductor.lowering  # before templates, which it imports and which import it
@@ -69,15 +72,25 @@ def _profile(kernel: Any, operator: str) -> str:
     return mark(operator) if signature(mark).parameters else mark()
 
 
-def lower_to_loops(
-    template: type[LoopTemplate], operands: Sequence[Operand], size: Sequence[Any]
-) -> IRNode:
+def lower_to_loops(template: type[LoopTemplate], operands: Sequence[Operand], size: Sequence[Any]) -> IRNode:
     """What the loops make of operands, the first one's device theirs: float32 of this size, dense."""
     strides = FlexibleLayout.contiguous_strides(size)
     layout = FixedLayout(operands[0].get_device(), torch.float32, list(size), strides)
-    out = template(operands, layout).generate().output_node()
+    with _sizes_of_trial():
+        out = template(operands, layout).generate().output_node()
     V.graph.no_fuse_buffer_names.add(out.get_name())  # the loops compute this and nothing after it
     return out
+
+
+def _sizes_of_trial() -> AbstractContextManager[Any]:
+    """Inside, a template may be generated though sizes are known only at run time.
+
+    It gets arguments for a trial, which nobody makes; torch 2.11 has none then.
+    """
+    sizes: Any = V.graph.sizevars
+    if hasattr(sizes, "size_hints"):
+        return patch.object(sizes, "size_hints", partial(sizes.size_hints, fallback=1))
+    return nullcontext()
 
 
 def in_memory(operand: Operand) -> Operand:
