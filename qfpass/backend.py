@@ -24,10 +24,11 @@ from .compile import build
 from .config import Config
 from .errors import CaptureError, ConfigError, NoAttentionError, SessionError, VerificationError
 from .graph.call import call_decoder, logits_of, own_context_length
-from .graph.dynamo import IN_PIECES, Traced, keep_sources, module_being_traced, read_dynamo_graph
+from .graph.dynamo import IN_PIECES, Traced, keep_sources, read_dynamo_graph
 from .runtime.model import CompiledDecoder
 from .runtime.session import Session
 from .upstream.dynamo import sizes_are_fixed
+from .upstream.dynamo_graph import module_being_traced
 from .verify import TOLERANCE, relative_difference
 
 _open: ContextVar["OpenSession | None"] = ContextVar("qfpass_session", default=None)

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from ..errors import CaptureError
 from ..upstream.dynamo_graph import (
     example_of,
     is_argument,
     last_step,
-    locals_being_traced,
     name_in_model,
     source_of,
 )
@@ -49,12 +48,6 @@ class Traced:
         return all(inputs[i] is part for i, part in self.parts.items()) and all(
             inputs[i].item() == number for i, number in self.numbers.items()
         )
-
-
-def module_being_traced() -> nn.Module | None:
-    """The module whose forward Dynamo is compiling, None if it is no module's."""
-    module = locals_being_traced().get("self")
-    return module if isinstance(module, nn.Module) else None
 
 
 def keep_sources(traced: fx.GraphModule) -> None:

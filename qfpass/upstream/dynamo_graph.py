@@ -1,10 +1,9 @@
 """Graphs that Dynamo traced: whose forward it is, and where the graph's inputs come from."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from .entry import Needed
 
@@ -14,26 +13,38 @@ _MODEL = "L['self']"
 
 
 @Needed
-def locals_being_traced() -> Mapping[str, Any]:
-    """The local variables of the frame that Dynamo is compiling, by name.
+def module_being_traced() -> nn.Module | None:
+    """The module whose forward Dynamo is compiling, None if it is no module's.
 
     Without it: torch.compile(backend="qfpass") can't know of which model the graph is.
     """
-    from torch._dynamo.symbolic_convert import InstructionTranslator
-
-    return InstructionTranslator.current_tx().output.local_scope
+    return _module_and_source()[0]
 
 
 @Needed
 def source_of(placeholder: fx.Node) -> str:
     """Where an input of a graph comes from: L['input_ids'], L['self']._modules['head']._parameters['weight'].
 
-    Dynamo forgets it when the graph is compiled.
+    To be asked while the graph is being compiled: Dynamo forgets it then.
 
     Without it: torch.compile(backend="qfpass") can't tell ids, positions and weights apart.
     """
     name: str = _kept(placeholder, "grapharg").source.name
-    return name
+    model = _module_and_source()[1]
+    return _MODEL + name.removeprefix(model) if name.startswith(model) else name
+
+
+def _module_and_source() -> tuple[nn.Module | None, str]:
+    """What `self` is and where it is: the first of `args` in a wrapper that takes whatever there is."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    scope = InstructionTranslator.current_tx().output.local_scope
+    given: Any = scope.get("args")
+    first = given[0] if isinstance(given, tuple) and given else None
+    for value, source in ((scope.get("self"), _MODEL), (first, "L['args'][0]")):
+        if isinstance(value, nn.Module):
+            return value, source
+    return None, _MODEL
 
 
 @Needed

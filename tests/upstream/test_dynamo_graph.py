@@ -12,7 +12,7 @@ from qfpass.upstream.dynamo_graph import (
     example_of,
     is_argument,
     last_step,
-    locals_being_traced,
+    module_being_traced,
     name_in_model,
     source_of,
 )
@@ -32,35 +32,47 @@ class Model(nn.Module):
 
 class Seen(NamedTuple):
     model: nn.Module
-    frame: dict[str, Any]
+    module: nn.Module | None
     sources: dict[str, str]
     examples: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def seen() -> Seen:
+class Wrapped(Model):
+    """As a decorator leaves it that knows nothing of what it passes on."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return Model.forward(*args, **kwargs)
+
+
+@pytest.fixture(scope="module", params=[Model, Wrapped])
+def seen(request: pytest.FixtureRequest) -> Seen:
     found = dict[str, Any]()
 
     def backend(graph: fx.GraphModule, _: Any) -> Callable[..., Any]:
         places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        found["frame"] = dict(locals_being_traced())
+        found["module"] = module_being_traced()
         found["sources"] = {source_of(node): node.name for node in places}
         found["examples"] = {source_of(node): example_of(node) for node in places}
         return graph.forward
 
     torch.compiler.reset()
-    model, (ids, more, places) = Model(), (torch.ones(4, 3) for _ in range(3))  # one given twice is one input
+    model, (ids, more, places) = (
+        request.param(),
+        (torch.ones(4, 3) for _ in range(3)),
+    )  # one given twice is one input
     torch.compile(model, backend=backend, fullgraph=True, dynamic=True)(ids, more, position_ids=places)
     return Seen(model, **found)
 
 
-def test_locals_being_traced_are_those_of_the_forward(seen: Seen) -> None:
-    assert seen.frame["self"] is seen.model
+def test_module_being_traced_is_the_one_that_is_called(seen: Seen) -> None:
+    assert seen.module is seen.model
 
 
 def test_source_of_an_input_says_where_it_is_in_the_call(seen: Seen) -> None:
     arguments = {source for source in seen.sources if is_argument(source)}
-    assert {"L['ids']", "L['more'][0]", "L['named']['position_ids']"} <= arguments
+    names = {"L['ids']", "L['more'][0]", "L['named']['position_ids']"}
+    passed_on = {"L['args'][1]", "L['args'][2]", "L['kwargs']['position_ids']"}
+    assert (passed_on if isinstance(seen.model, Wrapped) else names) <= arguments
 
 
 def test_is_argument_is_false_of_what_is_the_models(seen: Seen) -> None:
@@ -71,7 +83,7 @@ def test_is_argument_is_false_of_what_is_the_models(seen: Seen) -> None:
 
 def test_last_step_is_the_argument_as_it_was_given(seen: Seen) -> None:
     named = {last_step(source) for source in seen.sources if is_argument(source)}
-    assert {"ids", "0", "position_ids"} <= named
+    assert ({"1", "2"} if isinstance(seen.model, Wrapped) else {"ids", "0"}) | {"position_ids"} <= named
 
 
 def test_name_in_model_is_the_models_own(seen: Seen) -> None:
@@ -81,7 +93,7 @@ def test_name_in_model_is_the_models_own(seen: Seen) -> None:
 
 
 def test_example_of_an_input_has_its_form(seen: Seen) -> None:
-    ids = seen.examples["L['ids']"]
+    ids = seen.examples["L['args'][1]" if isinstance(seen.model, Wrapped) else "L['ids']"]
     assert isinstance(ids, torch.Tensor) and ids.shape[1] == 3
     assert isinstance(ids.shape[0], torch.SymInt)
     numbers = [value for value in seen.examples.values() if isinstance(value, torch.SymInt)]
