@@ -14,8 +14,11 @@ import qfpass
 from qfpass.config import Config
 from qfpass.errors import QFPassError
 from qfpass.graph.tracing import read_rather_than_run
+from qfpass.kernels import lowerings
 from qfpass.runtime.lower import lower
 from qfpass.switches import Switches
+from qfpass.upstream.entry import UpstreamWarning
+from qfpass.upstream.inductor import lower_to_own_loops
 
 Asked = dict[str, Any]
 Guard = namedtuple("Guard", ("guard_type", "name"))
@@ -131,6 +134,27 @@ def test_graphs_within_a_graph_have_their_python(backend: str) -> None:
     outer = torch.fx.GraphModule({"inner": inner}, graph)
     x = torch.arange(-2.0, 3)
     torch.testing.assert_close(lower(outer, Config(backend=backend))(x), x.relu())
+
+
+def test_loops_whose_source_does_not_compile_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """at::vec, which they are written with, may change; the operator is called instead."""
+    monkeypatch.setattr(lower_to_own_loops, "failure", None)
+    if not lowerings.register():
+        pytest.skip("Inductor knows no vector instructions of this processor")
+    from qfpass.kernels.one_token_template import OneTokenLinears
+
+    monkeypatch.setattr(OneTokenLinears, "source", "no {{ definition }} of C++")
+    graph = torch.fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    graph.output(graph.call_function(torch.ops.qfpass.one_token_linears.default, (x, [weight])))
+    call = lower(torch.fx.GraphModule(nn.Module(), graph), Config())
+    x, weight = torch.randn(1, 1, 16), torch.randn(4, 16)
+    with (
+        torch._inductor.config.patch(force_disable_caches=True),
+        pytest.warns(UpstreamWarning, match=r"its C\+\+ doesn't compile"),
+    ):
+        out = call(x, weight)
+    torch.testing.assert_close(out, x @ weight.mT)
 
 
 def test_modes_stay_as_they_are(asked: list[Asked]) -> None:
