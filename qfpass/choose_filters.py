@@ -86,7 +86,7 @@ def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
     cached = find_cached(model_fingerprint(captured, attentions))
     if cached is not None:
         return cached
-    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    name = getattr(getattr(model, "config", None), "name_or_path", None)
     return find_on_hub(name)
 
 
