@@ -1,6 +1,7 @@
 """A module as an object: what a wrapper wraps, a copy that shares its parts, one that stays where it is."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -52,12 +53,12 @@ def require_moves_in_one_place() -> None:
     nn.Module._apply  # noqa: B018
 
 
-class Unmoved(nn.Module):
+class Unmoved(nn.Module, ABC):
     """A module whose parameters are another's, so that whatever would move or cast them is asked first."""
 
+    @abstractmethod
     def refuse_to_become(self, like: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Raise if `like`, which a method such as `.to()` does to each tensor, would change one."""
-        raise NotImplementedError
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         self.refuse_to_become(fn)
