@@ -12,6 +12,7 @@ from .graph.attention import Attention, find_attentions
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
 from .graph.identity import Identity, alike_layers, identity
+from .graph.other_lengths import refuse_by_sizes
 from .upstream.entry import describe
 from .verify import verify
 
@@ -46,6 +47,7 @@ class _Capture:
 
     def __init__(self, model: nn.Module, batch: int | None, config: Config, length: int | None) -> None:
         self.model, self.batch, self.length = model, batch, length
+        self.longest = length if config.overflow == "error" else None
         self.switches, self.lean = config.switches, config.switches.lean_tracing
         self.verify, self.is_kept = config.verify, config.backend == "inductor"
         self.skipped = dict[str, str]()
@@ -130,9 +132,10 @@ class _Capture:
         return Proven(captured, self._prove(captured), self.skipped)
 
     def _prove(self, captured: Captured) -> list[Attention]:
+        refuse_by_sizes(type(self.model).__name__, captured, self.length)
         attentions = find_attentions(captured, self.length)
         if self.verify:
-            verify(self.model, captured, attentions)
+            verify(self.model, captured, attentions, self.longest)
         return attentions
 
     def _skip(self, optimisation: str, reason: str) -> None:

@@ -11,6 +11,7 @@ from .graph.attention import Attention
 from .graph.call import call_decoder, logits_of
 from .graph.capture import Captured
 from .graph.mixing import mixing_reason
+from .graph.other_lengths import refuse_by_text_length
 from .runtime.uncompressed import Uncompressed
 
 PROOF_TOKENS = 20
@@ -20,14 +21,22 @@ PART_ENDS = (0, 1, 2, 3, 10, 12, 18, 19, PROOF_TOKENS)
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
-def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> None:
+def verify(
+    model: nn.Module,
+    captured: Captured,
+    attentions: Sequence[Attention],
+    context_length: int | None = None,
+) -> None:
     """Compare the rewritten graph with `model` on a short text, read at once and in parts.
 
+    That nothing else happens in longer texts, of up to `context_length` tokens, is read off the graph.
+
     Raises:
+        UnsupportedOpError: something does; see `refuse_by_text_length`.
         VerificationError: they differ beyond the dtype's tolerance; names the first attention that does.
     """
     ids = _text(captured)
-    expected = original_logits(model, ids)
+    expected = _repeated_logits(model, ids, TOLERANCE.get(captured.dtype, 1e-1))
     program = Uncompressed(captured, attentions, capacity=PROOF_TOKENS, batch=len(ids))
     ways = {"at once": (0, PROOF_TOKENS), "in parts": PART_ENDS}
     name = type(model).__name__
@@ -35,7 +44,9 @@ def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
     for way, ends in ways.items():
         program.restart()
         try:
-            actual = torch.cat([program.read(ids[:, a:b]) for a, b in pairwise(ends)], dim=1)
+            actual = torch.cat(
+                [program.read(ids[:, a:b], PROOF_TOKENS - 1) for a, b in pairwise(ends)], dim=1
+            )
         except (RuntimeError, IndexError) as error:
             raise _cannot_run(name, captured, way, error) from error
         difference = relative_difference(actual, expected)
@@ -48,6 +59,36 @@ def verify(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
                 f"{difference:.1e} of its largest logit (allowed: {tolerance:.0e}); {site}. The model may "
                 "place tokens by something else than their positions. verify=False compiles it all the same."
             )
+    refuse_by_text_length(program.module, context_length)
+
+
+def _repeated_logits(model: nn.Module, ids: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """The model's own logits, which must be the same when it reads the same text again."""
+    expected = original_logits(model, ids)
+    before = _settings(model)
+    difference = relative_difference(original_logits(model, ids), expected)
+    if difference <= tolerance:
+        return expected
+    after = _settings(model)
+    changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+    what = f": each call changes its {', '.join(changed[:3])}" if changed else ", as if by chance"
+    raise VerificationError(
+        f"{type(model).__name__} gives other logits for the same text when it is called again, by "
+        f"{difference:.1e} of the largest{what}. A session can't carry that: what a call computes must "
+        "depend on its inputs alone."
+    )
+
+
+def _settings(model: nn.Module) -> dict[str, object]:
+    """What modules hold beside their parts, by path: numbers, and which tensors."""
+    found = dict[str, object]()
+    for path, module in model.named_modules():
+        for name, value in [*vars(module).items(), *module.named_buffers(recurse=False)]:
+            if isinstance(value, (bool, int, float, str, type(None))):
+                found[f"{path}.{name}".lstrip(".")] = value
+            elif isinstance(value, torch.Tensor):
+                found[f"{path}.{name}".lstrip(".")] = id(value)
+    return found
 
 
 def _cannot_run(name: str, captured: Captured, way: str, error: Exception) -> VerificationError:
@@ -120,7 +161,7 @@ def _first_different_site(
     parts: dict[str, list[torch.Tensor]] = {}
     for a, b in pairwise(ends):
         rewritten = _Recorder(program.module, {f"attention_{x.index}" for x in attentions})
-        rewritten.run(*program.inputs(ids[:, a:b]))
+        rewritten.run(*program.inputs(ids[:, a:b], PROOF_TOKENS - 1))
         for name, output in rewritten.outputs.items():
             parts.setdefault(name, []).append(output)
     for attention in attentions:

@@ -14,6 +14,7 @@ from ..errors import CaptureError
 from ..upstream import export
 from ..upstream.entry import describe
 from ..upstream.fx import merge_equal_nodes
+from .buffers import spell_written_buffers
 from .call import call_decoder, logits_of
 from .flex import spell_flex_attention
 from .grad_mode import write_out_grad_mode
@@ -43,6 +44,7 @@ class Captured:
     dtype: torch.dtype
     batch: int | None = None
     lean: bool = True
+    conditions: tuple[str, ...] = ()
 
 
 class Logits(nn.Module):
@@ -102,7 +104,7 @@ def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str], lea
                 export.forget_last_trace()
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
-    return Captured(_clean(module), device, dtype, batch, lean)
+    return Captured(_clean(module), device, dtype, batch, lean, export.size_conditions(program))
 
 
 def example(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,6 +209,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
     (logits,) = output.args[0]
     output.args = (logits,)
     spell_flex_attention(module, graph)
+    spell_written_buffers(graph)
     spell_out_of_place(graph)
     spell_products(graph)
     spell_sinks(graph)

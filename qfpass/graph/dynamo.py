@@ -44,9 +44,9 @@ class Traced:
     length: int | None
 
     def belongs_to(self, inputs: Sequence[Any]) -> bool:
-        """Whether a call's parameters, buffers and floats are those that this decoder was made with."""
+        """Whether a call's parameters, buffers and numbers are those that this decoder was made with."""
         return all(inputs[i] is part for i, part in self.parts.items()) and all(
-            inputs[i].item() == number for i, number in self.numbers.items()
+            _number(inputs[i]) == number for i, number in self.numbers.items()
         )
 
 
@@ -60,7 +60,7 @@ def keep_sources(traced: fx.GraphModule) -> None:
 def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> Traced:
     """The decoder in a graph that a torch.compile backend got, for the inputs of one call.
 
-    Dynamo makes parameters, buffers, sizes and floats inputs of its graph, beside the call's arguments.
+    Dynamo makes parameters, buffers, sizes and numbers inputs of its graph, beside the call's arguments.
     `keep_sources` must have run on the graph while it was being compiled.
 
     Raises:
@@ -76,17 +76,18 @@ def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> Traced:
     for i, (node, value) in enumerate(zip(places, inputs, strict=True)):
         if node in new:
             continue
-        if _is_size(node):
-            new[node] = _size(graph, node, new) if node.users else None
-        elif _is_number(node):
-            new[node] = numbers[i] = value.item()
+        size = _size(graph, node, new) if _is_size(node) else None
+        if size is not None:
+            new[node] = size
+        elif _is_size(node) or _is_number(node):
+            new[node] = numbers[i] = _number(value)
         else:
             name = name_in_model(_source(node))
             new[node], attributes[name], parts[i] = graph.get_attr(name), value, value
     for node in traced.graph.nodes:
         if node.op == "output":
             graph.output(new[_only_output(node)])
-        elif node.target == "item" and isinstance(new[node.args[0]], float):
+        elif node.target == "item" and isinstance(new[node.args[0]], (int, float)):
             new[node] = new[node.args[0]]
         elif node not in new:
             new[node] = graph.node_copy(node, new.__getitem__)
@@ -122,8 +123,8 @@ def _placed(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return graph.call_function(torch.select, (positions, 0, 0))
 
 
-def _size(graph: fx.Graph, node: fx.Node, arguments: dict[fx.Node, Any]) -> fx.Node:
-    """The size of an argument that a placeholder of Dynamo's stands for."""
+def _size(graph: fx.Graph, node: fx.Node, arguments: dict[fx.Node, Any]) -> fx.Node | None:
+    """The size of an argument that a placeholder of Dynamo's stands for; None if it is a number by itself."""
     symbol = example_of(node).node.expr
     for argument, value in arguments.items():
         if not isinstance(example_of(argument), torch.Tensor):
@@ -132,10 +133,12 @@ def _size(graph: fx.Graph, node: fx.Node, arguments: dict[fx.Node, Any]) -> fx.N
             for dim, size in enumerate(getattr(example_of(argument), method)()):
                 if _varies(size) and size.node.expr == symbol:
                     return graph.call_method(method, (value, dim))
-    raise CaptureError(
-        f"the call takes a number that varies, {_argument_name(node)}, besides the sizes of its ids: the "
-        "qfpass backend compiles calls of token ids and positions only."
-    )
+    return None
+
+
+def _number(value: torch.Tensor | int) -> float:
+    """An int, such as logits_to_keep, as it is; a float of the model's from the tensor that it comes in."""
+    return value.item() if isinstance(value, torch.Tensor) else value
 
 
 def _only_output(output: fx.Node) -> fx.Node:

@@ -8,8 +8,8 @@ from torch import fx
 
 from ..errors import UnsupportedOpError
 from ..upstream.operators import existing
-from .dependence import SHAPE_ONLY
-from .mask import BLOCKED_BELOW, attribute
+from .dependence import SHAPE_ONLY, attribute
+from .mask import BLOCKED_BELOW
 from .products import RESHAPES, insert, keeps_last_two
 
 aten = torch.ops.aten

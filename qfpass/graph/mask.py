@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
-from .dependence import SHAPE_ONLY, made_from, text_dependent
+from .dependence import SHAPE_ONLY, attribute, cut_out, made_from, text_dependent, whole_numbers
 
 BLOCKED_BELOW = -1e4  # additive masks use the dtype's lowest number or -inf; float16's is -65504
 
@@ -34,12 +34,10 @@ class Mask:
                 f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
                 "which keys it will show isn't known when one is evicted."
             )
-        needed = made_from([*masks, *factors])
-        graph, self.numbers = _copied([*masks, *factors], needed)
-        self._program = fx.GraphModule(module, graph)
-        held = [attribute(module, n) for n in needed if n.op == "get_attr"]
+        self._program = cut_out(module, [*masks, *factors])
+        self.numbers = whole_numbers(self._program)
+        held = [attribute(module, n) for n in self._program.graph.nodes if n.op == "get_attr"]
         tables = [t for t in held if isinstance(t, torch.Tensor) and bool(t.isfinite().any())]
-        self.numbers |= {abs(int(x)) for t in tables if t.dim() < 2 for x in t.flatten()[:64].tolist()}
         self.table_length = min((max(t.shape) for t in tables if t.dim() >= 2), default=None)
 
     @torch.no_grad()
@@ -83,10 +81,9 @@ class Mask:
 
 def constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
     """What a node of `module`'s graph holds whatever the inputs are; None if it is made from them."""
-    needed = made_from([node])
-    if any(n.op == "placeholder" for n in needed):
+    if any(n.op == "placeholder" for n in made_from([node])):
         return None
-    (value,) = fx.GraphModule(module, _copied([node], needed)[0])(None, None)
+    (value,) = cut_out(module, [node])(None, None)
     return value
 
 
@@ -94,31 +91,3 @@ def _changes(factor: torch.Tensor, shown: torch.Tensor) -> bool:
     """Whether it does more to the logits than to shrink those of keys that aren't shown."""
     factor = factor.expand(*factor.shape[:-2], *shown.shape)
     return bool(((factor != 1) & shown).any()) or not bool(((factor >= 0) & (factor <= 1)).all())
-
-
-def _copied(targets: Sequence[fx.Node], needed: set[fx.Node]) -> tuple[fx.Graph, set[int]]:
-    """What makes `targets`, as (input_ids, position_ids) -> targets, and the whole numbers in it."""
-    graph, numbers = fx.Graph(), set[int]()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in targets[0].graph.nodes:
-        if node.op == "placeholder" or node in needed:
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-            numbers |= _integers((node.args, tuple(node.kwargs.values())))
-    graph.output(tuple(copies[target] for target in targets))
-    return graph, numbers
-
-
-def _integers(args: object) -> set[int]:
-    if isinstance(args, (tuple, list)):
-        return set().union(*(_integers(a) for a in args)) if args else set()
-    if isinstance(args, (int, float)) and not isinstance(args, bool) and args == args:
-        return {abs(int(args))} if abs(args) < 2**31 else set()
-    return set()
-
-
-def attribute(module: fx.GraphModule, node: fx.Node) -> object:
-    """What a get_attr node reads from the module."""
-    value: object = module
-    for name in str(node.target).split("."):
-        value = getattr(value, name)
-    return value

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from .dependence import SHAPE_ONLY, dependent, made_from, text_dependent
+from .dependence import SHAPE_ONLY, cut_out, dependent, made_from, text_dependent
 
 aten = torch.ops.aten
 PROBES = (5, 8)  # lengths in tokens
+LARGEST_START = 2**20  # past 2**24 a float32 doesn't count
 
 
 def follow_positions(module: fx.GraphModule, position: fx.Node) -> None:
@@ -38,13 +39,7 @@ def _counting(module: fx.GraphModule, free: list[fx.Node]) -> Iterator[tuple[fx.
     nodes = [n for n in free if _is_row_of_tokens(n)]
     if not nodes:
         return
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    wanted = made_from(nodes)
-    for node in module.graph.nodes:
-        if node.op == "placeholder" or node in wanted:
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    graph.output([copies[n] for n in nodes])
-    program = fx.GraphModule(module, graph)
+    program = cut_out(module, nodes)
     ids = next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"]
     others = sum(n.op == "placeholder" for n in module.graph.nodes) - 1
     runs = [
@@ -53,7 +48,9 @@ def _counting(module: fx.GraphModule, free: list[fx.Node]) -> Iterator[tuple[fx.
     ]
     for node, *values in zip(nodes, *runs, strict=True):
         first = values[0].flatten()[0].item()
-        if first == int(first) and all(bool((v == _count(v, first)).all()) for v in values):
+        if abs(first) > LARGEST_START or first != int(first):
+            continue
+        if all(bool((v == _count(v, first)).all()) for v in values):
             yield node, int(first)
 
 

@@ -14,11 +14,12 @@ from ..store.slots import SlotRule
 from .attention import Attention
 from .capture import Captured
 from .positions import follow_positions
+from .text_length import follow_text_length
 from .tracing import read_rather_than_run
 
 aten = torch.ops.aten
 Rule = SlotRule | RingRule
-REACH = ("seen", "lengths", "recent")
+REACH = ("seen", "lengths", "recent", "call_end")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     `seen` and `held` are any tensors whose last sizes count the tokens in reach (with the new one if a single
     token is read) of layers that keep all they see and of bounded ones, one for each of `bounded_shares`;
     `lengths` [B] counts them row by row, None where rows are alike; `recent`, a tensor [], is how many
-    newest tokens bounded layers protect. Every site takes its filters [Hkv, P] if its rule needs some, the
-    slot [B, Hkv, 1] that a single token takes if it is bounded, then its store's tensors, which are changed
-    in place. Parameters stay the model's own; `captured` is left as it was.
+    newest tokens bounded layers protect; `call_end`, a tensor [], is explained by `follow_text_length`. Every
+    site takes its filters [Hkv, P] if its rule needs some, the slot [B, Hkv, 1] that a single token takes if
+    it is bounded, then its store's tensors, which are changed in place. Parameters stay the model's own;
+    `captured` is left as it was.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -65,6 +67,7 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
         _replace(module, site, copies, position, reach, visible, inputs)
     graph.eliminate_dead_code()
     follow_positions(module, position)
+    follow_text_length(module, position, reach["call_end"])
     graph.lint()
     module.recompile()
     return module

@@ -150,6 +150,8 @@ class Positions:
                 pending.extend(node.all_input_nodes)
         for node in self._order:
             if node in needed:
+                if node.op == "placeholder":
+                    raise _not_rotary(target.name, f"they depend on {node.name}, the length of the text")
                 copies[node] = graph.node_copy(node, lambda n: copies[n])
         graph.output(copies[target])
         return fx.GraphModule(self._module, graph)

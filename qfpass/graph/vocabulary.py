@@ -3,7 +3,7 @@
 import torch
 
 from .capture import Captured
-from .mask import attribute
+from .dependence import attribute
 
 aten = torch.ops.aten
 

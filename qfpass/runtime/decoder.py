@@ -110,8 +110,8 @@ class Decoder:
         for tensor in self.filters.filters if self.filters else ():
             filters.update(tensor.cpu().numpy().tobytes())
         return {
-            "weights": self.fingerprint,
             "dtype": str(self.dtype),
+            "weights": self.fingerprint,
             "stores": "; ".join(str(site.rule) for site in self.sites),
             "filters": filters.hexdigest() if self.filters else "none",
         }
@@ -146,16 +146,25 @@ class Decoder:
         return {**self._skipped, **{name: reason for name, reason in reasons.items() if reason}}
 
     def chunk(
-        self, ids: torch.Tensor, stores: Stores, row: Row, sizes: Sizes, wanted: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        stores: Stores,
+        row: Row,
+        sizes: Sizes,
+        wanted: torch.Tensor,
+        call_end: int,
     ) -> torch.Tensor | None:
-        """Read ids [B, S], S > 1, of rows that stand at `row`; logits [B, len(wanted), V], None if empty."""
+        """Read ids [B, S], S > 1, of rows that stand at `row`; logits [B, len(wanted), V], None if empty.
+
+        `call_end` is the position of the last token of the call that the chunk is part of.
+        """
         self._copied.check()
         position = torch.arange(row.position, row.position + ids.shape[1], device=self.device)
         position = position.expand(ids.shape[0], -1).contiguous()
         ids = ids.clone(memory_format=torch.contiguous_format)
         for tensor in (ids, position):
             mark_length(tensor, 1, self._graphs.longest)
-        reach = self._reach(row.tokens, None, sizes)
+        reach = self._reach(row.tokens, None, sizes, call_end)
         hidden = self._graphs.chunk(ids, position, *reach, *self._inputs(stores, sizes))
         if len(wanted) == 0:
             return None
@@ -189,7 +198,7 @@ class Decoder:
         position = torch.tensor([[row.position] for row in rows], device=self.device)
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-            inputs = *self._reach(max(tokens), lengths, sizes), *self._inputs(stores, sizes)
+            inputs = *self._reach(max(tokens), lengths, sizes, call_end=0), *self._inputs(stores, sizes)
             return lambda ids, position: self._graphs.step(ids, position, *inputs)
 
         ids = ids.clone(memory_format=torch.contiguous_format)
@@ -197,11 +206,14 @@ class Decoder:
             return self.replays.run("step", prepare, stores, ids, position).clone()
         return prepare()(ids, position)
 
-    def _reach(self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes) -> tuple[Any, ...]:
+    def _reach(
+        self, tokens: int, lengths: torch.Tensor | None, sizes: Sizes, call_end: int
+    ) -> tuple[Any, ...]:
         """The inputs that say how much of the stores is filled; see `rewrite`."""
         seen = _countable(self._count[: min(tokens, self._most)])
         held = [_countable(self._count[: min(tokens, sizes.slots_of(share))]) for share in self._shares]
-        return seen, lengths, torch.tensor(sizes.recent, device=self.device), *held
+        recent, end = (torch.tensor(number, device=self.device) for number in (sizes.recent, call_end))
+        return seen, lengths, recent, end, *held
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The head on hidden [B, T, E]; one token is read twice, so that one graph serves every T."""

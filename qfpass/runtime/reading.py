@@ -74,7 +74,8 @@ def _read_alike(
             logits = decoder.step(piece, stores, rows, session.sizes, range(len(rows)), overwritten)
             part = logits if len(inside) else None
         else:
-            part = decoder.chunk(piece, stores, rows[0], session.sizes, inside)
+            call_end = rows[0].position + ids.shape[1] - start - 1
+            part = decoder.chunk(piece, stores, rows[0], session.sizes, inside, call_end)
         session.advance(affected, length)
         if part is not None:
             parts.append(part)

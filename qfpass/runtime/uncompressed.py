@@ -42,18 +42,19 @@ class Uncompressed:
         ]
 
     @torch.no_grad()
-    def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read ids [B, S]; their logits [B, S, V]."""
-        return self.module(*self.inputs(ids))
+    def read(self, ids: torch.Tensor, call_end: int = 0) -> torch.Tensor:
+        """Read ids [B, S], of a call whose last token has the position `call_end`; their logits [B, S, V]."""
+        return self.module(*self.inputs(ids, call_end))
 
-    def inputs(self, ids: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def inputs(self, ids: torch.Tensor, call_end: int = 0) -> tuple[torch.Tensor | None, ...]:
         """The module's arguments for reading ids [B, S] next; counts them as seen."""
         seen, length = self.tokens_seen, ids.shape[1]
         assert seen + length <= self._capacity, f"{seen} + {length} tokens for {self._capacity} slots"
         self.tokens_seen = seen + length
         position = torch.arange(seen, seen + length, device=self._device).expand(len(ids), -1)
         visible = torch.empty(seen + 1 if length == 1 else seen, device=self._device)
-        return (ids, position, visible, None, None, *self._stores)
+        end = torch.tensor(call_end, device=self._device)
+        return (ids, position, visible, None, None, end, *self._stores)
 
 
 def reading_of(captured: Captured, attention: Attention) -> Reading:

@@ -1,6 +1,7 @@
 """torch.export: what it leaves out, leaves behind, puts into a graph and refuses."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -98,3 +99,22 @@ def is_check(node: fx.Node) -> bool:
     if node.op == "call_module":
         return str(node.target) == "_guards_fn"
     return name_of(node.target) == "aten::_assert_tensor_metadata"
+
+
+@Needed
+def size_conditions(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """What a trace took for granted of its inputs' sizes; `sizes_hold` tells for which sizes each is true.
+
+    Without it: a model that does something else with a longer text would not be noticed.
+    """
+    return tuple(program._guards_code)
+
+
+@Needed
+def sizes_hold(condition: str, sizes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether one of `size_conditions` is true for inputs of these sizes, by name.
+
+    Without it: as without those.
+    """
+    inputs = {name: torch.empty(tuple(size), device="meta") for name, size in sizes.items()}
+    return bool(eval(condition, {"L": inputs, "math": math, "torch": torch}))

@@ -46,6 +46,21 @@ def argument_names(operator: Any) -> list[str]:
 
 
 @Needed
+def number_arguments(target: Any) -> set[int | str]:
+    """Places and names of the arguments that an operator computes with, not of sizes or indices.
+
+    Without it: a value that is computed from a text's length would not be noticed.
+    """
+    if not _is_operator(target):
+        return set()
+    found = set[int | str]()
+    for i, argument in enumerate(target._schema.arguments):
+        if any(kind in str(argument.type) for kind in ("Tensor", "number", "float")):
+            found |= {i, argument.name}
+    return found
+
+
+@Needed
 def written_arguments(target: Any) -> list[tuple[int, str]]:
     """Place and name of each argument that an operator changes in place; none of what is no operator.
 

@@ -11,6 +11,8 @@ from qfpass.upstream.export import (
     grad_mode_call,
     is_check,
     lazily_made_modules,
+    size_conditions,
+    sizes_hold,
     without_grad_mode,
 )
 
@@ -126,3 +128,25 @@ def test_is_check_finds_all_that_a_graph_must_be_without() -> None:
     module.recompile()
     x = torch.arange(12.0, dtype=torch.float64).view(4, 3)
     torch.testing.assert_close(module(x), x.view(-1, 2))
+
+
+class Branches(nn.Module):
+    """Something else for rows of another length."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[1] ** 2 > 90 and x.shape[1] % 4 else x
+
+
+def test_size_conditions_are_those_of_the_branches_taken() -> None:
+    shape = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    program = torch.export.export(Branches(), (torch.ones(2, 11),), dynamic_shapes=(shape,), strict=False)
+    conditions = size_conditions(program)
+    holding = [n for n in range(2, 15) if all(sizes_hold(c, {"x": (2, n)}) for c in conditions)]
+    assert holding == [10, 11, 13, 14]
+
+
+def test_sizes_hold_asks_the_inputs_by_name() -> None:
+    condition = "(L['x'].size()[1] // 4) <= 2 and L['y'].stride()[0] == L['x'].size()[1]"
+    assert sizes_hold(condition, {"x": (2, 11), "y": (2, 11)})
+    assert not sizes_hold(condition, {"x": (2, 12), "y": (2, 12)})
+    assert not sizes_hold(condition, {"x": (2, 11), "y": (2, 10)})

@@ -11,6 +11,7 @@ from qfpass.upstream.operators import (
     flex_attention_call,
     may_give_views,
     name_of,
+    number_arguments,
     written_arguments,
 )
 
@@ -47,6 +48,13 @@ def test_existing_operators_without_a_public_name_are_those_of_this_version() ->
 
 def test_argument_names_are_in_order() -> None:
     assert argument_names(aten.linear.default) == ["input", "weight", "bias"]
+
+
+def test_number_arguments_are_computed_with() -> None:
+    assert number_arguments(aten.add.Tensor) == {0, "self", 1, "other", 2, "alpha"}
+    assert number_arguments(aten.full.default) == {1, "fill_value"}
+    assert number_arguments(aten.slice.Tensor) == {0, "self"}
+    assert number_arguments(max) == set()
 
 
 def test_written_arguments_are_the_places_that_change() -> None:
