@@ -132,10 +132,10 @@ class _Capture:
         return Proven(captured, self._prove(captured), self.skipped)
 
     def _prove(self, captured: Captured) -> list[Attention]:
-        refuse_by_sizes(type(self.model).__name__, captured, self.length)
         attentions = find_attentions(captured, self.length)
         if self.verify:
             verify(self.model, captured, attentions, self.longest)
+        refuse_by_sizes(type(self.model).__name__, captured, self.length)
         return attentions
 
     def _skip(self, optimisation: str, reason: str) -> None:

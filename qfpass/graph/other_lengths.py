@@ -15,8 +15,11 @@ from .calls import site_name
 from .capture import Captured
 from .mixing import BATCH, LENGTH
 
+aten = torch.ops.aten
+EMPTY = {aten.empty_like.default, aten.new_empty.default, aten.empty.memory_format}
 SHORTEST = 4  # tokens
 LONGEST = 2**17  # tokens read to look for what no number in the graph tells of
+PROVEN = 20  # tokens of the proof's text
 ROUNDING = 1e-4  # of a value's largest number
 
 
@@ -31,23 +34,20 @@ def refuse_by_text_length(module: fx.GraphModule, context_length: int | None) ->
         UnsupportedOpError: names where, and the longest text for which all agree.
     """
     graph = module.graph
-    position, call_end = (
-        next(n for n in graph.nodes if n.op == "placeholder" and n.name == name)
-        for name in ("position_ids", "call_end")
-    )
-    places = by_place_alone(graph, position, call_end)
+    places = by_place_alone(graph)
     nodes = [n for n in graph.nodes if n in places and n.op == "call_function" and _is_read(n, places)]
     if not nodes:
         return
-    program, agreed = PlaceProgram(module, nodes), SHORTEST - 1
+    program, agreed = PlaceProgram(module, nodes, places), SHORTEST - 1
+    comparison = _Comparison(program, nodes, min(PROVEN, context_length or PROVEN))
     for tokens in _texts(program.numbers, context_length):
-        fault = _fault(program, nodes, tokens)
+        fault = comparison.fault(tokens)
         if fault is None:
             agreed = tokens
             continue
         while tokens - agreed > 1:
             middle = (agreed + tokens) // 2
-            found = _fault(program, nodes, middle)
+            found = comparison.fault(middle)
             agreed, tokens, fault = (middle, tokens, fault) if found is None else (agreed, middle, found)
         if context_length is None and fault.is_an_end:
             return
@@ -66,7 +66,9 @@ class _Fault(NamedTuple):
 
 
 def _is_read(node: fx.Node, places: set[fx.Node]) -> bool:
-    """Whether anything else reads it for more than the size of a result."""
+    """Whether it holds something that anything else reads for more than the size of a result."""
+    if node.target in EMPTY:
+        return False
     is_tensor = isinstance(node.meta.get("val", torch.empty(0)), torch.Tensor)
     return any(user not in places and (is_tensor or _takes_as_number(user, node)) for user in node.users)
 
@@ -86,20 +88,71 @@ def _texts(numbers: set[int], context_length: int | None) -> list[int]:
     return sorted(n for n in lengths if SHORTEST <= n <= limit)
 
 
-def _fault(program: PlaceProgram, nodes: Sequence[fx.Node], tokens: int) -> _Fault | None:
-    """The first node that holds something else for a text of so many tokens than for a part of it."""
-    parts = (0, 1), (0, 3), (tokens // 2, tokens // 2 + 2), (tokens - 3, tokens), (tokens - 1, tokens)
-    try:
-        whole = program.values(tokens, 0, call_end=tokens - 1)
-        for a, b in parts:
-            part = program.values(b - a, a, call_end=tokens - 1)
-            for node, expected, actual in zip(nodes, whole, part, strict=True):
-                if not _agree(_part_of(expected, actual, program.rows, tokens, a, b), actual):
-                    reason = "depends on how long the whole text is, which a session can't know for its parts"
-                    return _Fault(node, reason, is_an_end=False)
-    except CannotRunError as error:
-        return _Fault(error.node, f"can't be computed ({error.reason})", is_an_end=True)
-    return None
+class _Comparison:
+    """Compares what nodes hold for a text with what they hold for parts of it.
+
+    Most hold something for each place: that of a part is a part of the whole. Others count the tokens of a
+    call, to take rows of its own values. Which of them do so shows in a text of `proven` tokens, in which
+    that is right: they must hold the same for each part of a size, and begin alike in each whole text.
+    """
+
+    def __init__(self, program: PlaceProgram, nodes: Sequence[fx.Node], proven: int) -> None:
+        self._program, self._nodes, self._proven = program, nodes, proven
+        self._whole, *parts = self._values(proven)
+        self._short = {b - a: values for (a, b), values in zip(_parts(proven), parts, strict=True)}
+        self._is_placed = [
+            all(
+                self._is_part(i, proven, place, self._whole, part)
+                for place, part in zip(_parts(proven), parts, strict=True)
+            )
+            for i in range(len(nodes))
+        ]
+
+    def fault(self, tokens: int) -> _Fault | None:
+        """The first node that holds something else for a text of so many tokens than for a part of it."""
+        try:
+            whole, *parts = self._values(tokens)
+        except CannotRunError as error:
+            return _Fault(error.node, f"can't be computed ({error.reason})", is_an_end=True)
+        for i, node in enumerate(self._nodes):
+            if self._is_placed[i]:
+                agrees = all(
+                    self._is_part(i, tokens, place, whole, part)
+                    for place, part in zip(_parts(tokens), parts, strict=True)
+                )
+            else:
+                agrees = self._begins_alike(i, tokens, whole) and all(
+                    _agree(self._short[b - a][i], part[i])
+                    for (a, b), part in zip(_parts(tokens), parts, strict=True)
+                )
+            if not agrees:
+                reason = "depends on how long the whole text is, which a session can't know for its parts"
+                return _Fault(node, reason, is_an_end=False)
+        return None
+
+    def _values(self, tokens: int) -> list[tuple[Any, ...]]:
+        """For the whole text, then for each of its `_parts`."""
+        places = [(0, tokens), *_parts(tokens)]
+        return [self._program.values(b - a, a, call_end=tokens - 1) for a, b in places]
+
+    def _is_part(self, i: int, tokens: int, place: tuple[int, int], whole: Any, part: Any) -> bool:
+        a, b = place
+        return _agree(_part_of(whole[i], part[i], self._program.sizes.rows, tokens, a, b), part[i])
+
+    def _begins_alike(self, i: int, tokens: int, whole: Any) -> bool:
+        short, long = self._whole[i], whole[i]
+        if isinstance(short, torch.Tensor):
+            for dim, sizes in enumerate(zip(short.shape, long.shape, strict=True)):
+                short, long = (value.narrow(dim, 0, min(sizes)) for value in (short, long))
+            return _agree(short, long)
+        least = self._short[1][i]  # a size: by so much more for each token
+        return (long - least) * (self._proven - 1) == (short - least) * (tokens - 1)
+
+
+def _parts(tokens: int) -> list[tuple[int, int]]:
+    """Where parts of a text begin and end that are compared with it."""
+    middle = tokens // 2
+    return [(0, 1), (0, 3), (middle, middle + 1), (tokens - 3, tokens), (tokens - 1, tokens)]
 
 
 def _part_of(whole: Any, part: Any, rows: int, tokens: int, a: int, b: int) -> Any:
@@ -116,10 +169,12 @@ def _part_of(whole: Any, part: Any, rows: int, tokens: int, a: int, b: int) -> A
 
 
 def _agree(expected: Any, actual: Any) -> bool:
-    if not isinstance(expected, torch.Tensor) or not expected.is_floating_point():
-        return bool(torch.equal(*map(torch.as_tensor, (expected, actual))))
+    if not isinstance(expected, torch.Tensor):
+        return bool(expected == actual)
     if expected.shape != actual.shape:
         return False
+    if not expected.is_floating_point():
+        return torch.equal(expected, actual)
     scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
     return torch.allclose(actual, expected, rtol=0.0, atol=ROUNDING * scale, equal_nan=True)
 

@@ -33,7 +33,7 @@ def follow_text_length(module: fx.GraphModule, position: fx.Node, call_end: fx.N
     `position` [B, S] is the chunk's; `call_end` [] is the position of the last token of all chunks of the
     call, or any lower number where the chunk is the call.
     """
-    lengths = list(_lengths(module, position, call_end))
+    lengths = list(_lengths(module))
     nodes = {length.node for length in lengths}
     for node, counts_tokens, offset in lengths:
         if nodes & made_from(node.all_input_nodes):
@@ -52,13 +52,13 @@ def follow_text_length(module: fx.GraphModule, position: fx.Node, call_end: fx.N
         node.replace_all_uses_with(whole, delete_user_cb=lambda user, own=whole: user is not own)
 
 
-def _lengths(module: fx.GraphModule, position: fx.Node, call_end: fx.Node) -> Iterator[_Length]:
+def _lengths(module: fx.GraphModule) -> Iterator[_Length]:
     """In graph order."""
-    places = by_place_alone(module.graph, position, call_end)
+    places = by_place_alone(module.graph)
     nodes = [node for node in module.graph.nodes if node in places and _is_number(node)]
     if not nodes:
         return
-    program = PlaceProgram(module, nodes)
+    program = PlaceProgram(module, nodes, places)
     runs = [program.values(tokens, first, call_end=0) for tokens, first in PROBES]
     for node, *values in zip(nodes, *runs, strict=True):
         if any(value.numel() != 1 for value in values):
