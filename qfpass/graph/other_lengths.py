@@ -13,6 +13,7 @@ from ..upstream.operators import number_arguments
 from .by_place import CannotRunError, PlaceProgram, by_place_alone
 from .calls import site_name
 from .capture import Captured
+from .inplace import gives_views
 from .mixing import BATCH, LENGTH
 
 aten = torch.ops.aten
@@ -67,7 +68,10 @@ class _Fault(NamedTuple):
 
 def _is_read(node: fx.Node, places: set[fx.Node]) -> bool:
     """Whether it holds something that anything else reads for more than the size of a result."""
-    if node.target in EMPTY:
+    source = node
+    while gives_views(source) and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    if source.target in EMPTY:
         return False
     is_tensor = isinstance(node.meta.get("val", torch.empty(0)), torch.Tensor)
     return any(user not in places and (is_tensor or _takes_as_number(user, node)) for user in node.users)
