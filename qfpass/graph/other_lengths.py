@@ -69,7 +69,7 @@ class _Fault(NamedTuple):
 def _is_read(node: fx.Node, places: set[fx.Node]) -> bool:
     """Whether it holds something that anything else reads for more than the size of a result."""
     source = node
-    while gives_views(source) and isinstance(source.args[0], fx.Node):
+    while source.args and isinstance(source.args[0], fx.Node) and gives_views(source):
         source = source.args[0]
     if source.target in EMPTY:
         return False
