@@ -12,9 +12,9 @@ from .graph.attention import Attention, find_attentions
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
 from .graph.identity import Identity, alike_layers, identity
-from .graph.other_lengths import refuse_by_sizes
 from .upstream.entry import describe
 from .verify import verify
+from .verify_lengths import verify_lengths
 
 log = logging.getLogger(__name__)
 _tracing = threading.Lock()  # a model holds fake tensors meanwhile, and torch's flags are set
@@ -135,7 +135,7 @@ class _Capture:
         attentions = find_attentions(captured, self.length)
         if self.verify:
             verify(self.model, captured, attentions, self.longest)
-        refuse_by_sizes(type(self.model).__name__, captured, self.length)
+        verify_lengths(self.model, captured, self.length)
         return attentions
 
     def _skip(self, optimisation: str, reason: str) -> None:

@@ -35,7 +35,7 @@ def verify(
         UnsupportedOpError: something does; see `refuse_by_text_length`.
         VerificationError: they differ beyond the dtype's tolerance; names the first attention that does.
     """
-    ids = _text(captured)
+    ids = random_text(captured)
     expected = _repeated_logits(model, ids, TOLERANCE.get(captured.dtype, 1e-1))
     program = Uncompressed(captured, attentions, capacity=PROOF_TOKENS, batch=len(ids))
     ways = {"at once": (0, PROOF_TOKENS), "in parts": PART_ENDS}
@@ -108,13 +108,11 @@ def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return logits_of(call_decoder(model, ids, positions))
 
 
-def _text(captured: Captured) -> torch.Tensor:
+def random_text(captured: Captured, tokens: int = PROOF_TOKENS) -> torch.Tensor:
     """Ids that every vocabulary has: the embedding's size is unknown, so small numbers, unordered."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = _vocabulary(captured)
-    return torch.randint(vocabulary, (captured.batch or 1, PROOF_TOKENS), generator=generator).to(
-        captured.device
-    )
+    shape = (captured.batch or 1, tokens)
+    return torch.randint(_vocabulary(captured), shape, generator=generator).to(captured.device)
 
 
 def _vocabulary(captured: Captured) -> int:

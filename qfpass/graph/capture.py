@@ -139,7 +139,13 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
             f"{name} can't be held in one graph: its forward branches on, or takes a size from, values that "
             "it computes (such as how many tokens an expert gets)."
         )
-    return CaptureError(f"torch.export can't trace {name}: {describe(error)}")
+    instead = ""
+    if "mat_a" in str(error) and hasattr(model, "set_experts_implementation"):
+        instead = (
+            " Before torch 2.12 experts' grouped products are traced in bfloat16 alone: call "
+            "model.set_experts_implementation('batched_mm') first, which is slower for long prompts."
+        )
+    return CaptureError(f"torch.export can't trace {name}: {describe(error)}{instead}")
 
 
 def _module(program: torch.export.ExportedProgram, whole: Logits) -> fx.GraphModule:

@@ -1,20 +1,16 @@
 """Texts of other lengths than were traced and proven: a graph that isn't the model's for them is refused."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from ..errors import CaptureError, UnsupportedOpError
-from ..upstream.export import sizes_hold
+from ..errors import UnsupportedOpError
 from ..upstream.operators import number_arguments
 from .by_place import CannotRunError, PlaceProgram, by_place_alone
 from .calls import site_name
-from .capture import Captured
 from .inplace import gives_views
-from .mixing import BATCH, LENGTH
 
 aten = torch.ops.aten
 EMPTY = {aten.empty_like.default, aten.new_empty.default, aten.empty.memory_format}
@@ -41,7 +37,7 @@ def refuse_by_text_length(module: fx.GraphModule, context_length: int | None) ->
         return
     program, agreed = PlaceProgram(module, nodes, places), SHORTEST - 1
     comparison = _Comparison(program, nodes, min(PROVEN, context_length or PROVEN))
-    for tokens in _texts(program.numbers, context_length):
+    for tokens in texts_of(program.numbers, context_length):
         fault = comparison.fault(tokens)
         if fault is None:
             agreed = tokens
@@ -83,8 +79,8 @@ def _takes_as_number(user: fx.Node, node: fx.Node) -> bool:
     return node in named or any(a is node for i, a in enumerate(user.args) if i in numbers)
 
 
-def _texts(numbers: set[int], context_length: int | None) -> list[int]:
-    """Lengths in tokens, ascending."""
+def texts_of(numbers: set[int], context_length: int | None) -> list[int]:
+    """Lengths in tokens, ascending, on either side of each of `numbers`."""
     limit = context_length or 2**30
     usual = min(limit, LONGEST)
     lengths = {2**n for n in range(3, 18) if 2**n < usual} | {usual}
@@ -181,30 +177,3 @@ def _agree(expected: Any, actual: Any) -> bool:
         return torch.equal(expected, actual)
     scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
     return torch.allclose(actual, expected, rtol=0.0, atol=ROUNDING * scale, equal_nan=True)
-
-
-def refuse_by_sizes(name: str, captured: Captured, context_length: int | None) -> None:
-    """Refuse a graph of the model `name` that isn't what the model does with a text of some other length.
-
-    Raises:
-        CaptureError: a Python branch on the length goes another way, or a table is too short.
-    """
-    rows = captured.batch or BATCH
-    numbers = {int(digits) for text in captured.conditions for digits in re.findall(r"\d+", text)}
-    longest = 1
-    for tokens in sorted(
-        {*range(2, min(context_length or LONGEST, 256) + 1), *_texts(numbers, context_length)}
-    ):
-        sizes = dict.fromkeys(("input_ids", "position_ids"), (rows, tokens))
-        if all(sizes_hold(condition, sizes) for condition in captured.conditions):
-            longest = tokens
-        elif longest < LENGTH:
-            raise CaptureError(
-                f"{name} does something else with a text of {tokens} tokens than with one of {LENGTH}: its "
-                "forward branches on the length, and a session can't know that of the whole text."
-            )
-        else:
-            raise CaptureError(
-                f"{name} takes texts of {longest} tokens, but not of {tokens}: its forward does something "
-                f"else there, or a table in it ends. Pass context_length={longest} at most."
-            )

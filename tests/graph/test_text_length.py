@@ -1,5 +1,6 @@
 """Forwards that depend on how long the whole text is: a session that reads in parts is right, or refused."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from decoders import POSITIONS, Decoder, causal, masked, text
+from transformers import Phi3Config, Phi3ForCausalLM
+from transformers.modeling_rope_utils import dynamic_rope_update
 
 import qfpass
 from qfpass.errors import CaptureError, QFPassError, UnsupportedOpError
@@ -121,6 +124,28 @@ def test_a_text_read_at_once_has_its_own_length(change: Change) -> None:
     check_read_at_once(changed(change), (7, BORDER - 1, BORDER, BORDER + 1, TOKENS))
 
 
+@pytest.mark.skipif(
+    "torch.where" not in inspect.getsource(dynamic_rope_update),
+    reason="this transformers branches on positions in Python, which no graph can hold: it is refused",
+)
+@torch.no_grad()
+def test_long_rope_turns_keys_by_the_length_of_the_text() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": BORDER}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 8.0, 16.0]}
+    config = Phi3Config(
+        vocab_size=53, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, original_max_position_embeddings=BORDER,
+        initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None, rope_parameters=rope,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM(config).eval()
+    ours: Any = qfpass.compile(model, ratio=1, context_length=CONTEXT, chunk=9, backend="eager")
+    for length in (BORDER - 1, BORDER, BORDER + 1, TOKENS):
+        ids = text(length, batch=2)
+        expected = model(ids, use_cache=False).logits
+        torch.testing.assert_close(ours(ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_inductor_takes_the_length_too() -> None:
     check_read_at_once(changed(by_largest), (BORDER, TOKENS), "inductor")
 
@@ -144,6 +169,14 @@ def test_a_branch_on_the_length_is_refused_and_named(change: Change) -> None:
         CaptureError, match=r"texts of \d+ tokens, but not of \d+.*context_length=\d+ at most"
     ):
         compiled(changed(change))
+
+
+def no_change_after_all(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return hidden + 0 if positions.shape[1] % 8 == 0 or positions.shape[1] < 5 else hidden
+
+
+def test_branches_that_give_the_same_are_taken() -> None:
+    check_read_at_once(changed(no_change_after_all), (3, 8, 9, TOKENS))
 
 
 @pytest.mark.parametrize(("change", "tokens"), [(below_a_length, 2), (every_eighth_length, 8)])

@@ -1,0 +1,76 @@
+"""Proof for texts of other lengths than the traced example, where a forward branches on the length."""
+
+import logging
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .errors import CaptureError
+from .graph.capture import Captured
+from .graph.mixing import BATCH, LENGTH
+from .graph.other_lengths import LONGEST, texts_of
+from .upstream.export import sizes_hold
+from .verify import TOLERANCE, original_logits, random_text, relative_difference
+
+log = logging.getLogger(__name__)
+SHORT = 256  # tokens: up to here every length is asked for
+MOST_READ = 8  # texts
+LONGEST_READ = 8192  # tokens
+
+
+def verify_lengths(model: nn.Module, captured: Captured, context_length: int | None) -> None:
+    """Refuse a graph that isn't what the model does with a text of some other length.
+
+    torch.export notes conditions on sizes under which the graph is the model's. Where one is false, the
+    graph may still give the same: a few such texts are read by both.
+
+    Raises:
+        CaptureError: a Python branch on the length goes another way, or a table is too short.
+    """
+    lengths = _lengths(captured, context_length)
+    others = [tokens for tokens in lengths if not _holds(captured, tokens)]
+    for tokens in _spread(others):
+        if tokens <= LONGEST_READ and _reads_alike(model, captured, tokens):
+            continue
+        name, longest = type(model).__name__, max((n for n in lengths if n < tokens), default=1)
+        if tokens < LENGTH:
+            raise CaptureError(
+                f"{name} does something else with a text of {tokens} tokens than with one of {LENGTH}: its "
+                "forward branches on the length, and a session can't know that of the whole text."
+            )
+        raise CaptureError(
+            f"{name} takes texts of {longest} tokens, but not of {tokens}: its forward does something else "
+            f"there, or a table in it ends. Pass context_length={longest} at most."
+        )
+
+
+def _lengths(captured: Captured, context_length: int | None) -> list[int]:
+    numbers = {int(digits) for text in captured.conditions for digits in re.findall(r"\d+", text)}
+    short = range(2, min(context_length or LONGEST, SHORT) + 1)
+    return sorted({*short, *texts_of(numbers, context_length)})
+
+
+def _holds(captured: Captured, tokens: int) -> bool:
+    sizes = dict.fromkeys(("input_ids", "position_ids"), (captured.batch or BATCH, tokens))
+    return all(sizes_hold(condition, sizes) for condition in captured.conditions)
+
+
+def _spread(lengths: Sequence[int]) -> list[int]:
+    """At most `MOST_READ` of them, the first and the last included."""
+    if len(lengths) <= MOST_READ:
+        return list(lengths)
+    return [lengths[i * (len(lengths) - 1) // (MOST_READ - 1)] for i in range(MOST_READ)]
+
+
+@torch.no_grad()
+def _reads_alike(model: nn.Module, captured: Captured, tokens: int) -> bool:
+    log.info("reading %d tokens, since the forward may do something else with a text of this length", tokens)
+    ids = random_text(captured, tokens)
+    positions = torch.arange(tokens, device=ids.device).expand(len(ids), -1)
+    try:
+        difference = relative_difference(captured.module(ids, positions), original_logits(model, ids))
+    except (RuntimeError, IndexError):  # past a table's end
+        return False
+    return difference <= TOLERANCE.get(captured.dtype, 1e-1)
