@@ -16,6 +16,7 @@ from .filters.calibrate import model_fingerprint
 from .graph.attention import Attention
 from .graph.call import own_context_length
 from .graph.compact import compact_weights as with_compact_weights
+from .graph.identity import identity
 from .graph.one_token import stream_weights
 from .graph.original import original_of
 from .graph.regions import outline
@@ -24,6 +25,7 @@ from .graph.vocabulary import vocabulary
 from .kernels import lowerings
 from .proven import capture_and_prove
 from .runtime.attach import attach
+from .runtime.changes import Changes
 from .runtime.decoder import Decoder
 from .runtime.model import CompiledDecoder
 from .runtime.overflow import find_turns
@@ -114,6 +116,27 @@ def build(
     """
     warn_if_untested()
     model = original_of(model)
+    decoder, digits = _decoder_of(model, config, batch, rule)
+    returned = returned_by(model, decoder.device)
+    length = config.context_length or own_context_length(model)
+
+    def identify() -> str | None:
+        if digits is None or length is None:
+            return None
+        known = identity(model, batch, length, layers=False, lean=config.switches.lean_tracing)
+        return known.digits if known else None
+
+    def compile_anew() -> Decoder:
+        own = replace(config, filters=decoder.filters) if decoder.filters else config
+        return _decoder_of(model, own, batch, rule)[0]
+
+    return attach(model, decoder, Changes(model, decoder, digits, identify, compile_anew), returned)
+
+
+def _decoder_of(
+    model: nn.Module, config: Config, batch: int | None, rule: ChooseRule | None
+) -> tuple[Decoder, str | None]:
+    """All but the last of the steps; with the digits of what the model computes."""
     lowered = config.backend == "inductor"
     on_processor = lowered and all(parameter.device.type == "cpu" for parameter in model.parameters())
     if on_processor and config.switches.vector_trials:
@@ -121,7 +144,6 @@ def build(
     own_length = own_context_length(model)
     proven = capture_and_prove(model, batch, config, config.context_length or own_length)
     captured, attentions = proven.captured, proven.attentions
-    returned = returned_by(model, captured.device)
     given = given_filters(config, attentions)
     config = replace(config, score=config.score or (given.score if given else "published"))
     shares = layer_shares(given, config, attentions)
@@ -158,7 +180,7 @@ def build(
         model_fingerprint(captured, attentions), vocabulary(captured),
         turns, proven.skipped,
     )  # fmt: skip
-    return attach(model, decoder, returned)
+    return decoder, proven.digits
 
 
 def _rule(attention: Attention, config: Config, sizes: Sizes, share: float) -> Rule:

@@ -26,11 +26,13 @@ class Proven:
 
     Attributes:
         skipped: optimisations of the capture that weren't used for this model, each with the reason.
+        digits: of what the model computes, see `identity`; None if they weren't asked for or can't be told.
     """
 
     captured: Captured
     attentions: list[Attention]
     skipped: dict[str, str] = field(default_factory=dict)
+    digits: str | None = None
 
 
 def capture_and_prove(model: nn.Module, batch: int | None, config: Config, length: int | None) -> Proven:
@@ -61,6 +63,7 @@ class _Capture:
             found = self._captured(known)
             if file:
                 keep(file, found.captured, self.model, lambda reason: self._skip("capture_cache", reason))
+        found.digits = known.digits if known else None
         return found
 
     def _identity(self) -> Identity | None:

@@ -8,25 +8,28 @@ from torch import nn
 
 from ..errors import InputError
 from ..upstream.module_object import require_moves_in_one_place, twin_object
+from .changes import Changes
 from .decoder import Decoder
 from .model import CompiledDecoder, CompiledPlainModel
 from .returned import Returned
 
 
-def attach(model: nn.Module, decoder: Decoder, returned: Returned | None) -> CompiledDecoder:
+def attach(
+    model: nn.Module, decoder: Decoder, changes: Changes, returned: Returned | None
+) -> CompiledDecoder:
     """A model that shares `model`'s parameters and runs `decoder`; `model` itself is not changed.
 
     `returned` is of a model that isn't transformers'. What is set on either afterwards, hooks, settings or
-    attributes, is its own.
+    attributes, is its own; `changes` follow what is done to `model`'s parts.
     """
     require_moves_in_one_place()
     if returned is None:
-        return _attach_transformers(model, decoder)
+        return _attach_transformers(model, decoder, changes)
     kind = _outside_dynamo(CompiledPlainModel, CompiledPlainModel.__name__)
-    return kind(model, decoder, returned)
+    return kind(model, decoder, changes, returned)
 
 
-def _attach_transformers(model: Any, decoder: Decoder) -> CompiledDecoder:
+def _attach_transformers(model: Any, decoder: Decoder, changes: Changes) -> CompiledDecoder:
     from ..upstream.generate import require_generation_steps
     from .generation import CompiledGeneration
 
@@ -39,6 +42,7 @@ def _attach_transformers(model: Any, decoder: Decoder) -> CompiledDecoder:
         "generation_config": copy.deepcopy(model.generation_config),
         "qfpass_decoder": decoder,
         "qfpass_original": model,
+        "qfpass_changes": changes,
     }
     backbone = getattr(model, model.base_model_prefix, model)
     if backbone is not model and isinstance(backbone, nn.Module):

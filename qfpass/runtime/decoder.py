@@ -122,6 +122,11 @@ class Decoder:
         return self._graphs.weights
 
     @property
+    def weights_read(self) -> Sequence[torch.Tensor]:
+        """`weights`, and those of which there are copies."""
+        return [*self.weights, *self.outlined.copied]
+
+    @property
     def graphs_compiled(self) -> int:
         """Graphs that torch.compile has made for this decoder so far."""
         modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]

@@ -49,10 +49,10 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         """
         given = generation_config if len(args) < 2 else args[1]
         self._refuse(given, kwargs)
-        session = one_of(past_key_values, cache)
+        decoder, session = self.follow_changes(), one_of(past_key_values, cache)
         if session is None:
-            session = self.session()
-        check_session(self.qfpass_decoder, session)
+            session = decoder.session()
+        check_session(decoder, session, self.qfpass_changes)
         kwargs |= self._overrides()
         self._end_with_context(session, given, args, kwargs)
         kwargs.pop("prefill_chunk_size", None)  # a session reads in chunks of its own

@@ -3,19 +3,21 @@
 import torch
 
 from ..errors import InputError, SessionError
+from .changes import Changes
 from .decoder import Decoder
 from .rows import Span, all_equal, spans_of
 from .session import Session
 
 
-def check_session(decoder: Decoder, session: object) -> None:
-    """Refuse a cache that isn't a session, or a session of another model."""
+def check_session(decoder: Decoder, session: object, changes: Changes) -> None:
+    """Refuse a cache that isn't a session, or a session of another model or of this one before a change."""
     if not isinstance(session, Session):
         raise SessionError(
             f"the cache given is a {type(session).__name__}, not a session of this model: make one "
             "with model.session()."
         )
     if not session.belongs_to(decoder):
+        changes.refuse_earlier(session)
         raise SessionError("the session belongs to another compiled model: use this one's session().")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import InputError, QFPassError
 from ..upstream.cache import causal_output, one_of
 from ..upstream.module_object import Unmoved
+from .changes import Changes
 from .decoder import Decoder
 from .inputs import check_inputs, check_session, wanted_indices
 from .reading import read
@@ -23,6 +24,16 @@ class CompiledDecoder(Unmoved):
 
     qfpass_decoder: Decoder
     qfpass_original: nn.Module
+    qfpass_changes: Changes
+
+    def follow_changes(self) -> Decoder:
+        """The decoder of the original as it is now, which is this model's from now on.
+
+        Raises:
+            QFPassError: it can't be compiled as it is now.
+        """
+        self.qfpass_decoder = self.qfpass_changes.current()
+        return self.qfpass_decoder
 
     def session(self, budget: int | None = None) -> Session:
         """A new, empty session: pass it as `past_key_values` to go on where it stands.
@@ -34,7 +45,7 @@ class CompiledDecoder(Unmoved):
         Raises:
             ConfigError, SessionError: the model can't have such a session.
         """
-        return self.qfpass_decoder.session(budget)
+        return self.follow_changes().session(budget)
 
     def forward(
         self,
@@ -65,11 +76,11 @@ class CompiledDecoder(Unmoved):
         for name, value in unsupported.items():
             if value is not None and value is not False:
                 raise InputError(f"{name}= {_UNSUPPORTED}")
-        decoder = self.qfpass_decoder
+        decoder = self.follow_changes()
         session = one_of(past_key_values, cache)
         if session is None:
             session = decoder.session()
-        check_session(decoder, session)
+        check_session(decoder, session, self.qfpass_changes)
         with session.in_use():
             ids, spans = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
             logits = read(decoder, session, ids, spans, wanted_indices(logits_to_keep, ids.shape[1]))
@@ -110,10 +121,11 @@ class CompiledDecoder(Unmoved):
 class CompiledPlainModel(CompiledDecoder):
     """A compiled decoder that didn't come from transformers."""
 
-    def __init__(self, model: nn.Module, decoder: Decoder, like: Returned) -> None:
+    def __init__(self, model: nn.Module, decoder: Decoder, changes: Changes, like: Returned) -> None:
         super().__init__()
         self.qfpass_original = model
         self.qfpass_decoder = decoder
+        self.qfpass_changes = changes
         self._like = like
         self.training = False
 

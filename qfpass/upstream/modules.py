@@ -1,6 +1,7 @@
 """Modules and weights: hooks, tensors made of several, and how often a tensor was changed."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,3 +37,15 @@ def counts_of_changes(tensors: Iterable[torch.Tensor]) -> list[int]:
     Without it: copies of weights wouldn't follow a change, unnoticed.
     """
     return [tensor._version for tensor in tensors]
+
+
+@Needed
+def own_values(module: nn.Module) -> dict[str, Any]:
+    """All that a module holds itself, by name, as it changes: parameters, buffers, parts and hooks among it.
+
+    Without it: what is set on a model after compile would not be noticed.
+    """
+    assert {"_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"} <= vars(
+        module
+    ).keys()
+    return vars(module)

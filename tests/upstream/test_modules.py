@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfpass.upstream.modules import counts_of_changes, has_hooks, parts_of
+from qfpass.upstream.modules import counts_of_changes, has_hooks, own_values, parts_of
 
 
 class Scaled(torch.Tensor):
@@ -59,3 +59,14 @@ def test_counts_of_changes_follow_what_is_done_in_place() -> None:
         weight.view(2)[0] = 1.0
     weight_now, other_now = counts_of_changes([weight, other])
     assert weight_now > before[0] and other_now == before[1]
+
+
+def test_own_values_are_all_that_can_be_set_on_a_module_and_change_with_it() -> None:
+    module = nn.Linear(2, 2)
+    values = own_values(module)
+    module.flag = 3  # type: ignore[assignment]
+    hook = module.register_forward_hook(lambda *args: None)
+    assert values["flag"] == 3
+    assert list(values["_forward_hooks"]) == [hook.id]
+    assert values["_parameters"]["weight"] is module.weight
+    assert own_values(module) is values
