@@ -12,7 +12,7 @@ from .graph.capture import Captured
 from .graph.mixing import BATCH, LENGTH
 from .graph.other_lengths import LONGEST, texts_of
 from .upstream.export import sizes_hold
-from .verify import TOLERANCE, original_logits, random_text, relative_difference
+from .verify import TOLERANCE, original_logits, positions_of, random_text, relative_difference
 
 log = logging.getLogger(__name__)
 SHORT = 256  # tokens: up to here every length is asked for
@@ -68,9 +68,8 @@ def _spread(lengths: Sequence[int]) -> list[int]:
 def _reads_alike(model: nn.Module, captured: Captured, tokens: int) -> bool:
     log.info("reading %d tokens, since the forward may do something else with a text of this length", tokens)
     ids = random_text(captured, tokens)
-    positions = torch.arange(tokens, device=ids.device).expand(len(ids), -1)
     try:
-        difference = relative_difference(captured.module(ids, positions), original_logits(model, ids))
+        difference = relative_difference(captured.module(ids, positions_of(ids)), original_logits(model, ids))
     except (RuntimeError, IndexError):  # past a table's end
         return False
     return difference <= TOLERANCE.get(captured.dtype, 1e-1)

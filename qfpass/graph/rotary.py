@@ -127,7 +127,7 @@ class Positions:
     def _source(self, turned: set[fx.Node], site: str) -> fx.Node:
         """The one text value that everything turned is made from."""
         frontier = {n for t in turned for n in t.all_input_nodes if n in self._text and n not in turned}
-        while len(frontier) > 1:
+        while len(frontier) > 1 or not all(isinstance(n.meta.get("val"), torch.Tensor) for n in frontier):
             last = max(frontier, key=self._order.__getitem__)
             if not _is_linear(last):
                 raise _not_rotary(site, f"it is made from {', '.join(sorted(n.name for n in frontier))}")

@@ -6,6 +6,7 @@ import torch
 
 from ..graph.attention import Attention
 from ..graph.capture import Captured
+from ..graph.in_float32 import InFloat32
 from ..graph.rewrite import Rule, Site, rewrite
 from ..kernels import choose
 from ..store.reading import Reading
@@ -14,15 +15,28 @@ from ..store.slots import SlotRule
 
 
 class Uncompressed:
-    """A decoder that keeps every key of up to `capacity` tokens, for `batch` rows."""
+    """A decoder that keeps every key of up to `capacity` tokens, for `batch` rows.
+
+    If `in_float32`, one in half precision is computed without its rounding.
+    """
 
     def __init__(
-        self, captured: Captured, attentions: Sequence[Attention], capacity: int, batch: int
+        self,
+        captured: Captured,
+        attentions: Sequence[Attention],
+        capacity: int,
+        batch: int,
+        in_float32: bool = False,
     ) -> None:
         self._device, self._batch, self._capacity = captured.device, batch, capacity
-        self.sites = [Site(a, _keep_all(a, capacity), reading_of(captured, a)) for a in attentions]
+        self._dtype = torch.float32 if in_float32 else captured.dtype
+        readings = [reading_of(captured, a, self._dtype) for a in attentions]
+        self.sites = [
+            Site(a, _keep_all(a, capacity), reading) for a, reading in zip(attentions, readings, strict=True)
+        ]
         self.module = rewrite(captured, self.sites)
-        self._dtype = captured.dtype
+        self.in_float32 = in_float32
+        self._run = InFloat32(self.module) if in_float32 else self.module
         self.restart()
 
     def restart(self) -> None:
@@ -44,7 +58,7 @@ class Uncompressed:
     @torch.no_grad()
     def read(self, ids: torch.Tensor, call_end: int = 0) -> torch.Tensor:
         """Read ids [B, S], of a call whose last token has the position `call_end`; their logits [B, S, V]."""
-        return self.module(*self.inputs(ids, call_end))
+        return self._run(*self.inputs(ids, call_end))
 
     def inputs(self, ids: torch.Tensor, call_end: int = 0) -> tuple[torch.Tensor | None, ...]:
         """The module's arguments for reading ids [B, S] next; counts them as seen."""
@@ -57,10 +71,10 @@ class Uncompressed:
         return (ids, position, visible, None, None, end, *self._stores)
 
 
-def reading_of(captured: Captured, attention: Attention) -> Reading:
-    """How an attention of this model reads its keys."""
+def reading_of(captured: Captured, attention: Attention, dtype: torch.dtype | None = None) -> Reading:
+    """How an attention of this model reads its keys, in the model's dtype or another."""
     kernel = choose(
-        captured.device, captured.dtype, attention.head_dim, attention.value_dim, attention.softcap
+        captured.device, dtype or captured.dtype, attention.head_dim, attention.value_dim, attention.softcap
     )
     return Reading(kernel, attention.scale, attention.slopes)
 
