@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 # For `make canaries`: the one before the pinned; any other with TRANSFORMERS=...
 TRANSFORMERS := 5.23.0
 
-.PHONY: help venv weights demo test census canaries matrix bench bench-kvpress bench-llama-cpp quality sessions fuzz \
+.PHONY: help venv weights demo test census canaries plain matrix bench bench-kvpress bench-llama-cpp quality sessions fuzz \
 	lm-eval lint clean
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test   set everything up, run the tests"
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
 	@echo "make canaries  run the tests of what is private in transformers on another one of its versions"
+	@echo "make plain  run the equality tests with every optimisation off"
 	@echo "make matrix run tests and real weights on each pair of torch and transformers, write docs/versions.md (hours)"
 	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
 	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
@@ -53,6 +54,10 @@ build/transformers-$(TRANSFORMERS): | $(INSTALLED)
 canaries: venv build/transformers-$(TRANSFORMERS)
 	PYTHONPATH=build/transformers-$(TRANSFORMERS) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/upstream \
 		--ignore tests/upstream/test_without.py
+
+plain: venv
+	QFPASS_OFF=all $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_families.py tests/test_eviction.py \
+		tests/test_inductor.py tests/runtime/test_continuation.py
 
 # Environments are deleted after their run; KEEP=1 leaves them. One pair with MATRIX="--pair ...", see --help.
 matrix: weights

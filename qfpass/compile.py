@@ -137,6 +137,17 @@ def _decoder_of(
     model: nn.Module, config: Config, batch: int | None, rule: ChooseRule | None
 ) -> tuple[Decoder, str | None]:
     """All but the last of the steps; with the digits of what the model computes."""
+    with torch.autocast(_device_type(model), enabled=False):
+        return _decoder_without_autocast(model, config, batch, rule)
+
+
+def _device_type(model: nn.Module) -> str:
+    return next((parameter.device.type for parameter in model.parameters()), "cpu")
+
+
+def _decoder_without_autocast(
+    model: nn.Module, config: Config, batch: int | None, rule: ChooseRule | None
+) -> tuple[Decoder, str | None]:
     lowered = config.backend == "inductor"
     on_processor = lowered and all(parameter.device.type == "cpu" for parameter in model.parameters())
     if on_processor and config.switches.vector_trials:

@@ -1,8 +1,10 @@
 """The settings of one compile, validated once."""
 
+import difflib
+import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,12 @@ class Config:
                 f"compact_weights is for steps that Inductor compiles, not for backend {self.backend!r}: "
                 "leave it out."
             )
+        possible = {*inspect.signature(torch.compile).parameters, *(f.name for f in fields(self))} - {"model"}
+        for name in self.compile_options:
+            if name not in possible:
+                near = difflib.get_close_matches(name, possible, n=1)
+                meant = f"did you mean {near[0]}?" if near else "it is no argument of torch.compile either."
+                raise ConfigError(f"qfpass.compile takes no {name}=: {meant}")
         taken = {"backend", "fullgraph", "dynamic"} & set(self.compile_options)
         if taken:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from qfpass.compile import compile
 from qfpass.config import Config, Sizes
 from qfpass.errors import ConfigError
 
@@ -88,3 +89,15 @@ def test_sizes(settings: dict[str, Any], sizes: Sizes) -> None:
 
 def test_layer_numbers_are_sorted_and_unique() -> None:
     assert Config(skip_layers=(3, 1, 3)).skip_layers == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ratios": 8}, "takes no ratios=: did you mean ratio?"),
+        ({"zebra": 1}, "takes no zebra=: it is no argument"),
+    ],
+)
+def test_a_misspelt_argument_is_refused_before_anything_else(given: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compile(None, **given)  # type: ignore[arg-type]

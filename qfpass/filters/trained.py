@@ -105,7 +105,7 @@ class TrainedFilters:
         Raises:
             OSError: the folder can't be written.
         """
-        shares = tuple(torch.tensor([share]) for share in self.shares)
+        shares = tuple(torch.tensor([share], dtype=torch.float32) for share in self.shares)
         layout.write(Path(folder).expanduser(), {"filters": self.filters, "shares": shares}, self.source)
 
     @classmethod

@@ -25,7 +25,7 @@ from .mixing import BATCH, LENGTH, mixing_reason
 from .no_ops import drop_no_ops
 from .products import spell_products
 from .sinks import spell_sinks
-from .tracing import as_traced
+from .tracing import as_traced, without_printed_graphs
 
 aten = torch.ops.aten
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _captured(model: nn.Module, batch: int | None, alike: Mapping[str, str], lea
     # AUTO, for a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
     lazily = export.lazily_made_modules() if lean else nullcontext()
-    with as_traced(model, lean), traced_once(whole, alike), lazily:
+    with as_traced(model, lean), traced_once(whole, alike), lazily, without_printed_graphs():
         try:
             program = torch.export.export(
                 whole, (ids, positions), dynamic_shapes=(shape, shape), strict=False

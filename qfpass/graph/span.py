@@ -141,10 +141,12 @@ def _is_linear(bias: torch.Tensor | None, slopes: tuple[float, ...] | None, from
     if bias is None or slopes is None:
         return (bias is None) == (slopes is None)
     length = bias.shape[2]
-    rows = torch.linspace(0, length - 1, min(length, ROWS_READ), device=bias.device).long()
+    rows = torch.linspace(
+        0, length - 1, min(length, ROWS_READ), dtype=torch.float64, device=bias.device
+    ).long()
     chosen = bias[:, rows] if bias.shape[1] > 1 else bias.expand(-1, len(rows), -1)
     distance = torch.arange(length, device=bias.device) - rows[:, None]
-    expected = torch.tensor(slopes, device=bias.device)[:, None, None] * distance
+    expected = torch.tensor(slopes, dtype=torch.float32, device=bias.device)[:, None, None] * distance
     own = chosen.gather(2, rows[None, :, None].expand(len(chosen), -1, 1))
     own = torch.zeros_like(own) if from_nothing else own
     error = (chosen - own - expected).masked_fill(distance > 0, 0.0).abs().max()

@@ -1,8 +1,11 @@
 """Tracing without what it costs and nobody reads."""
 
+import io
 import linecache
+import logging
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 
 import torch
 from torch import fx, nn
@@ -11,11 +14,14 @@ from ..upstream.attention_choice import attention_choice
 from ..upstream.fake_tensors import without_fake_results_kept
 from ..upstream.fx import lazy_graph_module, without_stack_traces
 
+log = logging.getLogger(__name__)
+
 __all__ = [
     "as_traced",
     "generate_python",
     "read_rather_than_run",
     "without_fake_results_kept",
+    "without_printed_graphs",
     "without_source_lines_kept",
     "without_stack_traces",
 ]
@@ -29,6 +35,19 @@ def as_traced(model: nn.Module, lean: bool = True) -> Iterator[None]:
             stack.enter_context(without_stack_traces())
             stack.enter_context(without_source_lines_kept())
         yield
+
+
+@contextmanager
+def without_printed_graphs() -> Iterator[None]:
+    """What is printed is held back until the body has succeeded: torch.export prints graphs that fail."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            yield
+    except BaseException:
+        log.debug("printed before the failure: %s", printed.getvalue())
+        raise
+    sys.stderr.write(printed.getvalue())
 
 
 @contextmanager

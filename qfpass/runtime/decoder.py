@@ -62,6 +62,7 @@ class Decoder:
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined
         self.lock = threading.RLock()
+        self.default_dtype = torch.get_default_dtype()
         self._copied = Copied(outlined.copied)
         self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
         options = config.compile_options.get("options") or {}

@@ -74,7 +74,7 @@ class CompiledDecoder(Unmoved):
             InputError, SessionError: with what is wrong and what to do.
         """
         for name, value in unsupported.items():
-            if value is not None and value is not False:
+            if value is not None and value is not False and not _is_default(name, value):
                 raise InputError(f"{name}= {_UNSUPPORTED}")
         decoder = self.follow_changes()
         session = one_of(past_key_values, cache)
@@ -132,6 +132,11 @@ class CompiledPlainModel(CompiledDecoder):
     def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
         """What the original would return, whatever it is."""
         return self._like(logits, session)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether it says what a model assumes anyway: many tokenizers give token types, all 0."""
+    return name == "token_type_ids" and isinstance(value, torch.Tensor) and not bool(value.any())
 
 
 def decoder_of(model: nn.Module) -> Decoder:

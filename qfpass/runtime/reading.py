@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from .as_compiled import as_compiled
 from .decoder import Decoder
 from .overflow import bring_back, overflows
 from .overwritten import Overwritten
@@ -27,7 +28,8 @@ def read(
     fails, the session stands where it stood.
     """
     tokens = [span.tokens for span in spans]
-    with session.in_use(), decoder.lock:
+    settings = as_compiled(decoder.device, decoder.default_dtype)
+    with session.in_use(), decoder.lock, settings:
         moves = any(map(partial(overflows, decoder), session.rows, tokens))
         undo = Undo(session, decoder.watch, max(tokens) == 1, moves)
         try:

@@ -46,9 +46,9 @@ class Int8Slots(NamedTuple):
         return cls(
             torch.zeros(*heads, head_dim, dtype=torch.int8, device=device),
             torch.zeros(*heads, value_dim, dtype=torch.int8, device=device),
-            torch.zeros(heads, device=device),
-            torch.zeros(heads, device=device),
-            torch.full(heads, float("-inf"), device=device),
+            torch.zeros(heads, dtype=torch.float32, device=device),
+            torch.zeros(heads, dtype=torch.float32, device=device),
+            torch.full(heads, float("-inf"), dtype=torch.float32, device=device),
             torch.full(heads, -1, dtype=torch.int32, device=device),
         )
 

@@ -73,7 +73,9 @@ def length_bias(lengths: torch.Tensor, keys: int) -> torch.Tensor:
 
 def hiding(hidden: torch.Tensor) -> torch.Tensor:
     """A bias from a mask: -inf where True, float32."""
-    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, float("-inf"))
+    return torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device).masked_fill(
+        hidden, float("-inf")
+    )
 
 
 def weigh_with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor | None) -> torch.Tensor:

@@ -22,7 +22,7 @@ class SlotAttention(nn.Module):
     def __init__(self, reading: Reading, rule: SlotRule) -> None:
         super().__init__()
         self.reading, self.rule = reading, rule
-        slopes = None if reading.slopes is None else torch.tensor(reading.slopes)
+        slopes = None if reading.slopes is None else torch.tensor(reading.slopes, dtype=torch.float32)
         self.register_buffer("slopes", slopes, persistent=False)
 
     @property

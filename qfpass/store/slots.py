@@ -41,7 +41,7 @@ class Slots(NamedTuple):
         return cls(
             torch.zeros(*heads, head_dim, dtype=dtype, device=device),
             torch.zeros(*heads, value_dim, dtype=dtype, device=device),
-            torch.full(heads, float("-inf"), device=device),
+            torch.full(heads, float("-inf"), dtype=torch.float32, device=device),
             torch.full(heads, -1, dtype=torch.int32, device=device),
         )
 
