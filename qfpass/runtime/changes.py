@@ -22,6 +22,7 @@ from .weights import weights_of
 
 log = logging.getLogger(__name__)
 _IGNORED = {"training"}  # a compiled decoder is one in eval mode, whatever its original does now
+_OF_THE_OBJECT = {"forward", "generation_config"}  # and hooks: what the original alone is called with
 
 
 class Snapshot:
@@ -46,7 +47,7 @@ class Snapshot:
         found = list[str]()
         for path, now, then in zip(self._paths, self._now, self._then, strict=True):
             for name in now.keys() | then.keys():
-                if name not in _IGNORED and not _same(now.get(name), then.get(name)):
+                if _is_followed(path, name) and not _same(now.get(name), then.get(name)):
                     found += (f"{path}.{inner}".lstrip(".") for inner in _names(name, now, then))
         return sorted(found)
 
@@ -125,6 +126,11 @@ class Changes:
 
     def _own_tensors(self) -> set[int]:
         return {id(tensor) for tensor in weights_of(self._model)}
+
+
+def _is_followed(path: str, name: str) -> bool:
+    is_of_the_object = not path and (name in _OF_THE_OBJECT or "hooks" in name or name.endswith("call_impl"))
+    return name not in _IGNORED and not is_of_the_object
 
 
 def _copied(values: dict[str, Any]) -> dict[str, Any]:
