@@ -16,6 +16,7 @@ from .store.scores import SCORES
 from .switches import Switches
 
 DEFAULT_CHUNK = 512
+_OF_TORCH_COMPILE = frozenset(inspect.signature(torch.compile).parameters) - {"model"}
 OVERFLOWS = ("error", "continue", "rerotate")
 
 
@@ -107,7 +108,7 @@ class Config:
                 f"compact_weights is for steps that Inductor compiles, not for backend {self.backend!r}: "
                 "leave it out."
             )
-        possible = {*inspect.signature(torch.compile).parameters, *(f.name for f in fields(self))} - {"model"}
+        possible = {*_OF_TORCH_COMPILE, *(f.name for f in fields(self))}
         for name in self.compile_options:
             if name not in possible:
                 near = difflib.get_close_matches(name, possible, n=1)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from bounded import CONTEXT, llama
+from decoders import decoder
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -164,7 +165,7 @@ def test_modes_stay_as_they_are(asked: list[Asked]) -> None:
 
 
 def test_weights_of_another_dtype_are_noticed() -> None:
-    original, ids = llama(), torch.arange(20)[None]
+    original, ids = decoder(), torch.arange(20)[None]
     compiled = qfpass.compile(original, budget=16, score="recency", context_length=CONTEXT, verify=False)
     compiled(ids)
     original.double()  # in place, behind the compiled model's back
