@@ -123,7 +123,8 @@ def build(
     def identify() -> str | None:
         if digits is None or length is None:
             return None
-        known = identity(model, batch, length, layers=False, lean=config.switches.lean_tracing)
+        with torch.autocast(_device_type(model), enabled=False):
+            known = identity(model, batch, length, layers=False, lean=config.switches.lean_tracing)
         return known.digits if known else None
 
     def compile_anew() -> Decoder:
