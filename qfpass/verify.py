@@ -13,6 +13,7 @@ from .graph.capture import Captured
 from .graph.in_float32 import HALF, InFloat32, can_be_widened
 from .graph.mixing import mixing_reason
 from .graph.other_lengths import refuse_by_text_length
+from .runtime.snapshot import Snapshot
 from .runtime.uncompressed import Uncompressed
 
 PROOF_TOKENS = 20
@@ -56,7 +57,7 @@ def verify(
         expected, tolerance = exact, max(tolerance, 2 * own)
     proof = _Proof(name, captured, attentions, ids)
     proof.compare(expected, tolerance)
-    refuse_by_text_length(proof.program.module, context_length)
+    refuse_by_text_length(proof.program.module, context_length, PROOF_TOKENS)
 
 
 class _Proof:
@@ -105,30 +106,17 @@ class _Proof:
 
 def _require_same_again(model: nn.Module, ids: torch.Tensor, tolerance: float) -> None:
     """The model's own logits must be the same when it reads the same text again."""
-    expected, before = original_logits(model, ids), _settings(model)
+    expected, before = original_logits(model, ids), Snapshot(model)
     difference = relative_difference(original_logits(model, ids), expected)
     if difference <= tolerance:
         return
-    after = _settings(model)
-    changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+    changed = before.differences()
     what = f": each call changes its {', '.join(changed[:3])}" if changed else ", as if by chance"
     raise VerificationError(
         f"{type(model).__name__} gives other logits for the same text when it is called again, by "
         f"{difference:.1e} of the largest{what}. A session can't carry that: what a call computes must "
         "depend on its inputs alone."
     )
-
-
-def _settings(model: nn.Module) -> dict[str, object]:
-    """What modules hold beside their parts, by path: numbers, and which tensors."""
-    found = dict[str, object]()
-    for path, module in model.named_modules():
-        for name, value in [*vars(module).items(), *module.named_buffers(recurse=False)]:
-            if isinstance(value, (bool, int, float, str, type(None))):
-                found[f"{path}.{name}".lstrip(".")] = value
-            elif isinstance(value, torch.Tensor):
-                found[f"{path}.{name}".lstrip(".")] = id(value)
-    return found
 
 
 def _cannot_run(name: str, captured: Captured, way: str, error: Exception) -> VerificationError:

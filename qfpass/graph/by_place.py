@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..errors import UnsupportedOpError
 from ..upstream.entry import describe
+from .calls import site_name
 from .dependence import SHAPE_ONLY, whole_numbers
 
 aten = torch.ops.aten
@@ -46,11 +48,11 @@ def by_place_alone(graph: fx.Graph) -> set[fx.Node]:
     return {n for n in graph.nodes if n not in others and n.op not in ("get_attr", "output")}
 
 
-class CannotRunError(Exception):
+class CannotRunError(UnsupportedOpError):
     """A node doesn't take a text of this length; says why."""
 
     def __init__(self, node: fx.Node, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(f"{site_name(node)}: {node.name} can't be computed from positions: {reason}.")
         self.node, self.reason = node, reason
 
 

@@ -16,16 +16,15 @@ aten = torch.ops.aten
 EMPTY = {aten.empty_like.default, aten.new_empty.default, aten.empty.memory_format}
 SHORTEST = 4  # tokens
 LONGEST = 2**17  # tokens read to look for what no number in the graph tells of
-PROVEN = 20  # tokens of the proof's text
 ROUNDING = 1e-4  # of a value's largest number
 
 
-def refuse_by_text_length(module: fx.GraphModule, context_length: int | None) -> None:
+def refuse_by_text_length(module: fx.GraphModule, context_length: int | None, proven: int) -> None:
     """Refuse a rewritten graph in which anything else depends on the length of a text.
 
     What it makes of positions and sizes is computed for whole texts and for parts of them, of lengths on
     either side of every number that it is made with. None as `context_length`: texts may have any length
-    that its tables have.
+    that its tables have. Of `proven` tokens a text is known to be read right in parts.
 
     Raises:
         UnsupportedOpError: names where, and the longest text for which all agree.
@@ -36,7 +35,7 @@ def refuse_by_text_length(module: fx.GraphModule, context_length: int | None) ->
     if not nodes:
         return
     program, agreed = PlaceProgram(module, nodes, places), SHORTEST - 1
-    comparison = _Comparison(program, nodes, min(PROVEN, context_length or PROVEN))
+    comparison = _Comparison(program, nodes, min(proven, context_length or proven))
     for tokens in texts_of(program.numbers, context_length):
         fault = comparison.fault(tokens)
         if fault is None:
