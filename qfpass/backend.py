@@ -25,11 +25,11 @@ from .config import Config
 from .errors import CaptureError, ConfigError, NoAttentionError, SessionError, VerificationError
 from .graph.call import call_decoder, logits_of, own_context_length
 from .graph.dynamo import IN_PIECES, Traced, keep_sources, read_dynamo_graph
+from .rounding import relative_difference, tolerance_of
 from .runtime.model import CompiledDecoder
 from .runtime.session import Session
 from .upstream.dynamo import sizes_are_fixed
 from .upstream.dynamo_graph import module_being_traced
-from .verify import TOLERANCE, relative_difference
 
 _open: ContextVar["OpenSession | None"] = ContextVar("qfpass_session", default=None)
 
@@ -171,11 +171,18 @@ class GraphReader:
 
     def _build(self, traced: Traced) -> CompiledDecoder:
         config = _config(self._options, self._mode)
+        is_whole = self._module is not None and _holds(self._module, traced)
         if traced.length is None:
-            model = build(traced.module, config, traced.batch)
-            self._proved.append((traced, model))
-            return model
-        if self._module is None or not _holds(self._module, traced):
+            try:
+                model = build(traced.module, config, traced.batch)
+            except NoAttentionError:
+                # Dynamo leaves nn.TransformerEncoderLayer's fused operator whole, attention and all.
+                if not is_whole:
+                    raise
+            else:
+                self._proved.append((traced, model))
+                return model
+        if self._module is None or not is_whole:
             raise CaptureError(
                 f"Dynamo made a graph for texts of {traced.length} tokens only, and not of a module's whole "
                 "forward: compile the module, or pass dynamic=True and begin with two tokens or more."
@@ -202,7 +209,7 @@ class GraphReader:
         positions = torch.arange(tokens + 1, device=ids.device).expand(rows, -1)
         expected = logits_of(call_decoder(original, ids, positions))[:, :tokens]
         actual = logits_of(call_decoder(traced.module, ids[:, :tokens], positions[:, :tokens]))
-        if not relative_difference(actual, expected) <= TOLERANCE.get(expected.dtype, 1e-1):
+        if not relative_difference(actual, expected) <= tolerance_of(expected.dtype):
             raise VerificationError(
                 "this call doesn't compute what the session's first call did, or what the model does by "
                 "default: call it alike in all of a session, without flags that change its logits."

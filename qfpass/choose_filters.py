@@ -17,6 +17,7 @@ from .filters.self_written import ROWS, TOKENS, write_text
 from .graph.attention import Attention
 from .graph.call import own_context_length
 from .graph.capture import Captured
+from .graph.ranks import ALONE, Ranks
 from .runtime.uncompressed import Uncompressed
 from .store.scores import SCORES
 
@@ -72,22 +73,32 @@ def within(shares: Sequence[float], largest: float) -> tuple[float, ...]:
 
 
 def find_or_make_filters(
-    model: nn.Module, captured: Captured, attentions: Sequence[Attention], context_length: int
+    model: nn.Module,
+    captured: Captured,
+    attentions: Sequence[Attention],
+    context_length: int,
+    ranks: Ranks = ALONE,
 ) -> QFilters:
-    """Q-Filters from the cache or the hub, or made on the spot; they fit the model or an error is raised."""
-    filters = _found(model, captured, attentions) or _made(
-        captured, attentions, own_context_length(model) or context_length
-    )
-    filters.check(attentions)
-    return filters
+    """Q-Filters from the cache or the hub, or made on the spot.
+
+    Processes that run the model together, `ranks`, all make them if one of them has found none.
+    """
+
+    found = ranks.together(lambda: _found(model, captured, attentions))
+    if ranks.all(found is not None):
+        assert found is not None
+        return found
+    return _made(captured, attentions, own_context_length(model) or context_length)
 
 
 def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters | None:
-    cached = find_cached(model_fingerprint(captured, attentions))
-    if cached is not None:
-        return cached
-    name = getattr(getattr(model, "config", None), "name_or_path", None)
-    return find_on_hub(name)
+    """From the cache or the hub; they fit the model or an error is raised."""
+    found = find_cached(model_fingerprint(captured, attentions))
+    if found is None:
+        found = find_on_hub(getattr(getattr(model, "config", None), "name_or_path", None))
+    if found is not None:
+        found.check(attentions)
+    return found
 
 
 def _made(captured: Captured, attentions: Sequence[Attention], context_length: int) -> QFilters:

@@ -21,6 +21,7 @@ from .graph.one_token import stream_weights
 from .graph.original import original_of
 from .graph.regions import outline
 from .graph.rewrite import Rule, Site, rewrite
+from .graph.suitable import refuse_unsuitable
 from .graph.vocabulary import vocabulary
 from .kernels import lowerings
 from .proven import capture_and_prove
@@ -116,6 +117,7 @@ def build(
     """
     warn_if_untested()
     model = original_of(model)
+    refuse_unsuitable(model)
     decoder, digits = _decoder_of(model, config, batch, rule)
     returned = returned_by(model, decoder.device)
     length = config.context_length or own_context_length(model)
@@ -155,14 +157,15 @@ def _decoder_without_autocast(
         start_trials()
     own_length = own_context_length(model)
     proven = capture_and_prove(model, batch, config, config.context_length or own_length)
-    captured, attentions = proven.captured, proven.attentions
-    given = given_filters(config, attentions)
+    captured, attentions, ranks = proven.captured, proven.attentions, proven.ranks
+    given = ranks.together(lambda: given_filters(config, attentions))
     config = replace(config, score=config.score or (given.score if given else "published"))
     shares = layer_shares(given, config, attentions)
     density = slots_a_token(attentions, captured.dtype, config.store_dtype)
     sizes = config.resolve(own_length, len(attentions), min(shares), density)
     choose = rule or _rule
     shares = within(shares, sizes.largest_share)
+    ranks.require_same({"score": config.score, "sizes": sizes, "shares": shares})
     if config.compact_weights and not on_processor:
         raise ConfigError(f"compact_weights is for processors, not for {captured.device.type}: leave it out.")
     own_loops = on_processor and config.switches.own_loops and lowerings.register()
@@ -178,7 +181,7 @@ def _decoder_without_autocast(
     ]
     chosen = None
     if any(site.rule.needs_filters for site in sites):
-        chosen = given or find_or_make_filters(model, captured, attentions, sizes.context_length)
+        chosen = given or find_or_make_filters(model, captured, attentions, sizes.context_length, ranks)
         chosen = chosen.to(captured.device)
     rewritten = rewrite(captured, sites)
     turns = find_turns(rewritten, sites, sizes, config)

@@ -16,6 +16,9 @@ from .store.scores import SCORES
 from .switches import Switches
 
 DEFAULT_CHUNK = 512
+# Stores of so few slots are read into token by token: a graph for chunks of any length takes each length for
+# less than the slots.
+SLOTS_WITHOUT_CHUNKS = 3
 _OF_TORCH_COMPILE = frozenset(inspect.signature(torch.compile).parameters) - {"model"}
 OVERFLOWS = ("error", "continue", "rerotate")
 
@@ -118,6 +121,14 @@ class Config:
         if taken:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
 
+    def told(self) -> dict[str, str]:
+        """The settings in words, which another process can compare with its own."""
+        own = {
+            f.name: str(getattr(self, f.name)) for f in fields(self) if f.name not in ("filters", "backend")
+        }
+        backend = self.backend if isinstance(self.backend, str) else getattr(self.backend, "__name__", "")
+        return {**own, "backend": backend, "filters": "none" if self.filters is None else "given"}
+
     def resolve(
         self,
         model_context_length: int | None,
@@ -155,11 +166,11 @@ class Config:
         return min(math.ceil(context_length * slots_a_token / (self.ratio or 1)), context_length)
 
     def _chunk(self, slots: int) -> int:
-        if self.chunk is None:
-            return max(2, min(DEFAULT_CHUNK, slots - 1))
-        if self.chunk >= slots:
+        if self.chunk is not None and self.chunk >= slots:
             raise ConfigError(f"chunk ({self.chunk}) must be less than the slots ({slots}): lower chunk.")
-        return self.chunk
+        if slots <= SLOTS_WITHOUT_CHUNKS:
+            return 1
+        return self.chunk or min(DEFAULT_CHUNK, slots - 1)
 
 
 @dataclass(frozen=True)

@@ -43,3 +43,11 @@ class InputError(QFPassError, ValueError):
 
 class SessionError(QFPassError, ValueError):
     """A cache object that isn't a session of this model, or a session used wrongly."""
+
+
+class CancelledError(SessionError):
+    """A call that `session.cancel()` has ended."""
+
+
+class RanksError(QFPassError):
+    """Processes that run one model together don't do the same."""

@@ -12,6 +12,7 @@ from .graph.attention import Attention, find_attentions
 from .graph.capture import Captured, capture
 from .graph.capture_cache import file_of, keep, recall
 from .graph.identity import Identity, alike_layers, identity
+from .graph.ranks import ALONE, Ranks, are_several
 from .upstream.entry import describe
 from .verify import verify
 from .verify_lengths import verify_lengths
@@ -27,12 +28,14 @@ class Proven:
     Attributes:
         skipped: optimisations of the capture that weren't used for this model, each with the reason.
         digits: of what the model computes, see `identity`; None if they weren't asked for or can't be told.
+        ranks: the processes that run it together.
     """
 
     captured: Captured
     attentions: list[Attention]
     skipped: dict[str, str] = field(default_factory=dict)
     digits: str | None = None
+    ranks: Ranks = ALONE
 
 
 def capture_and_prove(model: nn.Module, batch: int | None, config: Config, length: int | None) -> Proven:
@@ -48,7 +51,7 @@ class _Capture:
     """One model's capture: notes why an optimisation isn't used."""
 
     def __init__(self, model: nn.Module, batch: int | None, config: Config, length: int | None) -> None:
-        self.model, self.batch, self.length = model, batch, length
+        self.model, self.batch, self.length, self.config = model, batch, length, config
         self.longest = length if config.overflow == "error" else None
         self.switches, self.lean = config.switches, config.switches.lean_tracing
         self.verify, self.is_kept = config.verify, config.backend == "inductor"
@@ -56,6 +59,8 @@ class _Capture:
 
     def proven(self) -> Proven:
         """By a graph that was kept, else by a capture, which is kept."""
+        if are_several():
+            return self._proven_together()
         known = self._identity()
         file = self._file(known)
         found = self._recalled(file) if file else None
@@ -65,6 +70,16 @@ class _Capture:
                 keep(file, found.captured, self.model, lambda reason: self._skip("capture_cache", reason))
         found.digits = known.digits if known else None
         return found
+
+    def _proven_together(self) -> Proven:
+        """By a capture of every layer: what helps one of several processes others may lack."""
+        for optimisation in ("capture_cache", "trace_layers_once"):
+            self._skip(optimisation, "several processes may run the model together")
+        with _tracing:
+            captured = capture(self.model, self.batch, lean=self.lean)
+        ranks = Ranks.of(captured.module)
+        ranks.require_same({**self.config.told(), "context_length": self.length})
+        return Proven(captured, self._prove(captured, ranks), self.skipped, ranks=ranks)
 
     def _identity(self) -> Identity | None:
         """What tells models and layers apart, if anything asks for it."""
@@ -134,11 +149,11 @@ class _Capture:
             captured = capture(self.model, self.batch, lean=self.lean)
         return Proven(captured, self._prove(captured), self.skipped)
 
-    def _prove(self, captured: Captured) -> list[Attention]:
-        attentions = find_attentions(captured, self.length)
+    def _prove(self, captured: Captured, ranks: Ranks = ALONE) -> list[Attention]:
+        attentions = ranks.together(lambda: find_attentions(captured, self.length))
         if self.verify:
-            verify(self.model, captured, attentions, self.longest)
-        verify_lengths(self.model, captured, self.length)
+            verify(self.model, captured, attentions, self.longest, ranks)
+        verify_lengths(self.model, captured, self.length, ranks)
         return attentions
 
     def _skip(self, optimisation: str, reason: str) -> None:

@@ -11,8 +11,10 @@ from .errors import CaptureError
 from .graph.capture import Captured
 from .graph.mixing import BATCH, LENGTH
 from .graph.other_lengths import LONGEST, texts_of
+from .graph.ranks import ALONE, Ranks
+from .proof_text import original_logits, positions_of, random_text
+from .rounding import relative_difference, tolerance_of
 from .upstream.export import sizes_hold
-from .verify import TOLERANCE, original_logits, positions_of, random_text, relative_difference
 
 log = logging.getLogger(__name__)
 SHORT = 256  # tokens: up to here every length is asked for
@@ -20,7 +22,9 @@ MOST_READ = 8  # texts
 LONGEST_READ = 8192  # tokens
 
 
-def verify_lengths(model: nn.Module, captured: Captured, context_length: int | None) -> None:
+def verify_lengths(
+    model: nn.Module, captured: Captured, context_length: int | None, ranks: Ranks = ALONE
+) -> None:
     """Refuse a graph that isn't what the model does with a text of some other length.
 
     torch.export notes conditions on sizes under which the graph is the model's. Where one is false, the
@@ -32,7 +36,7 @@ def verify_lengths(model: nn.Module, captured: Captured, context_length: int | N
     lengths = _lengths(captured, context_length)
     others = [tokens for tokens in lengths if not _holds(captured, tokens)]
     for tokens in _spread(others):
-        if tokens <= LONGEST_READ and _reads_alike(model, captured, tokens):
+        if tokens <= LONGEST_READ and ranks.all(_reads_alike(model, captured, tokens)):
             continue
         name, longest = type(model).__name__, max((n for n in lengths if n < tokens), default=1)
         if tokens < LENGTH:
@@ -72,4 +76,4 @@ def _reads_alike(model: nn.Module, captured: Captured, tokens: int) -> bool:
         difference = relative_difference(captured.module(ids, positions_of(ids)), original_logits(model, ids))
     except (RuntimeError, IndexError):  # past a table's end
         return False
-    return difference <= TOLERANCE.get(captured.dtype, 1e-1)
+    return difference <= tolerance_of(captured.dtype)

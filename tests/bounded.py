@@ -30,10 +30,13 @@ def run_plainly(model: nn.Module) -> nn.Module:
 def graphs_of_one_batch(model: nn.Module) -> int:
     """Graphs that texts of any length compile: a chunk's, a step's, the head's and the watch's.
 
-    Of chunk and step what comes before the layers and each kind of layer is one; the step has a head too.
+    Piece by piece, of chunk and step what comes before the layers and each kind of layer is one; the step has
+    a head too.
     """
     outlined = model.qfpass_decoder.outlined
-    return 3 if outlined.head is None else 5 + 2 * outlined.kinds
+    if outlined.head is None:
+        return 3
+    return 5 + 2 * outlined.kinds if "piecewise" not in model.qfpass_decoder.unused else 4
 
 
 def llama(implementation: str = "sdpa") -> LlamaForCausalLM:

@@ -196,6 +196,35 @@ def test_graphs_of_one_length_read_through_the_module(family: str) -> None:
     torch.testing.assert_close(actual, model(ids).logits, rtol=1e-3, atol=1e-3)
 
 
+class Encoder(nn.Module):
+    """PyTorch's own layers, causal by a mask; its forward's first argument has another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.tokens, self.places, self.head = nn.Embedding(53, 32), nn.Embedding(64, 32), nn.Linear(32, 53)
+        self.layers = nn.TransformerEncoder(layer, 2)
+
+    def forward(this, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:  # noqa: N805
+        hidden = this.tokens(input_ids) + this.places(position_ids)
+        mask = nn.Transformer.generate_square_subsequent_mask(input_ids.shape[1])
+        return this.head(this.layers(hidden, mask=mask, is_causal=True))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@torch.no_grad()
+def test_pytorchs_own_transformer_encoder(dynamic: bool | None) -> None:
+    """With dynamic=True Dynamo leaves its layers whole, as one operator each."""
+    torch.manual_seed(0)
+    model, ids = Encoder().eval(), text(40)
+    options = {"ratio": 1, "context_length": 64, "backend": "eager"}
+    reader = torch.compile(model, backend="qfpass", dynamic=dynamic, options=options)
+    with qfpass.session() as session:
+        actual = read(reader, ids, (0, 1, 2, 20, 33, 40))
+    assert session.tokens_seen == 40
+    torch.testing.assert_close(actual, model(ids, places(ids)), rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
 def test_a_function_around_a_model_is_refused() -> None:
     model, ids = decoder(), text(20)

@@ -77,6 +77,8 @@ def test_what_does_not_fit_a_model_is_refused(
         ({"budget": 64, "recent": 9, "sinks": 0}, Sizes(1000, 64, recent=9, sinks=0, chunk=63)),
         ({"budget": 5000}, Sizes(1000, slots=1000, recent=500, sinks=4, chunk=512)),
         ({"context_length": 50, "chunk": 7}, Sizes(50, slots=50, recent=25, sinks=4, chunk=7)),
+        ({"budget": 3, "sinks": 0, "recent": 1}, Sizes(1000, slots=3, recent=1, sinks=0, chunk=1)),
+        ({"budget": 4, "sinks": 0, "recent": 1}, Sizes(1000, slots=4, recent=1, sinks=0, chunk=3)),
         ({"budget": 7}, Sizes(1000, slots=7, recent=2, sinks=4, chunk=6)),
         ({"budget": 64, "score": "recency"}, Sizes(1000, slots=64, recent=16, sinks=4, chunk=63)),
         ({"budget": 9, "recent": 4}, Sizes(1000, slots=9, recent=4, sinks=4, chunk=8)),

@@ -140,6 +140,24 @@ def test_the_store_is_bounded_and_keeps_what_is_protected(
     assert len(sizes) == 1
 
 
+@pytest.mark.parametrize(("slots", "backend"), [(2, "eager"), (3, "eager"), (2, "inductor")])
+@torch.no_grad()
+def test_the_smallest_stores_are_windows_of_as_many_tokens(slots: int, backend: str) -> None:
+    smallest = {"budget": slots, "sinks": 0, "recent": 1, "score": "recency", "context_length": CONTEXT}
+    windowed = WindowDecoder(window=slots)
+    settings: Sequence[tuple[nn.Module, dict[str, Any]]] = [
+        (PlainDecoder(), smallest), (windowed, {"context_length": CONTEXT}),
+    ]  # fmt: skip
+    ids = text(30)
+    expected = windowed(ids, torch.arange(30).expand(2, -1))
+    for model, chosen in settings:
+        compiled = qfpass.compile(model, backend=backend, **chosen)
+        torch.testing.assert_close(compiled(ids), expected, atol=1e-4, rtol=1e-4)
+        session = compiled.session()
+        parts = [read(compiled, session, ids[:, a:b]) for a, b in pairwise((0, 1, 3, 20, 21, 30))]
+        torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-4, rtol=1e-4)
+
+
 @torch.no_grad()
 def reference(
     model: PlainDecoder, ids: torch.Tensor, score: str, cut: Sequence[tuple[int, int]]

@@ -15,6 +15,14 @@ OUTCOMES = {
     "not built": "Not built: no tiny model could be made",
 }
 
+HOW = """\
+Made by `make census`, which builds a tiny random model of each, compiles it with the eager backend
+and compares it in float32: its logits without eviction (read at once, in chunks, token by token,
+beyond its window), greedy generation, and its logits with small stores, against its own graph with
+the evicted keys masked. Nothing in `qfpass/` names a model family; fields that a tiny
+configuration can't do without are in `docs/models.json`.
+"""
+
 
 def page(entries: Sequence[Entry]) -> str:
     """Markdown: a summary and a table for each outcome that occurs."""
@@ -24,11 +32,7 @@ def page(entries: Sequence[Entry]) -> str:
         "# Which models work\n",
         f"Of the {len(entries)} entries of transformers {transformers.__version__}'s causal language models, "
         f"{', '.join(counts)} (torch {torch.__version__.split('+')[0]}, CPU).\n",
-        "Made by `make census`, which builds a tiny random model of each, compiles it with the eager backend "
-        "and compares it in float32: its logits without eviction (read at once, in chunks, token by token, "
-        "beyond its window), greedy generation, and its logits with small stores, against its own graph with "
-        "the evicted keys masked. Nothing in `qfpass/` names a model family; fields that a tiny "
-        "configuration can't do without are in `docs/models.json`.\n",
+        HOW,
     ]
     for outcome, title in OUTCOMES.items():
         chosen = [entry for entry in entries if entry.outcome == outcome]

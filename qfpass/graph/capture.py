@@ -24,7 +24,9 @@ from .likes import spell_likes
 from .mixing import BATCH, LENGTH, mixing_reason
 from .no_ops import drop_no_ops
 from .products import spell_products
+from .ranks import are_several
 from .sinks import spell_sinks
+from .suitable import odd_weights, refuse_unsuitable
 from .tracing import as_traced, without_printed_graphs
 
 aten = torch.ops.aten
@@ -74,7 +76,7 @@ def capture(
     Raises:
         CaptureError: training mode, encoder-decoder, no parameters, or torch.export's refusal.
     """
-    _refuse_unsuitable(model)
+    refuse_unsuitable(model)
     if alike:
         try:
             return _captured(model, batch, alike, lean)
@@ -113,26 +115,24 @@ def example(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torc
     return ids, torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
 
 
-def _refuse_unsuitable(model: nn.Module) -> None:
-    name = type(model).__name__
-    if model.training:
-        raise CaptureError(f"{name} is in training mode: call model.eval() first.")
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise CaptureError(f"{name} is an encoder-decoder; qfpass compiles causal decoders only.")
-
-
 def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exception) -> CaptureError:
     """Why export failed: the model doesn't run on token ids alone, or not without looking at values."""
     name = type(model).__name__
-    try:
-        Logits(model)(*example)
-    except CaptureError as own:
-        return own
-    except Exception as own:  # whatever the model's own code raises
-        tokens = "x".join(map(str, example[0].shape))
+    if not are_several():  # else others may not be there to run it with this one
+        try:
+            Logits(model)(*example)
+        except CaptureError as own:
+            return own
+        except Exception as own:  # whatever the model's own code raises
+            tokens = "x".join(map(str, example[0].shape))
+            return CaptureError(
+                f"{name} doesn't run on {tokens} token ids and their positions alone; its own forward fails: "
+                f"{describe(own)}"
+            )
+    if odd := odd_weights(model):
         return CaptureError(
-            f"{name} doesn't run on {tokens} token ids and their positions alone; its own forward fails: "
-            f"{describe(own)}"
+            f"{name} has weights of classes that hold more than torch.export sees of them: {odd}. Load it "
+            f"unquantised, or quantised by torchao's weight-only kinds. ({describe(error)})"
         )
     if export.depends_on_values(error):
         return CaptureError(

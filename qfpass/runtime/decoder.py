@@ -7,8 +7,8 @@ overwrite (`watch`); a step whose rows have filled different numbers of slots ne
 
 import dataclasses
 import hashlib
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from ..upstream import dynamo
+from .as_compiled import as_compiled
 from .graphs import Graphs
+from .in_turn import InTurn
 from .lower import mark_length
 from .overwritten import Overwritten, Watch, slots_taken
 from .replays import Replays
@@ -34,7 +36,6 @@ class Decoder:
     """A decoder on stores, compiled; holds no state of any text.
 
     Attributes:
-        lock: held while a graph runs, so that calls of several threads follow one another.
         replays: of steps on full stores.
         watch: finds what a step will overwrite.
         vocabulary: token ids are below this number; None where the graph doesn't tell.
@@ -61,8 +62,8 @@ class Decoder:
         self.sites, self.sizes, self.config = tuple(sites), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
         self.outlined = outlined
-        self.lock = threading.RLock()
-        self.default_dtype = torch.get_default_dtype()
+        self._turn = InTurn()
+        self._default_dtype = torch.get_default_dtype()
         self._copied = Copied(outlined.copied)
         self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
         options = config.compile_options.get("options") or {}
@@ -73,6 +74,12 @@ class Decoder:
         self._most = max(sizes.context_length, *(site.rule.slots for site in sites))
         self._count = torch.empty(self._most + 1, device=device)
         self._batches = set[int]()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around what runs a graph: threads take turns, and torch computes as it did at compile."""
+        with self._turn.held(), as_compiled(self.device, self._default_dtype):
+            yield
 
     def session(self, budget: int | None = None) -> Session:
         """A new, empty session, which uses `budget` slots a head where layers are bounded.

@@ -60,7 +60,8 @@ class Graphs:
             self.step = self._piecewise("step", steps, whole_step)
             self.why_whole = "nothing has been read yet"
         else:
-            self.chunk, self.step = whole_chunk(), whole_step()
+            # The step first, for a graph module around the body gives the body's forward new code.
+            self.step, self.chunk = whole_step(), whole_chunk()
         self.head = self._whole(head, config, None) if head else None
 
     def _whole(self, module: fx.GraphModule, config: Config, longest: int | None, **options: Any) -> Call:

@@ -116,6 +116,18 @@ class Session(Counts):
         """Hold the session for this thread, or raise SessionError; see `Exclusive`."""
         return self._exclusive.hold(mends=resetting)
 
+    def cancel(self) -> bool:
+        """End the call or `generate` that another thread runs on this session, which raises CancelledError.
+
+        It ends before the next chunk of its prompt or its next token, and what that call has read is put
+        back. Returns whether there was one; it hasn't ended yet then.
+        """
+        return self._exclusive.cancel()
+
+    def refuse_if_cancelled(self) -> None:
+        """Raise CancelledError in a call that `cancel` ends."""
+        self._exclusive.refuse_if_cancelled()
+
     @contextmanager
     def restoring(self, before: State) -> Iterator[None]:
         """Go back to `before` once the body has put the stores' contents back."""

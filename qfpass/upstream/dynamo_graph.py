@@ -35,13 +35,17 @@ def source_of(placeholder: fx.Node) -> str:
 
 
 def _module_and_source() -> tuple[nn.Module | None, str]:
-    """What `self` is and where it is: the first of `args` in a wrapper that takes whatever there is."""
+    """The first argument, `self` by whatever name, and where it is: in a wrapper it may be in `args`."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
-    scope = InstructionTranslator.current_tx().output.local_scope
+    translator = InstructionTranslator.current_tx().output.root_tx
+    assert translator is not None
+    name, scope = translator.f_code.co_varnames[:1], translator.output.local_scope
     given: Any = scope.get("args")
-    first = given[0] if isinstance(given, tuple) and given else None
-    for value, source in ((scope.get("self"), _MODEL), (first, "L['args'][0]")):
+    own = [(scope.get(first), f"L['{first}']") for first in name]
+    if isinstance(given, tuple) and given:
+        own.append((given[0], "L['args'][0]"))
+    for value, source in own:
         if isinstance(value, nn.Module):
             return value, source
     return None, _MODEL

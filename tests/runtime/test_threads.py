@@ -15,7 +15,7 @@ from torch import nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import qfpass
-from qfpass.errors import SessionError
+from qfpass.errors import CancelledError, SessionError
 
 THREADS = 8
 
@@ -105,6 +105,87 @@ def test_a_session_in_use_by_another_thread_is_refused(tmp_path: Any) -> None:
     assert made.tolist() == model.generate(ids, **settings).tolist()
     assert torch.equal(other, model(ids).logits)
     assert session.tokens_seen == 14 < CONTEXT
+
+
+class Listening:
+    """A backend whose graphs call `heard` before they run."""
+
+    def __init__(self) -> None:
+        self.heard: Callable[[], Any] = lambda: None
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        def run(*args: Any) -> Any:
+            self.heard()
+            return graph.forward(*args)
+
+        return run
+
+
+def test_steps_of_others_get_their_turn_between_the_chunks_of_a_prompt() -> None:
+    backend, calls, step_read = Listening(), list[int](), threading.Event()
+    model = qfpass.compile(endless(), budget=16, chunk=8, score="recency", backend=backend)
+    prompt, other = text(CONTEXT), model.session()
+    expected = model(prompt, logits_to_keep=1).logits
+    model(text(20, seed=1), past_key_values=other)
+    model(text(1, seed=2), past_key_values=other.fork())  # compiles the step
+
+    def step() -> None:
+        model(text(1, seed=2), past_key_values=other)
+        step_read.set()
+
+    def heard() -> None:
+        calls.append(threading.get_ident())
+        if len(calls) == 1:
+            stepping.start()
+
+    stepping = threading.Thread(target=step)
+    backend.heard = heard
+    read = model(prompt, logits_to_keep=1).logits
+    assert step_read.wait(60)
+    stepping.join()
+    assert torch.equal(read, expected)
+    # Every chunk, the head, and among them the step: at once after the chunk that it waited for, or the next.
+    assert calls.index(stepping.ident or 0) <= 3 < len(calls)
+
+
+def test_a_prompt_is_cancelled_between_chunks_and_put_back() -> None:
+    backend, calls = Listening(), list[bool]()
+    model = qfpass.compile(endless(), budget=16, chunk=8, score="recency", backend=backend)
+    session, more = model.session(), text(28, seed=1)
+    model(text(20), past_key_values=session)
+    expected = model(more, past_key_values=session.fork()).logits
+    before = session.fork()
+    backend.heard = lambda: calls.append(len(calls) == 2 and session.cancel())
+    with pytest.raises(CancelledError, match="stands where it stood"):
+        model(more, past_key_values=session)
+    backend.heard = lambda: None
+    assert calls == [False, False, True, False]  # two chunks, of each its body and head
+    assert session.tokens_seen == 20
+    for mine, same in zip(session.stores, before.stores, strict=True):
+        assert all(map(torch.equal, mine, same))
+    assert torch.equal(model(more, past_key_values=session).logits, expected)
+
+
+def test_generate_is_cancelled_between_tokens_and_keeps_what_it_wrote() -> None:
+    model: Any = compiled(endless())
+    session, ids = model.session(), text(6)
+    settings: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False}
+    whole = model.generate(ids, **settings)
+
+    class Cancels(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            if input_ids.shape[1] == 9:
+                assert session.cancel()
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    with pytest.raises(CancelledError):
+        model.generate(
+            ids, past_key_values=session, stopping_criteria=StoppingCriteriaList([Cancels()]), **settings
+        )
+    assert session.tokens_seen == 8
+    assert not session.cancel()  # nobody reads: the next call goes on
+    out = model.generate(whole[:, :9], past_key_values=session, max_new_tokens=6, do_sample=False)
+    assert out.tolist() == whole.tolist()
 
 
 def test_a_copy_is_a_fork_and_a_pickle_is_refused() -> None:

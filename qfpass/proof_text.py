@@ -1,0 +1,46 @@
+"""The texts that a proof reads: token ids by chance, and some that the model itself finds likely."""
+
+import torch
+from torch import nn
+
+from .graph.call import call_decoder, logits_of
+from .graph.capture import Captured
+
+ROUNDS = 4
+
+
+def random_text(captured: Captured, tokens: int) -> torch.Tensor:
+    """Ids [B, tokens] that every vocabulary has, unordered: how large the embedding is isn't known."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (captured.batch or 1, tokens)
+    return torch.randint(_vocabulary(captured), shape, generator=generator).to(captured.device)
+
+
+def likely_text(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Ids [B, S] with the first of `ids`, whose other tokens the model finds likely after those before them.
+
+    All are chosen at once, `ROUNDS` times over: each is the likeliest after the tokens of the round before,
+    as in Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427). One by one would take S readings.
+    """
+    text = ids
+    for _ in range(ROUNDS):
+        chosen = original_logits(model, text)[:, :-1].argmax(-1)
+        text = torch.cat([ids[:, :1], chosen.to(ids.dtype)], dim=1)
+    return text
+
+
+@torch.no_grad()
+def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The model's own logits [B, S, V] for ids [B, S], without a cache."""
+    return logits_of(call_decoder(model, ids, positions_of(ids)))
+
+
+def positions_of(ids: torch.Tensor) -> torch.Tensor:
+    """[B, S], of ids that start a text."""
+    return torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+
+
+def _vocabulary(captured: Captured) -> int:
+    """Size of the logits' last dimension, at most the embedding's in every decoder known."""
+    (logits,) = captured.module.graph.output_node().all_input_nodes
+    return int(logits.meta["val"].shape[-1])

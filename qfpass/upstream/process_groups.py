@@ -1,0 +1,29 @@
+"""Collectives in a graph: which processes they join."""
+
+from typing import Any
+
+from torch import fx
+
+from .entry import Needed
+
+_NAMESPACES = ("_c10d_functional", "_c10d_functional_autograd", "c10d")
+
+
+@Needed
+def groups_joined_by(graph: fx.Graph) -> list[Any]:
+    """The process groups whose collectives a graph runs, in the order of the first of each.
+
+    Without it: processes that run one model together couldn't see that they do the same.
+    """
+    from torch.distributed.distributed_c10d import ProcessGroup, _resolve_process_group
+
+    groups = list[ProcessGroup]()
+    for node in graph.nodes:
+        if getattr(node.target, "namespace", None) not in _NAMESPACES:
+            continue
+        group = node.kwargs.get("group_name", node.args[-1])  # a node that waits has none
+        if isinstance(group, str):
+            group = _resolve_process_group(group)  # type: ignore[arg-type]  # a NewType of str
+        if isinstance(group, ProcessGroup) and group not in groups:
+            groups.append(group)
+    return groups

@@ -1,0 +1,36 @@
+"""What torch promises of collectives in an exported graph."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from qfpass.upstream.process_groups import groups_joined_by
+
+
+class Summed(nn.Module):
+    def __init__(self, groups: list[dist.ProcessGroup]) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        from torch.distributed._functional_collectives import all_gather_tensor, all_reduce
+
+        first, second = self.groups
+        x = all_reduce(x, "sum", first)
+        return all_gather_tensor(all_reduce(x, "max", group=first), 0, group=second)
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_groups_joined_by_a_graph_in_their_order(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        groups = [dist.new_group([0]), dist.new_group([0])]
+        for order in (groups, groups[::-1]):
+            program = torch.export.export(Summed(order), (torch.ones(2),), strict=False)
+            assert [id(group) for group in groups_joined_by(program.graph)] == [id(g) for g in order]
+        assert not groups_joined_by(torch.export.export(nn.Linear(2, 2), (torch.ones(2),)).graph)
+    finally:
+        dist.destroy_process_group()
