@@ -47,8 +47,8 @@ def verify(
     if captured.batch is None:
         texts = [torch.cat(texts)]
     proof = _Proof(type(model).__name__, captured, attentions, len(texts[0]), ranks)
-    for ids in texts:
-        proof.compare(ids, original_logits(model, ids))
+    rounding = [proof.compare(ids, original_logits(model, ids)) for ids in texts]
+    _refuse_rounding(type(model).__name__, captured.dtype, torch.cat(rounding), ranks)
     refuse_by_text_length(proof.program.module, context_length, PROOF_TOKENS)
 
 
@@ -64,35 +64,27 @@ class _Proof:
         if captured.dtype in HALF and can_be_widened(captured.module):
             self._exact = Uncompressed(captured, attentions, PROOF_TOKENS, rows, in_float32=True)
 
-    def compare(self, ids: torch.Tensor, expected: torch.Tensor) -> None:
+    def compare(self, ids: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
         """Refuse logits of ids [B, S] that differ from those `expected`, read at once or in parts.
 
         A graph in half precision is compared in float32 first, and then with what is exact. Since the same
-        graphs agree in float32, each row may differ by twice what the original does, where that is more.
+        graphs agree in float32, each row may differ by twice what the original does, where that is more, or
+        by what the original makes of a change of a few last bits; a row that is all rounding tells nothing.
+        Returns the original's own rounding, [B], 0 in float32.
 
         Raises:
             VerificationError
         """
         allowed = torch.full((len(ids),), tolerance_of(self._captured.dtype))
+        own = torch.zeros_like(allowed)
         if self._exact is not None:
             exact = InFloat32(self._captured.module)(ids, positions_of(ids))
             self._compare(self._exact, ids, exact, torch.full_like(allowed, tolerance_of(torch.float32)))
             own = row_differences(expected, exact)
-            self._refuse_rounding(own)
             allowed = allowed.maximum(2 * own).where(own <= MOST_ROUNDING, torch.inf)
             expected = exact
         self._compare(self.program, ids, expected, allowed)
-
-    def _refuse_rounding(self, own: torch.Tensor) -> None:
-        """Refuse a model whose own rounding [B] hides everything, in every text."""
-        if self._ranks.all(bool((own <= MOST_ROUNDING).any())):
-            return
-        shown = " and ".join(f"{rounding:.0%}" for rounding in own.tolist())
-        raise VerificationError(
-            f"in {self._captured.dtype} {self._name} is {shown} of its largest logit off what it is in "
-            "float32, on ids by chance and on likely ones, so that nothing can be proven: load it in "
-            "float32, or pass verify=False."
-        )
+        return own
 
     def _compare(
         self, program: Uncompressed, ids: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor
@@ -103,8 +95,12 @@ class _Proof:
             if self._ranks.all(bool(within.all())):
                 continue
             row = int(within.long().argmin())
-            difference = float(differences[row])
-            why = self._why(program, ids, ends, difference)
+            difference = float(differences.where(~within, 0).max())
+            rounding = amplified(self._captured, self._attentions, ids, program.in_float32)
+            is_amplified = self._ranks.all(rounding >= difference / 4)
+            if is_amplified and self._exact not in (None, program):
+                continue  # experts that a last bit chooses: in float32 they are the same
+            why = self._why(program, ids, ends, rounding if is_amplified else None)
             in_float32 = ", both in float32," if program is self._exact else ""
             own = ", which is twice the original's own rounding or the least" if self._exact else ""
             raise VerificationError(
@@ -113,12 +109,13 @@ class _Proof:
                 "verify=False compiles it all the same."
             )
 
-    def _why(self, program: Uncompressed, ids: torch.Tensor, ends: Sequence[int], difference: float) -> str:
-        """What is known of a difference."""
+    def _why(
+        self, program: Uncompressed, ids: torch.Tensor, ends: Sequence[int], rounding: float | None
+    ) -> str:
+        """What is known of a difference; `rounding` is what the original makes of its own, if that is it."""
         if reason := mixing_reason(self._captured.module):
             raise VerificationError(f"{self._name} can't be compiled: {reason}.")
-        rounding = amplified(self._captured, self._attentions, ids)
-        if program is not self._exact and rounding >= difference / 4:
+        if rounding is not None:
             return (
                 f", and the original itself moves by {rounding:.1e} where its attentions move by a few of "
                 "their last bits: it amplifies rounding, as activations that are quantised on the fly do, so "
@@ -135,6 +132,17 @@ class _Proof:
         except (RuntimeError, IndexError) as error:
             raise _cannot_run(self._name, self._captured, way, error) from error
         return torch.cat(parts, dim=1)
+
+
+def _refuse_rounding(name: str, dtype: torch.dtype, own: torch.Tensor, ranks: Ranks) -> None:
+    """Refuse a model whose own rounding, of each row that was read, hides everything in all of them."""
+    if ranks.all(bool((own <= MOST_ROUNDING).any())):
+        return
+    shown = " and ".join(f"{rounding:.0%}" for rounding in own.tolist())
+    raise VerificationError(
+        f"in {dtype} {name} is {shown} of its largest logit off what it is in float32, on ids by chance and "
+        "on likely ones, so that nothing can be proven: load it in float32, or pass verify=False."
+    )
 
 
 def _require_same_again(model: nn.Module, ids: torch.Tensor, tolerance: float, ranks: Ranks) -> None:

@@ -17,8 +17,8 @@ def mixing_layer(module: fx.GraphModule) -> str | None:
     """The first layer of a captured decoder whose state a session would have to carry, by name.
 
     The graph runs twice, the second time with token `CHANGED` replaced and every attention giving what it
-    gave before. What still differs at another token came there some other way: by a recurrence, a
-    convolution, a shift.
+    gave before. What still differs at another token, and isn't read by attentions alone, came there some
+    other way: by a recurrence, a convolution, a shift.
     """
     (logits,) = module.graph.output_node().all_input_nodes
     vocabulary = int(logits.meta["val"].shape[-1])
@@ -33,10 +33,22 @@ def mixing_layer(module: fx.GraphModule) -> str | None:
     changed[:, CHANGED] = 0
     second = _Run(module, {n: first.outputs[n] for n in attentions})
     second.run(changed, position)
+    outside = _read_outside(module.graph, attentions)
     for node, before in first.outputs.items():
-        if node not in attentions and _differs_elsewhere(before, second.outputs[node]):
+        if node in outside and _differs_elsewhere(before, second.outputs[node]):
             return site_name(node)
     return None
+
+
+def _read_outside(graph: fx.Graph, attentions: set[fx.Node]) -> set[fx.Node]:
+    """Nodes that the logits are made of in other ways than by an attention's output."""
+    found, pending = set[fx.Node](), [graph.output_node()]
+    while pending:
+        node = pending.pop()
+        if node not in found and node not in attentions:
+            found.add(node)
+            pending.extend(node.all_input_nodes)
+    return found
 
 
 def _batch(module: fx.GraphModule) -> int:
