@@ -1,4 +1,4 @@
-"""The texts that a proof reads: token ids by chance, and some that the model itself finds likely."""
+"""The text that a proof reads: token ids by chance, and some that the model itself finds likely."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from .graph.call import call_decoder, logits_of
 from .graph.capture import Captured
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 def random_text(captured: Captured, tokens: int) -> torch.Tensor:
@@ -16,16 +16,16 @@ def random_text(captured: Captured, tokens: int) -> torch.Tensor:
     return torch.randint(_vocabulary(captured), shape, generator=generator).to(captured.device)
 
 
-def likely_text(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Ids [B, S] with the first of `ids`, whose other tokens the model finds likely after those before them.
+def with_likely_end(model: nn.Module, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """The `first` tokens of ids [B, S], and in the others' places what the model finds likely after them.
 
     All are chosen at once, `ROUNDS` times over: each is the likeliest after the tokens of the round before,
-    as in Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427). One by one would take S readings.
+    as in Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427). One by one would take S - first readings.
     """
     text = ids
     for _ in range(ROUNDS):
-        chosen = original_logits(model, text)[:, :-1].argmax(-1)
-        text = torch.cat([ids[:, :1], chosen.to(ids.dtype)], dim=1)
+        likely = original_logits(model, text)[:, first - 1 : -1].argmax(-1)
+        text = torch.cat([ids[:, :first], likely.to(ids.dtype)], dim=1)
     return text
 
 

@@ -13,7 +13,7 @@ from .graph.in_float32 import HALF, InFloat32, can_be_widened
 from .graph.mixing import mixing_reason
 from .graph.other_lengths import refuse_by_text_length
 from .graph.ranks import ALONE, Ranks
-from .proof_text import likely_text, original_logits, positions_of, random_text
+from .proof_text import original_logits, positions_of, random_text, with_likely_end
 from .rounding import amplified, relative_difference, row_differences, tolerance_of
 from .runtime.snapshot import Snapshot
 from .runtime.uncompressed import Uncompressed
@@ -31,11 +31,11 @@ def verify(
     context_length: int | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Compare the rewritten graph with `model` on short texts, read at once and in parts.
+    """Compare the rewritten graph with `model` on a short text, read at once and in parts.
 
-    One text is of ids by chance, one of ids that the model finds likely; they are rows of one batch where the
-    model takes two. That nothing else happens in longer texts, of up to `context_length` tokens, is read off
-    the graph. `ranks` run the model with this process.
+    Half of it are ids by chance, the rest goes on with what the model finds likely; each half is judged by
+    itself. That nothing else happens in longer texts, of up to `context_length` tokens, is read off the
+    graph. `ranks` run the model with this process.
 
     Raises:
         UnsupportedOpError: something does; see `refuse_by_text_length`.
@@ -43,54 +43,65 @@ def verify(
     """
     by_chance = random_text(captured, PROOF_TOKENS)
     _require_same_again(model, by_chance[:, :2], tolerance_of(captured.dtype), ranks)
-    texts = [by_chance, likely_text(model, by_chance)]
-    if captured.batch is None:
-        texts = [torch.cat(texts)]
-    proof = _Proof(type(model).__name__, captured, attentions, len(texts[0]), ranks)
-    rounding = [proof.compare(ids, original_logits(model, ids)) for ids in texts]
-    _refuse_rounding(type(model).__name__, captured.dtype, torch.cat(rounding), ranks)
+    ids = with_likely_end(model, by_chance, PROOF_TOKENS // 2)
+    proof = _Proof(type(model).__name__, captured, attentions, ids, ranks)
+    proof.compare(original_logits(model, ids))
     refuse_by_text_length(proof.program.module, context_length, PROOF_TOKENS)
 
 
 class _Proof:
-    """The rewritten graph of the model `name`, to be compared with its logits of texts of `rows` rows."""
+    """The rewritten graph of the model `name`, to be compared with its logits of ids [B, S]."""
 
     def __init__(
-        self, name: str, captured: Captured, attentions: Sequence[Attention], rows: int, ranks: Ranks
+        self,
+        name: str,
+        captured: Captured,
+        attentions: Sequence[Attention],
+        ids: torch.Tensor,
+        ranks: Ranks,
     ) -> None:
-        self._name, self._captured, self._attentions, self._ranks = name, captured, attentions, ranks
-        self.program = Uncompressed(captured, attentions, PROOF_TOKENS, rows)
+        self._name, self._captured, self._attentions = name, captured, attentions
+        self._ids, self._ranks = ids, ranks
+        self.program = Uncompressed(captured, attentions, PROOF_TOKENS, len(ids))
         self._exact: Uncompressed | None = None
         if captured.dtype in HALF and can_be_widened(captured.module):
-            self._exact = Uncompressed(captured, attentions, PROOF_TOKENS, rows, in_float32=True)
+            self._exact = Uncompressed(captured, attentions, PROOF_TOKENS, len(ids), in_float32=True)
 
-    def compare(self, ids: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-        """Refuse logits of ids [B, S] that differ from those `expected`, read at once or in parts.
+    def compare(self, expected: torch.Tensor) -> None:
+        """Refuse logits that differ from those `expected`, read at once or in parts.
 
         A graph in half precision is compared in float32 first, and then with what is exact. Since the same
-        graphs agree in float32, each row may differ by twice what the original does, where that is more, or
-        by what the original makes of a change of a few last bits; a row that is all rounding tells nothing.
-        Returns the original's own rounding, [B], 0 in float32.
+        graphs agree in float32, each half may differ by twice what the original does, where that is more, or
+        by what the original makes of a change of a few last bits; a half that is all rounding tells nothing.
 
         Raises:
             VerificationError
         """
-        allowed = torch.full((len(ids),), tolerance_of(self._captured.dtype))
-        own = torch.zeros_like(allowed)
+        allowed = torch.full((2 * len(self._ids),), tolerance_of(self._captured.dtype))
         if self._exact is not None:
-            exact = InFloat32(self._captured.module)(ids, positions_of(ids))
-            self._compare(self._exact, ids, exact, torch.full_like(allowed, tolerance_of(torch.float32)))
-            own = row_differences(expected, exact)
+            exact = InFloat32(self._captured.module)(self._ids, positions_of(self._ids))
+            self._compare(self._exact, exact, torch.full_like(allowed, tolerance_of(torch.float32)))
+            own = _differences(expected, exact)
+            self._refuse_rounding(own)
             allowed = allowed.maximum(2 * own).where(own <= MOST_ROUNDING, torch.inf)
             expected = exact
-        self._compare(self.program, ids, expected, allowed)
-        return own
+        self._compare(self.program, expected, allowed)
 
-    def _compare(
-        self, program: Uncompressed, ids: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor
-    ) -> None:
+    def _refuse_rounding(self, own: torch.Tensor) -> None:
+        """Refuse a model whose own rounding, of each half, hides everything in all of them."""
+        if self._ranks.all(bool((own <= MOST_ROUNDING).any())):
+            return
+        shown = " and ".join(f"{rounding:.0%}" for rounding in own.tolist())
+        raise VerificationError(
+            f"in {self._captured.dtype} {self._name} is {shown} of its largest logit off what it is in "
+            "float32, on ids by chance and on likely ones, so that nothing can be proven: load it in "
+            "float32, or pass verify=False."
+        )
+
+    def _compare(self, program: Uncompressed, expected: torch.Tensor, allowed: torch.Tensor) -> None:
+        ids = self._ids
         for way, ends in {"at once": (0, PROOF_TOKENS), "in parts": PART_ENDS}.items():
-            differences = row_differences(self._read(program, ids, way, ends), expected)
+            differences = _differences(self._read(program, way, ends), expected)
             within = (differences <= allowed) | allowed.isinf()
             if self._ranks.all(bool(within.all())):
                 continue
@@ -100,7 +111,7 @@ class _Proof:
             is_amplified = self._ranks.all(rounding >= difference / 4)
             if is_amplified and self._exact not in (None, program):
                 continue  # experts that a last bit chooses: in float32 they are the same
-            why = self._why(program, ids, ends, rounding if is_amplified else None)
+            why = self._why(program, ends, rounding if is_amplified else None)
             in_float32 = ", both in float32," if program is self._exact else ""
             own = ", which is twice the original's own rounding or the least" if self._exact else ""
             raise VerificationError(
@@ -109,9 +120,7 @@ class _Proof:
                 "verify=False compiles it all the same."
             )
 
-    def _why(
-        self, program: Uncompressed, ids: torch.Tensor, ends: Sequence[int], rounding: float | None
-    ) -> str:
+    def _why(self, program: Uncompressed, ends: Sequence[int], rounding: float | None) -> str:
         """What is known of a difference; `rounding` is what the original makes of its own, if that is it."""
         if reason := mixing_reason(self._captured.module):
             raise VerificationError(f"{self._name} can't be compiled: {reason}.")
@@ -122,27 +131,22 @@ class _Proof:
                 "that an error can't be told from it"
             )
         tolerance = float(tolerance_of(torch.float32 if program is self._exact else self._captured.dtype))
-        site = _first_different_site(self._captured, self._attentions, program, ids, ends, tolerance)
+        site = _first_different_site(self._captured, self._attentions, program, self._ids, ends, tolerance)
         return f"; {site}. The model may place tokens by something else than their positions"
 
-    def _read(self, program: Uncompressed, ids: torch.Tensor, way: str, ends: Sequence[int]) -> torch.Tensor:
+    def _read(self, program: Uncompressed, way: str, ends: Sequence[int]) -> torch.Tensor:
         program.restart()
         try:
-            parts = [program.read(ids[:, a:b], PROOF_TOKENS - 1) for a, b in pairwise(ends)]
+            parts = [program.read(self._ids[:, a:b], PROOF_TOKENS - 1) for a, b in pairwise(ends)]
         except (RuntimeError, IndexError) as error:
             raise _cannot_run(self._name, self._captured, way, error) from error
         return torch.cat(parts, dim=1)
 
 
-def _refuse_rounding(name: str, dtype: torch.dtype, own: torch.Tensor, ranks: Ranks) -> None:
-    """Refuse a model whose own rounding, of each row that was read, hides everything in all of them."""
-    if ranks.all(bool((own <= MOST_ROUNDING).any())):
-        return
-    shown = " and ".join(f"{rounding:.0%}" for rounding in own.tolist())
-    raise VerificationError(
-        f"in {dtype} {name} is {shown} of its largest logit off what it is in float32, on ids by chance and "
-        "on likely ones, so that nothing can be proven: load it in float32, or pass verify=False."
-    )
+def _differences(actual: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Of logits [B, S, V] each row's first and second half by itself, [2 * B]."""
+    halves = (tensor.unflatten(1, (2, -1)).flatten(0, 1) for tensor in (actual, expected))
+    return row_differences(*halves)
 
 
 def _require_same_again(model: nn.Module, ids: torch.Tensor, tolerance: float, ranks: Ranks) -> None:

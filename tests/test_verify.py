@@ -16,7 +16,7 @@ import qfpass
 from qfpass.errors import VerificationError
 from qfpass.graph.attention import Attention, find_attentions
 from qfpass.graph.capture import Captured, capture
-from qfpass.proof_text import ROUNDS, likely_text, original_logits
+from qfpass.proof_text import ROUNDS, original_logits, with_likely_end
 from qfpass.runtime.uncompressed import Uncompressed
 from qfpass.verify import verify
 
@@ -252,16 +252,17 @@ def test_a_model_that_amplifies_rounding_is_told_from_a_wrong_graph() -> None:
         verify(model, *captured_of(model))
 
 
-def test_the_proof_reads_what_the_model_finds_likely() -> None:
-    model = FAMILIES["llama"]()
+def test_the_proof_goes_on_with_what_the_model_finds_likely() -> None:
+    model, first = FAMILIES["llama"](), 10
     ids = text(20)
-    likely = likely_text(model, ids)
-    for end in range(1, ROUNDS + 1):  # each round writes one more token for good
+    likely = with_likely_end(model, ids, first)
+    assert torch.equal(likely[:, :first], ids[:, :first])
+    for end in range(first, first + ROUNDS):  # each round writes one more token for good
         assert likely[0, end] == original_logits(model, likely[:, :end])[0, -1].argmax()
 
     def chance(of: torch.Tensor) -> torch.Tensor:
-        each = original_logits(model, of)[:, :-1].log_softmax(-1)
-        return each.gather(2, of[:, 1:, None]).mean()
+        each = original_logits(model, of)[:, first - 1 : -1].log_softmax(-1)
+        return each.gather(2, of[:, first:, None]).mean()
 
     assert chance(likely) > chance(ids) + 1
 
