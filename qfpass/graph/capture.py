@@ -191,12 +191,6 @@ def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     floating = [p for p in model.parameters() if p.is_floating_point()]
     if not floating:
         raise CaptureError(f"{type(model).__name__} has no floating-point parameters.")
-    devices = {p.device for p in model.parameters()}
-    if len(devices) > 1:
-        raise CaptureError(
-            f"{type(model).__name__} is spread over {', '.join(sorted(map(str, devices)))}: a device map "
-            "of several devices isn't supported, put it on one device."
-        )
     return floating[0].device, floating[0].dtype
 
 

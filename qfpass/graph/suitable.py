@@ -21,7 +21,7 @@ def refuse_unsuitable(model: nn.Module) -> None:
 
     Raises:
         CaptureError: no module, an exported or scripted one, training mode, an encoder-decoder, weights that
-            hold no numbers, that are spread over processes, or that were made in inference mode.
+            hold no numbers, that are spread over devices or processes, or that were made in inference mode.
     """
     if not isinstance(model, nn.Module) and not _is_exported(model):
         raise CaptureError(f"a torch.nn.Module can be compiled, not {type(model).__name__}.")
@@ -45,6 +45,12 @@ def refuse_unsuitable(model: nn.Module) -> None:
 
 def _refuse_weights(model: nn.Module) -> None:
     name = type(model).__name__
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise CaptureError(
+            f"{name} is spread over {', '.join(sorted(map(str, devices)))}: a device map of several devices "
+            "isn't supported, put it on one device."
+        )
     for path, weight in [*model.named_parameters(), *model.named_buffers()]:
         if weight.is_meta:
             raise CaptureError(
