@@ -83,12 +83,13 @@ def find_or_make_filters(
 
     Processes that run the model together, `ranks`, all make them if one of them has found none.
     """
-
     found = ranks.together(lambda: _found(model, captured, attentions))
     if ranks.all(found is not None):
         assert found is not None
         return found
-    return _made(captured, attentions, own_context_length(model) or context_length)
+    made = _made(captured, attentions, own_context_length(model) or context_length)
+    made.check(attentions)
+    return made
 
 
 def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters | None:

@@ -162,7 +162,7 @@ def _decoder_without_autocast(
     config = replace(config, score=config.score or (given.score if given else "published"))
     shares = layer_shares(given, config, attentions)
     density = slots_a_token(attentions, captured.dtype, config.store_dtype)
-    sizes = config.resolve(own_length, len(attentions), min(shares), density)
+    sizes = ranks.together(lambda: config.resolve(own_length, len(attentions), min(shares), density))
     choose = rule or _rule
     shares = within(shares, sizes.largest_share)
     ranks.require_same({"score": config.score, "sizes": sizes, "shares": shares})

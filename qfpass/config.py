@@ -121,8 +121,8 @@ class Config:
         if taken:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
 
-    def told(self) -> dict[str, str]:
-        """The settings in words, which another process can compare with its own."""
+    def in_words(self) -> dict[str, str]:
+        """The settings by name, for another process to compare with its own."""
         own = {
             f.name: str(getattr(self, f.name)) for f in fields(self) if f.name not in ("filters", "backend")
         }

@@ -78,7 +78,7 @@ class _Capture:
         with _tracing:
             captured = capture(self.model, self.batch, lean=self.lean)
         ranks = Ranks.of(captured.module)
-        ranks.require_same({**self.config.told(), "context_length": self.length})
+        ranks.require_same({**self.config.in_words(), "context_length": self.length})
         return Proven(captured, self._prove(captured, ranks), self.skipped, ranks=ranks)
 
     def _identity(self) -> Identity | None:

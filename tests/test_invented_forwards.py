@@ -1,16 +1,25 @@
-"""Forwards that a generator invents, of habits that a session may not be able to follow: right, or refused.
-
-A habit changes hidden values, queries or logits by lengths, positions, ids, buffers, flags or hooks.
-"""
+"""Forwards that a generator invents, of habits that a session may not follow: right, or refused."""
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+import pytest
 import torch
-from decoders import Decoder, causal, masked, text
+from decoders import text
+from habits import (
+    ATTENTIONS,
+    CONTEXT,
+    HABITS,
+    HOOKS,
+    Habit,
+    Invented,
+    by_clamped_position,
+    by_ids,
+    by_own_position,
+)
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,221 +27,14 @@ from torch import nn
 import qfpass
 from qfpass.errors import QFPassError
 
-CONTEXT = 40
+Read = Sequence[tuple[torch.Tensor, torch.Tensor]]  # ids [B, S] and their logits
 EXAMPLES = int(os.environ.get("QFPASS_EXAMPLES", "15"))
 
 
-class Call(NamedTuple):
-    """What a habit may look at: the model, ids and positions [B, S]."""
-
-    model: "Invented"
-    ids: torch.Tensor
-    positions: torch.Tensor
-
-    @property
-    def length(self) -> int:
-        return self.ids.shape[1]
-
-
-Habit = Callable[[torch.Tensor, Call, int], torch.Tensor]
-"""(hidden [B, S, E], call, border) -> hidden."""
-
-
-class Invented(Decoder):
-    """A decoder with habits, at its first hidden values, its last, or its logits, and in its attention."""
-
-    def __init__(self, habits: Sequence[tuple[str, Habit, int]], attention: str, border: int) -> None:
-        attend = ATTENTIONS[attention]
-        super().__init__(lambda *qkv_positions: attend(border, *qkv_positions))
-        self.habits = habits
-        self.flag, self.longest = False, 0
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("largest", torch.zeros((), dtype=torch.long))
-
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        call = Call(self, input_ids, position_ids)
-        hidden = self._changed("first", self.tokens(input_ids) + self.places(position_ids), call)
-        for layer in self.layers:
-            hidden = layer(hidden, position_ids)
-        logits = self.head(self.norm(self._changed("last", hidden, call)))
-        return self._changed("logits", logits, call)
-
-    def _changed(self, where: str, values: torch.Tensor, call: Call) -> torch.Tensor:
-        for place, habit, border in self.habits:
-            if place == where:
-                values = habit(values, call, border)
-        return values
-
-
-def by_length(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + call.length / border)
-
-
-def by_log_of_length(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * torch.tensor(float(call.length)).clamp(min=border).log()
-
-
-def branch(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * 2 if call.length > border else x
-
-
-def branch_on_a_rest(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * 2 if call.length % border == 1 else x
-
-
-def in_blocks(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + (call.length + border - 1) // border)
-
-
-def by_largest(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return torch.where(call.positions.max() >= border, 2 * x, x)
-
-
-def by_largest_of_a_row(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (call.positions.amax(1, keepdim=True) >= border)[..., None].float().add(1)
-
-
-def by_mean_position(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + call.positions.float().mean() / border)
-
-
-def by_own_position(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return torch.where(call.positions[..., None] >= border, 2 * x, x)
-
-
-def by_clamped_position(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + call.positions.clamp(max=border)[..., None] / border)
-
-
-def from_the_end(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + (call.length - 1 - call.positions)[..., None].clamp(max=border) / border)
-
-
-def from_the_start_of_the_call(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + torch.arange(call.length)[:, None] / border)
-
-
-def from_the_first_position(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + (call.positions - call.positions[:, :1])[..., None] / border)
-
-
-def by_ids(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return torch.where((call.ids % border == 0)[..., None], 2 * x, x)
-
-
-def by_earlier_ids(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + (call.ids % border == 0).cumsum(1)[..., None] / border)
-
-
-def by_the_last_id(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x * (1 + call.ids[:, -1:, None] / border)
-
-
-def by_the_mean(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x + x.mean(1, keepdim=True)
-
-
-def by_the_other_rows(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x + x.mean(0, keepdim=True)
-
-
-def counting(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    call.model.calls.add_(1)
-    return x * (1 + call.model.calls / border)
-
-
-def counting_past(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    call.model.calls.add_(1)
-    return torch.where(call.model.calls > border, 2 * x, x)
-
-
-def remembering(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    call.model.largest.copy_(torch.maximum(call.model.largest, call.positions.max()))
-    return torch.where(call.model.largest >= border, 2 * x, x)
-
-
-def remembering_in_python(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    call.model.longest = max(call.model.longest, call.length)
-    return x * 2 if call.model.longest > border else x
-
-
-def turning_a_flag(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    was, call.model.flag = call.model.flag, call.length > border
-    return x * 2 if was else x
-
-
-def noise(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
-    return x + torch.randn_like(x) / border
-
-
-HABITS: Sequence[Habit] = (
-    by_length, by_log_of_length, branch, branch_on_a_rest, in_blocks, by_largest, by_largest_of_a_row,
-    by_mean_position, by_own_position, by_clamped_position, from_the_end, from_the_start_of_the_call,
-    from_the_first_position, by_ids, by_earlier_ids, by_the_last_id, by_the_mean, by_the_other_rows, counting,
-    counting_past, remembering, remembering_in_python, turning_a_flag, noise,
-)  # fmt: skip
-
-QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def log_n(border: int, query: torch.Tensor, *rest: Any) -> torch.Tensor:
-    """Queries scaled by the logarithm of their position past the border."""
-    positions = rest[-1]
-    scale = (positions + 1).float().clamp(min=border).log()[:, None, :, None]
-    return causal(query * scale, *rest)
-
-
-def log_n_of_the_call(border: int, query: torch.Tensor, *rest: Any) -> torch.Tensor:
-    scale = torch.where(rest[-1].max() >= border, 1.5, 1.0)
-    return causal(query * scale, *rest)
-
-
-def windowed(border: int, *qkv_positions: Any) -> torch.Tensor:
-    return masked(lambda p: _near(p, border))(*qkv_positions)
-
-
-def windowed_past(border: int, *qkv_positions: Any) -> torch.Tensor:
-    """Another window once the text is longer than the border."""
-    return masked(lambda p: _near(p, torch.where(p.max() >= border, 3, 8)))(*qkv_positions)
-
-
-def windowed_late(border: int, *qkv_positions: Any) -> torch.Tensor:
-    """A window for queries behind the border alone."""
-    return masked(lambda p: _near(p, CONTEXT) & (_near(p, 4) | (p[:, None, :, None] < border)))(
-        *qkv_positions
-    )
-
-
-def _near(positions: torch.Tensor, window: Any) -> torch.Tensor:
-    distance = positions[:, None, :, None] - positions[:, None, None, :]
-    return (distance >= 0) & (distance < window)
-
-
-ATTENTIONS: dict[str, Callable[..., torch.Tensor]] = {
-    "causal": lambda border, *qkv_positions: causal(*qkv_positions),
-    "log_n": log_n, "log_n_of_the_call": log_n_of_the_call, "windowed": windowed,
-    "windowed_past": windowed_past, "windowed_late": windowed_late,
-}  # fmt: skip
-
-
-def length_hook(border: int) -> Callable[..., Any]:
-    def scale(module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
-        hidden, *rest = args
-        return (hidden * (1.5 if hidden.shape[1] > border else 1.0), *rest)
-
-    return scale
-
-
-def position_hook(border: int) -> Callable[..., Any]:
-    def scale(module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
-        hidden, positions = args
-        return hidden * (1 + positions[..., None] / border), positions
-
-    return scale
-
-
-HOOKS = {"none": None, "length": length_hook, "position": position_hook}
+def invented(habits: Sequence[tuple[str, Habit, int]], attention: str, border: int) -> Invented:
+    """With seeded weights, in eval mode."""
+    torch.manual_seed(0)
+    return Invented(habits, attention, border).eval()
 
 
 @st.composite
@@ -243,8 +45,7 @@ def forwards(draw: st.DrawFn) -> Invented:
     habits = draw(st.lists(st.tuples(places, st.sampled_from(HABITS), borders), max_size=2))
     attention = draw(st.sampled_from(list(ATTENTIONS)))
     hook, border = draw(st.sampled_from(list(HOOKS))), draw(borders)
-    torch.manual_seed(0)
-    model = Invented(habits, attention, border).eval()
+    model = invented(habits, attention, border)
     if (made := HOOKS[hook]) is not None:
         model.layers[0].register_forward_pre_hook(made(border))
     return model
@@ -261,12 +62,35 @@ def original(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def test_an_invented_forward_is_right_or_refused(model: Invented, lengths: list[int]) -> None:
     fresh = copy.deepcopy(model)
     try:
-        compiled = qfpass.compile(model, ratio=1, context_length=CONTEXT, chunk=7, backend="eager")
-        read = [(ids, compiled(ids)) for ids in (text(length, batch=2) for length in (*lengths, CONTEXT))]
+        compiled, read = read_at_once(model, (*lengths, CONTEXT))
     except QFPassError:
         event("refused")
         return
     event("right")
+    check_right(compiled, read, fresh)
+
+
+@pytest.mark.parametrize("habit", [by_own_position, by_clamped_position, by_ids])
+@pytest.mark.parametrize("attention", ["causal", "log_n", "windowed"])
+@torch.no_grad()
+def test_what_each_token_does_by_itself_is_not_refused(habit: Habit, attention: str) -> None:
+    model = invented([("first", habit, 9), ("logits", habit, 5)], attention, 6)
+    check_right(*read_at_once(model, (3, CONTEXT)), model)
+
+
+def read_at_once(model: nn.Module, lengths: Sequence[int]) -> tuple[Any, Read]:
+    """The compiled model and what it makes of texts.
+
+    Raises:
+        QFPassError: it is refused.
+    """
+    compiled: Any = qfpass.compile(model, ratio=1, context_length=CONTEXT, chunk=7, backend="eager")
+    texts = [text(length, batch=2) for length in lengths]
+    return compiled, [(ids, compiled(ids)) for ids in texts]
+
+
+def check_right(compiled: Any, read: Read, fresh: nn.Module) -> None:
+    """Compare texts read at once, and read in parts, with a model that has read nothing yet."""
     for ids, logits in read:
         expected = original(fresh, ids)
         torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)

@@ -5,9 +5,9 @@ from qfpass.filters.find import (
     cache_folder,
     find_cached,
     find_on_hub,
-    fingerprint,
     store_cached,
 )
+from qfpass.filters.fingerprints import fingerprint
 from qfpass.filters.load import load_filters
 from qfpass.filters.push import push_filters
 from qfpass.filters.statistics import QueryStatistics

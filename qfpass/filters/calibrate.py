@@ -14,7 +14,7 @@ from ..graph.capture import Captured, capture
 from ..graph.dependence import made_from
 from ..graph.original import original_of
 from .artifact import QFilters
-from .find import fingerprint
+from .fingerprints import fingerprint
 from .statistics import QueryStatistics
 
 SEQUENCE_LENGTH = 2048  # tokens; the paper's

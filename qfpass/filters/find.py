@@ -1,24 +1,17 @@
 """Where filters for a model may already be: this machine's cache, or published on the hub."""
 
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from platformdirs import user_cache_path
-from torch import Tensor
 
 from qfpass.errors import FilterFileError
 from qfpass.filters import hub, layout
-from qfpass.filters.artifact import LayerShape, QFilters
-from qfpass.upstream.modules import parts_of
+from qfpass.filters.artifact import QFilters
 
-SAMPLES = 64
-FINGERPRINT_DIGITS = 16
 log = logging.getLogger(__name__)
 
 
@@ -26,21 +19,6 @@ def cache_folder() -> Path:
     """Folder of what qfpass keeps between runs: `$QFPASS_CACHE`, or the user's cache folder."""
     chosen = os.environ.get("QFPASS_CACHE")
     return Path(chosen).expanduser() if chosen else user_cache_path("qfpass", appauthor=False)
-
-
-def fingerprint(tensors: Iterable[Tensor], layers: Sequence[LayerShape]) -> str:
-    """16 hexadecimal digits that identify a model's architecture and weights.
-
-    Covers the layers' heads and dimensions, and each tensor's shape and 64 evenly spaced
-    values. Those are rounded to bfloat16, so float32 and bfloat16 copies of the same weights
-    agree; device, memory layout, names, order and number of equal tensors make no difference: a
-    capture may have the constants of a model's code once or once a layer. Reads a few kilobytes of
-    weights, whatever their size. Fine-tuned weights differ, as they should.
-    """
-    lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
-    plain = (each for tensor in tensors for each in _plain(tensor))
-    lines += sorted({f"{list(t.shape)} {_sample(t)}" for t in plain})
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def find_cached(fingerprint: str) -> QFilters | None:
@@ -122,24 +100,3 @@ def _load_entry(folder: Path, disposable: Path) -> QFilters:
             f"A cached copy of Q-Filters is broken: {error} "
             f"Delete the folder {disposable} to have them made or fetched again."
         ) from error
-
-
-def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that hold a parameter's numbers: several where it is quantised, else itself."""
-    parts = parts_of(tensor)
-    if not parts:
-        yield tensor
-    for part in parts:
-        yield from _plain(part)
-
-
-def _sample(tensor: Tensor) -> list[int]:
-    """Evenly spaced values, first and last included, as the bits of their bfloat16 rounding."""
-    size = tensor.numel()
-    steps = min(SAMPLES, size)
-    # Whole-number arithmetic: a float32 linspace would miss by some elements in large tensors.
-    places = torch.arange(steps) * (size - 1) // max(steps - 1, 1)
-    flat = tensor.detach().reshape(1) if tensor.ndim == 0 else tensor.detach()
-    # Indexing by coordinates reads these elements alone, even of a tensor that is not contiguous.
-    index = torch.unravel_index(places.to(flat.device), flat.shape)
-    return flat[index].to("cpu", torch.bfloat16).view(torch.int16).tolist()

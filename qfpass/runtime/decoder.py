@@ -5,7 +5,6 @@ Every mix of prompts and steps of one batch size needs code for one token (`step
 overwrite (`watch`); a step whose rows have filled different numbers of slots needs more.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,13 @@ from typing import Any
 import torch
 
 from ..config import Config, Sizes
-from ..errors import SessionError
 from ..filters import QFilters, TrainedFilters
 from ..graph.regions import Outlined
 from ..graph.rewrite import Site, bounded_shares
 from ..graph.rotary import Turn
 from ..upstream import dynamo
 from .as_compiled import as_compiled
+from .budget import sizes_for
 from .graphs import Graphs
 from .in_turn import InTurn
 from .lower import mark_length
@@ -87,29 +86,8 @@ class Decoder:
         Raises:
             ConfigError, SessionError: a budget that can't be had.
         """
-        sizes = self.sizes if budget is None else self._sizes_for(budget)
+        sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.sites)
         return Session(self.sites, sizes, self.dtype, self.device, owner=self)
-
-    def _sizes_for(self, budget: int) -> Sizes:
-        if not any(site.rule.is_bounded for site in self.sites):
-            raise SessionError(
-                "every layer of this model keeps every key, so a session's budget bounds nothing: compile "
-                "with a greater ratio or a smaller budget."
-            )
-        chunk = self.config.chunk
-        if chunk is not None and isinstance(budget, int) and chunk >= budget:
-            chunk = None  # as long as the budget allows
-        context_length = self.sizes.context_length
-        asked = dataclasses.replace(
-            self.config, ratio=None, budget=budget, context_length=context_length, chunk=chunk
-        )
-        sizes = asked.resolve(None, len(self.sites), min(self._shares))
-        if budget > self.sizes.slots:
-            raise SessionError(
-                f"a session can't have {budget} slots, since the model was compiled with "
-                f"{self.sizes.slots}: compile with a larger budget."
-            )
-        return sizes
 
     @property
     def identity(self) -> dict[str, str]:

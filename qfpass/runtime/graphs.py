@@ -60,13 +60,13 @@ class Graphs:
             self.step = self._piecewise("step", steps, whole_step)
             self.why_whole = "nothing has been read yet"
         else:
-            # The step first, for a graph module around the body gives the body's forward new code.
-            self.step, self.chunk = whole_step(), whole_chunk()
+            self.chunk, self.step = whole_chunk(), whole_step()
         self.head = self._whole(head, config, None) if head else None
 
     def _whole(self, module: fx.GraphModule, config: Config, longest: int | None, **options: Any) -> Call:
-        if module not in self.modules:
-            self.modules.append(module)
+        # Code of its own, by which Dynamo's graphs are counted: a module around another renews the other's.
+        module = fx.GraphModule(module, module.graph)
+        self.modules.append(module)
         return lower(module, config, longest, **options)
 
     def _piecewise(self, name: str, pieces: Piecewise, whole: Callable[[], Call]) -> Call:

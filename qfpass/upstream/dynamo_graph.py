@@ -38,14 +38,12 @@ def _module_and_source() -> tuple[nn.Module | None, str]:
     """The first argument, `self` by whatever name, and where it is: in a wrapper it may be in `args`."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
-    translator = InstructionTranslator.current_tx().output.root_tx
-    assert translator is not None
-    name, scope = translator.f_code.co_varnames[:1], translator.output.local_scope
-    given: Any = scope.get("args")
-    own = [(scope.get(first), f"L['{first}']") for first in name]
-    if isinstance(given, tuple) and given:
-        own.append((given[0], "L['args'][0]"))
-    for value, source in own:
+    output = InstructionTranslator.current_tx().output
+    assert output.root_tx is not None
+    name = next(iter(output.root_tx.f_code.co_varnames), "")
+    given: Any = output.local_scope.get("args")
+    first = given[0] if isinstance(given, tuple) and given else None
+    for value, source in ((output.local_scope.get(name), f"L['{name}']"), (first, "L['args'][0]")):
         if isinstance(value, nn.Module):
             return value, source
     return None, _MODEL

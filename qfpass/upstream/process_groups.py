@@ -21,7 +21,9 @@ def groups_joined_by(graph: fx.Graph) -> list[Any]:
     for node in graph.nodes:
         if getattr(node.target, "namespace", None) not in _NAMESPACES:
             continue
-        group = node.kwargs.get("group_name", node.args[-1])  # a node that waits has none
+        group = node.kwargs.get(
+            "group_name", node.args[-1] if node.args else None
+        )  # a node that waits has none
         if isinstance(group, str):
             group = _resolve_process_group(group)  # type: ignore[arg-type]  # a NewType of str
         if isinstance(group, ProcessGroup) and group not in groups:
