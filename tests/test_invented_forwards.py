@@ -78,6 +78,19 @@ def test_what_each_token_does_by_itself_is_not_refused(habit: Habit, attention: 
     check_right(*read_at_once(model, (3, CONTEXT)), model)
 
 
+@pytest.mark.parametrize("border", [4, 5, 9, 38])
+def test_a_window_that_short_texts_do_not_have_is_refused(border: int) -> None:
+    with pytest.raises(QFPassError, match=f"compared at {4 if border == 4 else ''}"):
+        read_at_once(invented([], "windowed_past", border), (CONTEXT,))
+
+
+@pytest.mark.parametrize("border", [2, 3])
+@torch.no_grad()
+def test_a_window_that_short_texts_fit_in_is_not_refused(border: int) -> None:
+    model = invented([], "windowed_past", border)
+    check_right(*read_at_once(model, (2, 3, 4, CONTEXT)), model)
+
+
 def read_at_once(model: nn.Module, lengths: Sequence[int]) -> tuple[Any, Read]:
     """The compiled model and what it makes of texts.
 

@@ -14,7 +14,7 @@ from .inplace import gives_views
 
 aten = torch.ops.aten
 EMPTY = {aten.empty_like.default, aten.new_empty.default, aten.empty.memory_format}
-SHORTEST = 4  # tokens
+SHORTEST = 2  # tokens
 LONGEST = 2**17  # tokens read to look for what no number in the graph tells of
 ROUNDING = 1e-4  # of a value's largest number
 
@@ -82,8 +82,8 @@ def texts_of(numbers: set[int], context_length: int | None) -> list[int]:
     """Lengths in tokens, ascending, on either side of each of `numbers`."""
     limit = context_length or 2**30
     usual = min(limit, LONGEST)
-    lengths = {2**n for n in range(3, 18) if 2**n < usual} | {usual}
-    lengths |= {n + more for n in numbers for more in (0, 1, 2)}
+    lengths = {2**n for n in range(1, 18) if 2**n < usual} | {3, usual}
+    lengths |= {n + more for n in numbers for more in (-1, 0, 1, 2)}
     return sorted(n for n in lengths if SHORTEST <= n <= limit)
 
 
@@ -151,7 +151,8 @@ class _Comparison:
 def _parts(tokens: int) -> list[tuple[int, int]]:
     """Where parts of a text begin and end that are compared with it."""
     middle = tokens // 2
-    return [(0, 1), (0, 3), (middle, middle + 1), (tokens - 3, tokens), (tokens - 1, tokens)]
+    parts = [(0, 1), (0, 3), (middle, middle + 1), (tokens - 3, tokens), (tokens - 1, tokens)]
+    return [(a, b) for a, b in parts if a >= 0 and b <= tokens]
 
 
 def _part_of(whole: Any, part: Any, rows: int, tokens: int, a: int, b: int) -> Any:

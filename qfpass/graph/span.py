@@ -9,7 +9,7 @@ from torch import fx
 from ..errors import UnsupportedOpError
 from .mask import Mask
 
-SHORT_PROBE = 24  # tokens
+SHORTEST, SHORT_PROBE = 2, 24  # tokens
 USUAL_PROBE = 2048  # tokens; reaches past windows that the mask's numbers don't spell out
 LINEAR_WITHIN = 1e-2  # of the largest bias: a table in half precision rounds by that much
 LONGEST_PROBE = 16384  # tokens; a probe costs this squared in bytes
@@ -69,20 +69,21 @@ def learn_meaning(
     `factors` multiply the logits before the masks and must be 1 wherever these show a key.
     A bias may differ by a constant a query, which a softmax doesn't see, unless it is `beside_sink`.
 
-    They are evaluated at two lengths, the longer past every window that their numbers could mean, and
-    from two positions, and compared with causal, causal-within-w and causal-within-chunks.
+    They are evaluated for texts shorter and longer than each of their numbers, and for a part of a text, and
+    compared with causal, causal-within-w and causal-within-chunks.
 
     Raises:
         UnsupportedOpError: they are none of these, have a bias that isn't linear in the distance, depend
             on the text, or are too long to evaluate.
     """
     mask = Mask(module, masks, factors, site)
-    long, short = _lengths(mask, context_length)
-    shown, bias = mask.evaluate(long, 0)
+    longest, *others = _lengths(mask, context_length)
+    shown, bias = mask.evaluate(longest, 0)
     span = _read_span(shown, site)
     slopes = None if bias is None else _read_slopes(bias, site)
-    for length, offset in ((long, 0), (short, 0), (short, 7)):
-        shown, bias = (shown, bias) if length == long else mask.evaluate(length, offset)
+    part = (min(SHORT_PROBE, longest - 1), 7)
+    for length, offset in [(longest, 0), *((length, 0) for length in others), part]:
+        shown, bias = (shown, bias) if length == longest else mask.evaluate(length, offset)
         # A mask that counts a chunk by index means the same, for a text starts at position 0.
         if not any(bool((shown == span.allows(length, mask.device, start)).all()) for start in {0, offset}):
             raise UnsupportedOpError(
@@ -94,8 +95,12 @@ def learn_meaning(
     return Meaning(span, slopes)
 
 
-def _lengths(mask: Mask, context_length: int | None) -> tuple[int, int]:
-    """Two lengths in tokens to evaluate the mask at."""
+def _lengths(mask: Mask, context_length: int | None) -> list[int]:
+    """Lengths of texts, in tokens, to evaluate the mask at, the longest first.
+
+    It is past every window that the mask's numbers could mean. The others lie on either side of each number,
+    where a mask may begin to show other keys.
+    """
     limit = context_length or LONGEST_PROBE
     reach = [n for n in mask.numbers if 1 < n < limit]
     if any(n > LONGEST_PROBE for n in reach):
@@ -103,10 +108,13 @@ def _lengths(mask: Mask, context_length: int | None) -> tuple[int, int]:
             f"{mask.site}: its mask may hold a window of {max(reach)} tokens, longer than the "
             f"{LONGEST_PROBE} that can be evaluated: pass a smaller context_length."
         )
-    long = min(max([USUAL_PROBE, *(n + 2 for n in reach)]), max(limit, SHORT_PROBE))
+    longest = min(max([USUAL_PROBE, *(n + 2 for n in reach)]), max(limit, SHORT_PROBE))
     if mask.table_length is not None:
-        long = min(long, mask.table_length)
-    return long, min(SHORT_PROBE, long - 1)
+        longest = min(longest, mask.table_length)
+    lengths = {SHORT_PROBE, *(2**n for n in range(1, 11)), longest - 1}
+    for number in reach:  # of a long text, which takes its length squared, the two sides alone
+        lengths |= {number + more for more in ((-1, 0, 1, 2) if number <= USUAL_PROBE else (-1, 2))}
+    return [longest, *sorted(n for n in lengths if SHORTEST <= n < longest)]
 
 
 def _read_span(shown: torch.Tensor, site: str) -> Span:
