@@ -57,7 +57,7 @@ canaries: venv build/transformers-$(TRANSFORMERS)
 
 plain: venv
 	QFPASS_OFF=all $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_families.py tests/test_eviction.py \
-		tests/test_inductor.py tests/runtime/test_continuation.py
+		tests/test_inductor.py tests/model/test_continuation.py
 
 # Environments are deleted after their run; KEEP=1 leaves them. One pair with MATRIX="--pair ...", see --help.
 matrix: weights
@@ -87,7 +87,7 @@ sessions: weights
 	$(BIN)/python benchmarks/sessions.py
 
 fuzz: venv
-	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/runtime/test_interleaving.py tests/runtime/test_continuation.py
+	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/sessions/test_interleaving.py tests/model/test_continuation.py
 
 # Its many dependencies stay out of the project's environment, which it sees by a path file.
 lm-eval: venv
@@ -95,7 +95,7 @@ lm-eval: venv
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/lm-eval.pth
 	cp build/lm-eval.pth "$$(build/lm-eval/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
 	build/lm-eval/bin/pip install --quiet -c constraints.txt lm-eval
-	build/lm-eval/bin/python -m pytest -q tests/runtime/test_integrations.py
+	build/lm-eval/bin/python -m pytest -q tests/model/test_integrations.py
 
 lint: venv
 	$(BIN)/ruff check .

@@ -25,9 +25,9 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
-from qfpass import evaluate
-from qfpass.evaluate import Method
-from qfpass.evaluate.protocol import Bounded
+from qfpass.tools import evaluate
+from qfpass.tools.evaluate import Method
+from qfpass.tools.evaluate.protocol import Bounded
 
 SEQUENCES, TOKENS = 20, 2048
 FEWER = (2, 5)

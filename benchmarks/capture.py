@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qfpass.graph.attention import find_attentions
-from qfpass.graph.capture import capture
-from qfpass.graph.identity import alike_layers, identity
-from qfpass.graph.regions import outline
-from qfpass.runtime.uncompressed import Uncompressed
+from qfpass.attention.find import find_attentions
+from qfpass.capture.computation_digest import digest_computation, repeated_layers
+from qfpass.capture.export import capture
+from qfpass.regions.outline import outline
+from qfpass.rewriting.uncompressed import Uncompressed
 
 LAYERS, CONTEXT = (8, 16, 32, 64), 256
 
@@ -28,8 +28,8 @@ def build(layers: int) -> LlamaForCausalLM:
 
 def seconds(layers: int) -> tuple[float, ...]:
     model, times = build(layers), [time.process_time()]
-    known = identity(model, None, CONTEXT)
-    alike = alike_layers(model, known) if known else None
+    known = digest_computation(model, None, CONTEXT)
+    alike = repeated_layers(model, known) if known else None
     times.append(time.process_time())
     captured = capture(model, alike=alike)
     times.append(time.process_time())

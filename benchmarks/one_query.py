@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from qfpass.bench.timing import take_turns
-from qfpass.kernels import cpu, lowerings, one_query
-from qfpass.sources import DIGEST
-from qfpass.store.int8 import quantize
+from qfpass.code_digest import DIGEST
+from qfpass.kernels.cpu import flash, lowerings
+from qfpass.kernels.cpu.step_attention.attend import attend_step, attend_written_out
+from qfpass.store.int8_slots import quantize
+from qfpass.tools.bench.timing import take_turns
 
 LAYERS, KV_HEADS, GROUP, DIM, SCALE = 30, 3, 3, 64, 0.125
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -22,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def of_eight_bits(query: Any, keys: Any, key_scales: Any, values: Any, value_scales: Any) -> Any:
     """Our loops, over codes and scales."""
-    return one_query.attend(query, keys, values, scale=SCALE, scales=(key_scales, value_scales))
+    return attend_step(query, keys, values, scale=SCALE, scales=(key_scales, value_scales))
 
 
 def calls(batch: int, slots: int, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
@@ -31,9 +32,9 @@ def calls(batch: int, slots: int, dtype: torch.dtype) -> dict[str, Callable[[], 
     stores = [[torch.randn(batch, KV_HEADS, slots, DIM).to(dtype) for _ in range(2)] for _ in range(LAYERS)]
     codes = [(*quantize(keys), *quantize(values)) for keys, values in stores]
     ways: dict[str, tuple[Any, list[Any]]] = {
-        "FlashAttention": (partial(cpu.attend, scale=SCALE), stores),
-        "Inductor's loops": (partial(one_query.attend_written_out, scale=SCALE), stores),
-        "ours": (partial(one_query.attend, scale=SCALE), stores),
+        "FlashAttention": (partial(flash.attend, scale=SCALE), stores),
+        "Inductor's loops": (partial(attend_written_out, scale=SCALE), stores),
+        "ours": (partial(attend_step, scale=SCALE), stores),
         "ours, int8": (of_eight_bits, codes),
     }
 

@@ -22,16 +22,17 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.utils import logging
 
-from qfpass.census.run import families
-from qfpass.census.tiny import CONTEXT, tiny_config, tiny_model
+from qfpass.attention.find import Attention, find_attentions
+from qfpass.capture.export import capture
 from qfpass.errors import QFPassError, VerificationError
-from qfpass.graph.attention import Attention, find_attentions
-from qfpass.graph.capture import Captured, capture
+from qfpass.graph.captured import Captured
 from qfpass.graph.in_float32 import InFloat32
-from qfpass.proof_text import positions_of, random_text
-from qfpass.rounding import relative_difference
-from qfpass.runtime.uncompressed import Uncompressed
-from qfpass.verify import verify
+from qfpass.proof.rounding import relative_difference
+from qfpass.proof.text import positions_of, random_text
+from qfpass.proof.verify import verify
+from qfpass.rewriting.uncompressed import Uncompressed
+from qfpass.tools.census.run import families
+from qfpass.tools.census.tiny import CONTEXT, tiny_config, tiny_model
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CONFIGS = Path(__file__).parent.parent / "docs" / "models.json"
@@ -39,7 +40,7 @@ Planted = Callable[[Attention], Attention | None]
 
 
 def scale(first: Attention) -> Attention:
-    return replace(first, scale=first.scale * 1.02)
+    return replace(first, form=replace(first.form, scale=first.form.scale * 1.02))
 
 
 def window(first: Attention) -> Attention | None:

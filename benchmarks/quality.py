@@ -18,10 +18,10 @@ from assets import essays_folder, weights_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
-from qfpass import evaluate
-from qfpass.evaluate import Method
-from qfpass.evaluate.baselines import BASELINES
 from qfpass.filters import load_filters
+from qfpass.tools import evaluate
+from qfpass.tools.evaluate import Method
+from qfpass.tools.evaluate.baselines import BASELINES
 
 HELD_OUT = ("avg", "gh", "love", "philosophy", "popular", "siliconvalley", "wisdom", "worked")
 DEVELOPMENT = ("gap", "startuplessons")  # neither trained on nor reported: for choosing settings

@@ -17,16 +17,16 @@ from assets import weights_folder
 from rich.console import Console
 from rich.table import Table
 
-from qfpass.bench.contenders import Bounded
-from qfpass.bench.prefill import CHUNK
-from qfpass.bench.setup import ROOM, Setup
-from qfpass.bench.timing import Timing, take_turns
+from qfpass.tools.bench.contenders import BoundedContender
+from qfpass.tools.bench.prefill import CHUNK
+from qfpass.tools.bench.setup import ROOM, Setup
+from qfpass.tools.bench.timing import Timing, take_turns
 
 SEEN, SLOTS = 8192, 1024
 CPU = torch.device("cpu")
 
 
-def contenders(model: Any, filters: str) -> list[Bounded]:
+def contenders(model: Any, filters: str) -> list[BoundedContender]:
     """The same decoder, by score and by store; the yardstick first."""
     published = Setup(weights_folder(), score="published")  # type: ignore[arg-type]
     trained = Setup(weights_folder(), score="trained", filters=filters)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def contenders(model: Any, filters: str) -> list[Bounded]:
         "trained, int8": trained.compile(model, budget=SLOTS, store_dtype=torch.int8, **context),
         "trained, int8, same bytes": trained.compile(model, ratio=ratio, store_dtype=torch.int8, **context),
     }
-    return [Bounded(compiled, name) for name, compiled in made.items()]
+    return [BoundedContender(compiled, name) for name, compiled in made.items()]
 
 
 def show(title: str, timings: dict[str, Timing], slots: dict[str, int | None]) -> None:

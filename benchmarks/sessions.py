@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
-from qfpass.runtime.undo import Undo
+from qfpass.decoder.undo import Undo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from assets import essays_text, weights_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qfpass import cli
+from qfpass.tools import cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from assets import essays_text, filters_folder, weights_folder

@@ -5,24 +5,31 @@
 
 from typing import TYPE_CHECKING
 
-from .backend import session
-from .compile import compile
+from .attention_pass import find, rewrite
 from .errors import QFPassError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import calibrate
-from .report import report
-from .runtime.session import Session
+from .kernels.kernel import Kernel
+from .pipeline import compile
+from .reporting import report
+from .sessions.session import Session
+from .store.scores import Score
 from .switches import Switches
+from .torch_backend import session
 
 __all__ = [
+    "Kernel",
     "QFPassError",
     "QFilters",
+    "Score",
     "Session",
     "Switches",
     "TrainedFilters",
     "calibrate",
     "compile",
+    "find",
     "report",
+    "rewrite",
     "session",
     "train",
 ]

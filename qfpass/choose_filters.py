@@ -1,4 +1,4 @@
-"""Filters that fit a model: given, cached, published, or calibrated on the spot."""
+"""Choose the filters for a model: given, cached, published, or calibrated on the spot."""
 
 import logging
 import sys
@@ -9,67 +9,44 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from .attention.find import Attention
+from .capture.decoder_call import own_context_length
+from .capture.ranks import ALONE, Ranks
 from .config import Config
 from .errors import ConfigError, FilterFileError
 from .filters import QFilters, TrainedFilters, find_cached, find_on_hub, load_filters, store_cached
 from .filters.calibrate import calibrate_captured, model_fingerprint
 from .filters.self_written import ROWS, TOKENS, write_text
-from .graph.attention import Attention
-from .graph.call import own_context_length
-from .graph.capture import Captured
-from .graph.ranks import ALONE, Ranks
-from .runtime.uncompressed import Uncompressed
-from .store.scores import SCORES
+from .graph.captured import Captured
+from .rewriting.uncompressed import Uncompressed
 
 log = logging.getLogger(__name__)
 
 
-def given_filters(config: Config, attentions: Sequence[Attention]) -> QFilters | TrainedFilters | None:
-    """The filters of `config`, None if it has none.
+def load_given_filters(config: Config, attentions: Sequence[Attention]) -> QFilters | TrainedFilters | None:
+    """The filters that `config` gives, None if it gives none.
 
     Raises:
-        ConfigError: they are of another kind than the score reads.
-        FilterFileError, FilterMismatchError: they can't be read, or belong to another model.
+        ConfigError: the score reads filters of another kind.
+        FilterFileError, FilterMismatchError: the filters can't be read, or belong to another model.
     """
     filters = config.filters
     if isinstance(filters, str | Path):
         filters = load_filters(filters)
     if filters is None:
-        if config.score == "trained":
+        if config.score is not None and config.score.filters == "trained":
             raise ConfigError(
-                "score='trained' reads filters that qfpass.train made for this model: give filters="
+                f"score={str(config.score)!r} reads filters that qfpass.train made for this model: "
+                "give filters="
             )
         return None
-    if config.score is not None and SCORES[config.score].needs_filters and config.score != filters.score:
+    if config.score is not None and config.score.filters not in (None, filters.score):
         raise ConfigError(
-            f"score={config.score!r} doesn't read the filters that were given, which are for the "
+            f"score={str(config.score)!r} doesn't read the filters that were given, which are for the "
             f"{filters.score!r} score: leave score out, or give other filters."
         )
     filters.check(attentions)
     return filters
-
-
-def layer_shares(
-    filters: QFilters | TrainedFilters | None, config: Config, attentions: Sequence[Attention]
-) -> tuple[float, ...]:
-    """Each layer's part of the slots, over the mean: what the filters say, if the score reads them."""
-    if filters is None or config.score != filters.score:
-        return (1.0,) * len(attentions)
-    return filters.shares
-
-
-def within(shares: Sequence[float], largest: float) -> tuple[float, ...]:
-    """Shares of at most `largest`, what is cut off shared out among the others; the mean stays."""
-    if largest <= 1:
-        return tuple(min(share, 1.0) for share in shares)
-    spread = list(shares)
-    while max(spread) > largest * (1 + 1e-9):
-        free = [i for i, share in enumerate(spread) if share < largest]
-        held = [min(share, largest) for share in spread]
-        lost = sum(spread) - sum(held)
-        factor = 1 + lost / sum(spread[i] for i in free)
-        spread = [share * factor if share < largest else largest for share in spread]
-    return tuple(spread)
 
 
 def find_or_make_filters(
@@ -79,21 +56,21 @@ def find_or_make_filters(
     context_length: int,
     ranks: Ranks = ALONE,
 ) -> QFilters:
-    """Q-Filters from the cache or the hub, or made on the spot.
+    """Q-Filters for a model from the cache or the hub, else made on the spot.
 
-    Processes that run the model together, `ranks`, all make them if one of them has found none.
+    If one of the processes that run the model together, `ranks`, finds none, all of them make filters.
     """
-    found = ranks.together(lambda: _found(model, captured, attentions))
+    found = ranks.together(lambda: _find(model, captured, attentions))
     if ranks.all(found is not None):
         assert found is not None
         return found
-    made = _made(captured, attentions, own_context_length(model) or context_length)
+    made = _make(captured, attentions, own_context_length(model) or context_length)
     made.check(attentions)
     return made
 
 
-def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters | None:
-    """From the cache or the hub; they fit the model or an error is raised."""
+def _find(model: nn.Module, captured: Captured, attentions: Sequence[Attention]) -> QFilters | None:
+    """Q-Filters from the cache or the hub, None if there are none; raises if they don't fit the model."""
     found = find_cached(model_fingerprint(captured, attentions))
     if found is None:
         found = find_on_hub(getattr(getattr(model, "config", None), "name_or_path", None))
@@ -102,8 +79,8 @@ def _found(model: nn.Module, captured: Captured, attentions: Sequence[Attention]
     return found
 
 
-def _made(captured: Captured, attentions: Sequence[Attention], context_length: int) -> QFilters:
-    """Calibrate on text that the model writes itself, and keep the result for the next time."""
+def _make(captured: Captured, attentions: Sequence[Attention], context_length: int) -> QFilters:
+    """Q-Filters calibrated on text that the model writes itself; they are stored in the cache."""
     console = Console(file=sys.stderr)
     progress = console.is_terminal
     rows, tokens = captured.batch or ROWS, min(TOKENS, context_length)
@@ -133,6 +110,7 @@ def _made(captured: Captured, attentions: Sequence[Attention], context_length: i
 
 
 def _keep(filters: QFilters) -> str:
+    """Store filters in the cache; returns words on where they are, or that they couldn't be written."""
     try:
         return f"; kept in {store_cached(filters)}"
     except FilterFileError as error:

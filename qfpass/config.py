@@ -1,4 +1,4 @@
-"""The settings of one compile, validated once."""
+"""The settings of one `qfpass.compile`, checked once, and the sizes that they give for a model."""
 
 import difflib
 import inspect
@@ -12,45 +12,50 @@ import torch
 
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
-from .store.scores import SCORES
+from .kernels.kernel import Kernel
+from .store.scores import SCORES, Score, score_named
 from .switches import Switches
 
 DEFAULT_CHUNK = 512
-# Stores of so few slots are read into token by token: a graph for chunks of any length takes each length for
-# less than the slots.
+# A store of at most so many slots reads its prompt token by token: the graph for chunks of any length assumes
+# that each length is less than the number of slots.
 SLOTS_WITHOUT_CHUNKS = 3
-_OF_TORCH_COMPILE = frozenset(inspect.signature(torch.compile).parameters) - {"model"}
+_TORCH_COMPILE_ARGUMENTS = frozenset(inspect.signature(torch.compile).parameters) - {"model"}
 OVERFLOWS = ("error", "continue", "rerotate")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `qfpass.compile` was asked for.
+    """The settings of `qfpass.compile`.
 
     Attributes:
-        ratio: how many times smaller than the full cache the store is; slots = ceil(context_length / ratio),
-            more of them if they take fewer bytes than a token of the full cache. 1 keeps every key.
-        budget: slots per key/value head, said directly instead of `ratio`.
-        context_length: tokens that a session may see; None takes the model's own.
-        recent: newest tokens that are never evicted; None takes the score's own part of the slots: for
-            the published a half, for the trained an eighth of few to half of many, else a quarter.
-        sinks: first tokens that are never evicted (Xiao et al. 2023, arXiv 2309.17453).
-        score: which key goes first, a name in `qfpass.store.scores.SCORES`; None takes the filters' own,
-            "published" without any.
-        store_dtype: of the stored keys and values, but for windows and `skip_layers`: None, the model's own,
-            or torch.int8.
-        chunk: tokens read at a time from a prompt; None takes 512, or slots - 1 if fewer.
+        ratio: how many times smaller than the full cache the store is: slots = ceil(context_length / ratio),
+            or more if `store_dtype` makes a slot smaller than a token of the full cache. 1 keeps every key.
+        budget: slots per key/value head, given directly instead of `ratio`.
+        context_length: the most tokens that a session may see; None takes the model's own.
+        recent: how many of the newest tokens are never evicted; None takes the score's part of the slots:
+            a half for "published", an eighth of few to a half of many for "trained", a quarter for others.
+        sinks: how many of the first tokens are never evicted (Xiao et al. 2023, arXiv 2309.17453).
+        score: the score that ranks keys, a name in `qfpass.store.scores.SCORES`; None takes the score that
+            the filters are for, or "published" if none are given.
+        store_dtype: the dtype of stored keys and values: None for the model's, or torch.int8. Windows and
+            `skip_layers` always keep the model's.
+        chunk: how many tokens of a prompt are read at a time; None takes 512, or slots - 1 if fewer.
         filters: Q-Filters or trained filters, or a folder or hub repository of them; None finds or makes
             Q-Filters that fit.
-        skip_layers: attention sites, counted from 0, that keep every key.
+        skip_layers: the attention sites, counted from 0, that keep every key.
         overflow: what happens to a text longer than `context_length`: "error" refuses it, "continue" lets
             positions go on, "rerotate" moves the stored keys to earlier positions so that they stay in range.
-        compact_weights: keep copies of float32 weights in fewer bits that hold exactly their numbers, for a
-            processor's steps to read; by Inductor only.
-        backend: "inductor", "eager" or any other torch.compile backend, by name or callable.
+        compact_weights: keep exact copies of float32 weights in fewer bits, which single-token steps on a
+            processor read; for Inductor only.
+        kernel: attention of the caller's own, in the place of every kernel; None chooses by device and dtype.
+        backend: a torch.compile backend ("inductor", "eager", ...) by name or as a callable.
         verify: prove the rewritten graph against the original before returning.
-        switches: which optimisations are used, less what the environment variable QFPASS_OFF turns off.
+        switches: which optimisations are used, except those that the environment variable QFPASS_OFF names.
         compile_options: further keyword arguments for torch.compile (`mode`, `options`).
+
+    Raises:
+        ConfigError: a setting has a value that can't work, or there is no such setting.
     """
 
     ratio: float | None = None
@@ -58,13 +63,14 @@ class Config:
     context_length: int | None = None
     recent: int | None = None
     sinks: int = 4
-    score: str | None = None
+    score: Score | None = None
     store_dtype: torch.dtype | None = None
     chunk: int | None = None
     filters: QFilters | TrainedFilters | str | Path | None = None
     skip_layers: tuple[int, ...] = ()
     overflow: str = "error"
     compact_weights: bool = False
+    kernel: Kernel | None = None
     backend: Any = "inductor"
     verify: bool = True
     switches: Switches = Switches()
@@ -81,8 +87,8 @@ class Config:
         for name, least in (("budget", 2), ("context_length", 2), ("recent", 1), ("chunk", 2)):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), least)
-        if self.score is not None and self.score not in SCORES:
-            raise ConfigError(f"score must be one of {', '.join(SCORES)}, not {self.score!r}.")
+        if self.score is not None:
+            object.__setattr__(self, "score", score_named(self.score))
         if self.store_dtype not in (None, torch.int8):
             raise ConfigError(
                 f"store_dtype must be torch.int8, or None for the model's own, not {self.store_dtype!r}."
@@ -94,6 +100,8 @@ class Config:
                 "filters must be QFilters or TrainedFilters, a folder or a hub repository's name, "
                 f"not {type(self.filters).__name__}."
             )
+        if self.kernel is not None and not isinstance(self.kernel, Kernel):
+            raise ConfigError(f"kernel must be a qfpass.Kernel(name, function), not {self.kernel!r}.")
         if not isinstance(self.switches, Switches):
             raise ConfigError(f"switches must be qfpass.Switches(...), not {self.switches!r}.")
         object.__setattr__(self, "switches", self.switches.without_those_of_environment())
@@ -111,7 +119,7 @@ class Config:
                 f"compact_weights is for steps that Inductor compiles, not for backend {self.backend!r}: "
                 "leave it out."
             )
-        possible = {*_OF_TORCH_COMPILE, *(f.name for f in fields(self))}
+        possible = {*_TORCH_COMPILE_ARGUMENTS, *(f.name for f in fields(self))}
         for name in self.compile_options:
             if name not in possible:
                 near = difflib.get_close_matches(name, possible, n=1)
@@ -122,12 +130,13 @@ class Config:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
 
     def in_words(self) -> dict[str, str]:
-        """The settings by name, for another process to compare with its own."""
-        own = {
-            f.name: str(getattr(self, f.name)) for f in fields(self) if f.name not in ("filters", "backend")
-        }
+        """The settings by name, as strings, which processes compare with each other."""
+        by_name = ("filters", "backend", "kernel")
+        own = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name not in by_name}
         backend = self.backend if isinstance(self.backend, str) else getattr(self.backend, "__name__", "")
-        return {**own, "backend": backend, "filters": "none" if self.filters is None else "given"}
+        kernel = self.kernel.name if self.kernel else "none"
+        filters = "none" if self.filters is None else "given"
+        return {**own, "backend": backend, "kernel": kernel, "filters": filters}
 
     def resolve(
         self,
@@ -136,10 +145,16 @@ class Config:
         least_share: float = 1.0,
         slots_a_token: float = 1.0,
     ) -> "Sizes":
-        """The sizes for a model: `model_context_length` in tokens (None: it has none), `sites` attentions.
+        """The sizes for one model.
 
-        `least_share` is that of the layer with the fewest slots, over the mean; `slots_a_token` fit in the
-        bytes of one in the model's own dtype.
+        Args:
+            model_context_length: the model's own context length in tokens, None if it has none.
+            sites: the number of its attentions.
+            least_share: the smallest layer's number of slots, relative to the mean.
+            slots_a_token: how many slots take the bytes of one slot in the model's dtype.
+
+        Raises:
+            ConfigError: the sizes can't work for this model.
         """
         context_length = self.context_length or model_context_length
         if context_length is None:
@@ -150,7 +165,7 @@ class Config:
         if outside:
             raise ConfigError(f"skip_layers names {outside}, but the model has {sites} attentions, from 0.")
         slots = self._slots(context_length, slots_a_token)
-        own = SCORES[self.score or "published"].recent(slots)
+        own = (self.score or SCORES["published"]).recent(slots)
         recent = self.recent if self.recent is not None else max(1, min(own, slots - self.sinks - 1))
         least = slots_of_share(least_share, slots, recent + self.sinks)
         if slots < context_length and least < self.sinks + recent + 1:
@@ -175,7 +190,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A config's sizes for one model: tokens of context, slots a head, protected tokens, tokens a chunk."""
+    """The sizes for one model.
+
+    Attributes:
+        context_length: the most tokens that a session may see.
+        slots: slots a head, on average over the bounded layers.
+        recent, sinks: how many of the newest and of the first tokens are never evicted.
+        chunk: how many tokens of a prompt are read at a time; 1 if there are no chunks.
+    """
 
     context_length: int
     slots: int
@@ -185,17 +207,17 @@ class Sizes:
 
     @property
     def largest_share(self) -> float:
-        """The share with which a layer has a slot for every token."""
+        """The share of a layer that has a slot for every token of the context."""
         protected = self.recent + self.sinks
         return (self.context_length - protected) / max(1, self.slots - protected)
 
     def slots_of(self, share: float) -> int:
-        """Slots a head of a bounded layer that has this share."""
+        """The slots a head of a bounded layer with this share."""
         return min(self.context_length, slots_of_share(share, self.slots, self.recent + self.sinks))
 
 
 def slots_of_share(share: float, slots: int, protected: int) -> int:
-    """Slots of a layer with this share of what scores fill, where `slots` is the mean of all layers."""
+    """The slots of a layer: the protected ones, and its share of the others; `slots` is the layers' mean."""
     return protected + int(share * (slots - protected))
 
 

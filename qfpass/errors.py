@@ -1,12 +1,12 @@
-"""Everything that qfpass refuses, one class a reason; each message says what, where and what to do."""
+"""The errors that qfpass raises, one class for each reason; messages say what, where and what to do."""
 
 
 class QFPassError(Exception):
-    """Base of every error that qfpass raises on purpose."""
+    """The base class of every error that qfpass raises on purpose."""
 
 
 class UpstreamError(QFPassError):
-    """This version of torch or transformers lacks something that the pass can't do without."""
+    """This version of torch or transformers lacks something that the pass needs."""
 
 
 class ConfigError(QFPassError, ValueError):
@@ -22,11 +22,11 @@ class NoAttentionError(QFPassError):
 
 
 class UnsupportedOpError(QFPassError):
-    """An operation around an attention is not one that the pass understands."""
+    """The pass doesn't understand an operation around an attention."""
 
 
 class VerificationError(QFPassError):
-    """The rewritten graph does not reproduce the original model without compression."""
+    """Without compression, the rewritten graph doesn't give the original model's logits."""
 
 
 class FilterMismatchError(QFPassError, ValueError):
@@ -34,20 +34,20 @@ class FilterMismatchError(QFPassError, ValueError):
 
 
 class FilterFileError(QFPassError, ValueError):
-    """A filter folder, file or repository can't be read as Q-Filters."""
+    """A folder, file or repository can't be read as filters."""
 
 
 class InputError(QFPassError, ValueError):
-    """A call's arguments can't be run: ids, masks, positions or lengths."""
+    """A call's ids, masks, positions or lengths can't be run."""
 
 
 class SessionError(QFPassError, ValueError):
-    """A cache object that isn't a session of this model, or a session used wrongly."""
+    """A cache object isn't a session of this model, or a session is used wrongly."""
 
 
 class CancelledError(SessionError):
-    """A call that `session.cancel()` has ended."""
+    """`session.cancel()` has ended this call."""
 
 
 class RanksError(QFPassError):
-    """Processes that run one model together don't do the same."""
+    """Processes that run one model together differ in settings or results."""

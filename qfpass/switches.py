@@ -1,4 +1,4 @@
-"""Which optimisations are used: each can be turned off alone, and the results are the same without it."""
+"""Switches for the optimisations: each can be turned off alone, and the results stay the same."""
 
 import dataclasses
 import os
@@ -10,17 +10,21 @@ VARIABLE = "QFPASS_OFF"
 
 
 def _on(does: str, without: str) -> bool:
-    """A field that is on by default: what it does, and what happens where it is off or not available."""
+    """A field that is on by default, with words on what it does and what happens without it."""
     return field(default=True, metadata={"does": does, "without": without})
 
 
 @dataclass(frozen=True)
 class Switches:
-    """The optimisations that lean on private parts of torch, all on by default.
+    """The optimisations that rely on private parts of torch, all on by default.
 
-    `qfpass.compile(model, ratio=8, switches=qfpass.Switches(replay=False))` turns one off for a model, and
-    the environment variable QFPASS_OFF="replay,own_loops" (or "all") for a process, to find out which of them
-    makes a result wrong or slow. `qfpass.report(model)` says of each whether it was used, and why not.
+    `qfpass.compile(model, ratio=8, switches=qfpass.Switches(replay=False))` turns one off for a model. The
+    environment variable QFPASS_OFF="replay,own_loops" (or "all") turns some off for a process. This helps to
+    find the one that makes a result wrong or slow. `qfpass.report(model)` says which were used, and why
+    others weren't.
+
+    Raises:
+        ConfigError: a value isn't True or False.
     """
 
     piecewise: bool = _on(
@@ -61,10 +65,10 @@ class Switches:
                 raise ConfigError(f"Switches({name}=...) must be True or False, not {value!r}.")
 
     def without_those_of_environment(self) -> "Switches":
-        """These, less what QFPASS_OFF names.
+        """These switches, with those that QFPASS_OFF names turned off.
 
         Raises:
-            ConfigError: it names something that isn't a switch.
+            ConfigError: the variable names something that isn't a switch.
         """
         named = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
         if "all" in named:

@@ -36,7 +36,7 @@ def graphs_of_one_batch(model: nn.Module) -> int:
     outlined = model.qfpass_decoder.outlined
     if outlined.head is None:
         return 3
-    return 5 + 2 * outlined.kinds if "piecewise" not in model.qfpass_decoder.unused else 4
+    return 5 + 2 * outlined.kinds if "piecewise" not in model.qfpass_decoder.unused_optimisations else 4
 
 
 def llama(implementation: str = "sdpa") -> LlamaForCausalLM:

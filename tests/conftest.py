@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 import torch
 
-from qfpass import sources
+from qfpass import code_digest
 
 hypothesis.settings.register_profile(
     "qfpass", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
@@ -16,7 +16,7 @@ hypothesis.settings.load_profile("qfpass")
 torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 # Inductor's caches don't look at the lowerings that are tested.
-torch.compiler.config.cache_key_tag = sources.DIGEST  # type: ignore[attr-defined]
+torch.compiler.config.cache_key_tag = code_digest.DIGEST  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

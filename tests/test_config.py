@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from qfpass.compile import compile
 from qfpass.config import Config, Sizes
 from qfpass.errors import ConfigError
+from qfpass.pipeline import compile
 
 
 @pytest.mark.parametrize(

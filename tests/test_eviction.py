@@ -15,7 +15,7 @@ from torch import nn
 
 import qfpass
 from qfpass import Session
-from qfpass.graph.span import Span
+from qfpass.attention.span import Span
 from qfpass.store.ring import Ring
 from qfpass.store.slots import Slots
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import qfpass
 from qfpass import Session
-from qfpass.verify import original_logits
+from qfpass.proof.verify import original_logits
 
 VOCABULARY, CONTEXT, CHUNK = 61, 64, 9
 BUILDERS: dict[str, Callable[..., nn.Module]] = FAMILIES | {

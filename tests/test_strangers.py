@@ -11,7 +11,7 @@ from torch import nn
 
 import qfpass
 from qfpass.errors import CaptureError
-from qfpass.verify import original_logits
+from qfpass.proof.verify import original_logits
 
 VOCABULARY, CONTEXT, TOKENS = 53, 48, 30
 # These packages ask for a torch of their own, and torchtune for an older torchao.

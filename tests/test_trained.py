@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qfpass
-from qfpass.choose_filters import within
 from qfpass.errors import ConfigError, FilterFileError, FilterMismatchError, SessionError
 from qfpass.filters import TrainedFilters, load_filters
-from qfpass.filters.trained import EXTRA
+from qfpass.filters.trained_filters import EXTRA_WEIGHTS
+from qfpass.layer_rules import shares_within
 from qfpass.store.scores import trained
 
 SLOTS, RECENT, SINKS, CONTEXT = 20, 4, 2, 80
@@ -28,7 +28,7 @@ def filters(seed: int = 0) -> TrainedFilters:
     """Random filters of three layers; an old key loses about what two scores differ by."""
     generator = torch.Generator().manual_seed(seed)
     width = KV_HEADS * 2 * HEAD_DIM
-    each = [torch.randn(KV_HEADS, width + EXTRA, generator=generator) for _ in SHARES]
+    each = [torch.randn(KV_HEADS, width + EXTRA_WEIGHTS, generator=generator) for _ in SHARES]
     return TrainedFilters(tuple(each), SHARES)
 
 
@@ -136,7 +136,7 @@ def test_the_score_is_a_projection_the_values_norm_and_the_position() -> None:
 @given(weights=st.lists(st.floats(0.1, 8), min_size=2, max_size=12), largest=st.floats(1.05, 6))
 def test_slots_that_a_layer_cannot_fill_go_to_others(weights: list[float], largest: float) -> None:
     shares = [weight * len(weights) / sum(weights) for weight in weights]
-    spread = within(shares, largest)
+    spread = shares_within(shares, largest)
     assert max(spread) <= largest * (1 + 1e-6)
     assert abs(sum(spread) / len(spread) - 1) < 1e-6
     for before, after in zip(shares, spread, strict=True):

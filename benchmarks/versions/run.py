@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("llama", "mistral", "qwen3", "gemma3", "phi3", "gpt2", "gptj", "gpt_oss")
 PARTS = {
     "canaries": ["tests/upstream"],
-    "equality": ["tests/test_families.py", "tests/test_eviction.py", "tests/test_verify.py"],
-    "sessions": ["tests/runtime/test_session.py", "tests/runtime/test_padding.py"],
-    "generate": ["tests/runtime/test_model.py", "tests/runtime/test_integrations.py"],
-    "torch.compile": ["tests/test_backend.py"],
+    "equality": ["tests/test_families.py", "tests/test_eviction.py", "tests/proof/test_verify.py"],
+    "sessions": ["tests/sessions/test_session.py", "tests/decoder/test_padding.py"],
+    "generate": ["tests/model/test_compiled_decoder.py", "tests/model/test_integrations.py"],
+    "torch.compile": ["tests/test_torch_backend.py"],
     "Inductor": [f"tests/test_inductor.py::test_equals_the_eager_backend[{name}]" for name in FAMILIES],
 }
 SMOLLM2 = "SmolLM2"

@@ -1,17 +1,12 @@
-"""Filters: what they are, where they are kept, and the query statistics that Q-Filters come from."""
+"""Filter classes, the places that filters are loaded from and saved to, and calibration's statistics."""
 
-from qfpass.filters.artifact import QFilters
-from qfpass.filters.find import (
-    cache_folder,
-    find_cached,
-    find_on_hub,
-    store_cached,
-)
-from qfpass.filters.fingerprints import fingerprint
-from qfpass.filters.load import load_filters
-from qfpass.filters.push import push_filters
-from qfpass.filters.statistics import QueryStatistics
-from qfpass.filters.trained import TrainedFilters
+from .fingerprints import fingerprint
+from .load import load_filters
+from .local_cache import cache_folder, find_cached, find_on_hub, store_cached
+from .push import push_filters
+from .q_filters import QFilters
+from .query_statistics import QueryStatistics
+from .trained_filters import TrainedFilters
 
 __all__ = [
     "QFilters",

@@ -1,4 +1,4 @@
-"""Calibrate: Q-Filters from the queries that a captured decoder makes of a text."""
+"""Calibration: computes Q-Filters from the queries that a captured decoder makes on a text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -7,17 +7,18 @@ import torch
 from rich.progress import track
 from torch import fx, nn
 
+from ..attention.find import Attention, find_attentions
+from ..capture.decoder_call import own_context_length
+from ..capture.export import capture
+from ..capture.original import original_of
 from ..errors import InputError
-from ..graph.attention import Attention, find_attentions
-from ..graph.call import own_context_length
-from ..graph.capture import Captured, capture
-from ..graph.dependence import made_from
-from ..graph.original import original_of
-from .artifact import QFilters
+from ..graph.captured import Captured
+from ..graph.subgraph import ancestors
 from .fingerprints import fingerprint
-from .statistics import QueryStatistics
+from .q_filters import QFilters
+from .query_statistics import QueryStatistics
 
-SEQUENCE_LENGTH = 2048  # tokens; the paper's
+SEQUENCE_LENGTH = 2048  # tokens, as in the paper
 
 
 def calibrate(
@@ -29,26 +30,26 @@ def calibrate(
     description: str = "",
     progress: bool = True,
 ) -> QFilters:
-    """Q-Filters of `model` from a text (Godey et al. 2025, arXiv 2503.02812).
+    """Q-Filters of `model`, computed from its queries on `data` (Godey et al. 2025, arXiv 2503.02812).
 
-    The queries are taken where the attentions read them, after positions and norms. Which positions they
-    stand at matters more than what text it is, since rotary embeddings turn the main direction with the
-    position (docs/quality.md): so the sequences start at positions spread evenly over `context_length`.
-    Memory is one sequence's activations and a [D, D] matrix a head, however long the data.
+    The queries are those that the attentions read, after rotation and norms. Their positions matter more
+    than the text, since a rotary embedding rotates the main direction with the position (docs/quality.md).
+    The sequences therefore start at positions spread evenly over `context_length`. Memory use is one
+    sequence's activations and one [D, D] matrix per query head, however long the data is.
 
     Args:
-        model: a decoder, as for `qfpass.compile`, or what it returned.
+        model: a decoder that `qfpass.compile` takes, or a compiled model that it returned.
         data: an iterable of token ids: lists, or tensors [S] or [B, S]; the paper uses 20 sequences of
             2,048 tokens.
-        sequence_length: longer sequences are cut at this many tokens.
-        context_length: tokens of the texts that the filters are for; by default as many as the model says it
-            takes. Where it doesn't say, and in the paper's set-up, `context_length=sequence_length`, every
-            sequence starts at position 0.
-        description: what the data is, kept with the filters.
+        sequence_length: longer sequences are split into pieces of at most this many tokens.
+        context_length: length in tokens of the texts that the filters are for; by default the model's own
+            context length. If the model states none, every sequence starts at position 0; so it does in the
+            paper's set-up, `context_length=sequence_length`.
+        description: says what the data is; saved with the filters.
         progress: show a progress bar.
 
     Raises:
-        InputError: no data, ids that aren't integers, or no tokens in the context.
+        InputError: there is no data, ids aren't integers, or `context_length` is below 1.
     """
     if context_length is not None and context_length < 1:
         raise InputError(f"context_length must be at least 1 token, not {context_length}.")
@@ -76,7 +77,10 @@ def calibrate_captured(
     source: dict[str, Any],
     progress: bool,
 ) -> QFilters:
-    """The same for a decoder that is captured already."""
+    """Q-Filters of a captured decoder; see `calibrate`.
+
+    `source` goes into the filters' own `source`, with the two lengths added.
+    """
     statistics = QueryStatistics(attentions)
     reader = _QueryReader(captured.module, attentions, statistics)
     batches = [b for ids in _sequences(data, sequence_length) for b in ids.split(captured.batch or 1)]
@@ -94,7 +98,7 @@ def calibrate_captured(
 
 
 def _starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Tensor]:
-    """Where each row of each batch [B, S] starts: the first at 0, the last as far as its length allows."""
+    """The start position [B] of each row of each batch [B, S], spread over 0 to `context_length - S`."""
     rows, last, starts = sum(batch for batch, _ in shapes), 0, []
     for batch, length in shapes:
         room, row = max(0, context_length - length), torch.arange(last, last + batch)
@@ -104,13 +108,13 @@ def _starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Ten
 
 
 def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:
-    """The fingerprint that filters of this model are kept under: weights, buffers and heads."""
+    """The fingerprint of the model's weights, buffers and heads, which identifies its filters."""
     module = captured.module
     return fingerprint((*module.parameters(), *module.buffers()), attentions)
 
 
 class _QueryReader(fx.Interpreter):
-    """Runs a captured graph up to its last attention, and gives each one's queries to the statistics."""
+    """Runs a captured graph up to its last attention and adds every attention's queries to the statistics."""
 
     def __init__(
         self,
@@ -120,7 +124,7 @@ class _QueryReader(fx.Interpreter):
     ) -> None:
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
         graph.graph_copy(module.graph, copies)
-        needed = made_from(operand for a in attentions for operand in a.node.all_input_nodes)
+        needed = ancestors(operand for a in attentions for operand in a.node.all_input_nodes)
         graph.output([copies[a.node] for a in attentions if a.node not in needed])
         graph.eliminate_dead_code()
         super().__init__(fx.GraphModule(module, graph))
@@ -138,7 +142,7 @@ class _QueryReader(fx.Interpreter):
 
 
 def _sequences(data: Iterable[Any], length: int) -> Iterator[torch.Tensor]:
-    """The data as int64 [B, S] pieces of at most `length` tokens."""
+    """Pieces of the data, each int64 [B, S] of at most `length` tokens."""
     for item in data:
         ids = torch.as_tensor(item)
         if ids.is_floating_point() or ids.dim() not in (1, 2):

@@ -1,4 +1,4 @@
-"""Digits that identify a model's architecture and weights, by which its filters are kept."""
+"""A short digest of a model's architecture and weights, which identifies the model's filters."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,21 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from qfpass.filters.artifact import LayerShape
-from qfpass.upstream.modules import parts_of
+from ..upstream.modules import parts_of
+from .q_filters import QFilterSizes
 
 SAMPLES = 64
 FINGERPRINT_DIGITS = 16
 
 
-def fingerprint(tensors: Iterable[Tensor], layers: Sequence[LayerShape]) -> str:
+def fingerprint(tensors: Iterable[Tensor], layers: Sequence[QFilterSizes]) -> str:
     """16 hexadecimal digits that identify a model's architecture and weights.
 
-    Covers the layers' heads and dimensions, and each tensor's shape and 64 evenly spaced
-    values. Those are rounded to bfloat16, so float32 and bfloat16 copies of the same weights
-    agree; device, memory layout, names, order and number of equal tensors make no difference: a
-    capture may have the constants of a model's code once or once a layer. Reads a few kilobytes of
-    weights, whatever their size. Fine-tuned weights differ, as they should.
+    The digest covers each layer's head counts and head dimension, and each tensor's shape and 64 evenly
+    spaced values. The values are rounded to bfloat16, so float32 and bfloat16 copies of the same weights
+    agree. Device, memory layout, names, order and the number of equal tensors make no difference: a capture
+    may hold a constant of the model's code once, or once per layer. Fine-tuned weights give another digest.
+    Only a few kilobytes of weights are read, whatever their size.
     """
     lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
     plain = (each for tensor in tensors for each in _plain(tensor))
@@ -29,7 +29,7 @@ def fingerprint(tensors: Iterable[Tensor], layers: Sequence[LayerShape]) -> str:
 
 
 def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that hold a parameter's numbers: several where it is quantised, else itself."""
+    """The plain tensors that hold a tensor's values: its parts if it is quantised, else the tensor."""
     parts = parts_of(tensor)
     if not parts:
         yield tensor
@@ -38,12 +38,12 @@ def _plain(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _sample(tensor: Tensor) -> list[int]:
-    """Evenly spaced values, first and last included, as the bits of their bfloat16 rounding."""
+    """The bfloat16 bits of up to 64 evenly spaced values, the first and the last included."""
     size = tensor.numel()
     steps = min(SAMPLES, size)
-    # Whole-number arithmetic: a float32 linspace would miss by some elements in large tensors.
+    # Integer arithmetic: a float32 linspace would be off by some elements in large tensors.
     places = torch.arange(steps) * (size - 1) // max(steps - 1, 1)
     flat = tensor.detach().reshape(1) if tensor.ndim == 0 else tensor.detach()
-    # Indexing by coordinates reads these elements alone, even of a tensor that is not contiguous.
+    # Indexing by coordinates copies only these elements, even if the tensor is not contiguous.
     index = torch.unravel_index(places.to(flat.device), flat.shape)
     return flat[index].to("cpu", torch.bfloat16).view(torch.int16).tolist()

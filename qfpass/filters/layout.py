@@ -1,9 +1,8 @@
-"""Q-Filters as files: the folder that qfpass writes, and the layout of the published ones.
+"""Files that hold filters: the folder that qfpass writes, and the layout of published Q-Filters.
 
-A folder of ours is `qfilters.safetensors`, whose header carries its own description, and
-`qfilters.json`, the same description for people and other programs. The published layout (hub
-repositories `nthngdy/<model>_qfilt`) is `model.safetensors` with the one parameter
-`q_filters [layers, kv_heads, head_dim]`, holding the negated direction.
+qfpass writes `qfilters.safetensors`, whose header holds a description, and `qfilters.json`, a copy of that
+description for people and other programs. The published layout (hub repositories `nthngdy/<model>_qfilt`) is
+`model.safetensors` with one parameter, `q_filters [layers, kv_heads, head_dim]`: the negated directions.
 """
 
 import json
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from qfpass.errors import FilterFileError
+from ..errors import FilterFileError
 
 TENSORS_FILE = "qfilters.safetensors"
 DESCRIPTION_FILE = "qfilters.json"
@@ -28,10 +27,10 @@ Fields = dict[str, tuple[Tensor, ...]]
 
 
 def write(folder: Path, fields: Fields, source: dict[str, Any]) -> None:
-    """Write `fields` (name to one tensor a layer) and their source into `folder`.
+    """Write `fields` (name -> one tensor per layer) and `source` into `folder`, created if it is missing.
 
-    The tensor file appears in one rename, so a crash, or a second writer, leaves one whole set of
-    filters. The description is taken away first: it may be missing, never wrong.
+    The tensor file is replaced by one rename, so a crash or a second writer leaves one complete set of
+    filters. The description is deleted first: it may be missing, but it never describes other tensors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -47,10 +46,12 @@ def write(folder: Path, fields: Fields, source: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> tuple[Fields, dict[str, Any]] | None:
-    """Fields and source of the filters in `folder`, in either layout; None if it holds neither.
+    """Fields and source of the filters in `folder`, in either layout; None if it has neither file.
+
+    Published filters are negated back, to the sign that qfpass uses.
 
     Raises:
-        FilterFileError: the file can't be read or holds something else.
+        FilterFileError: the file can't be read, holds something else, or has values that aren't finite.
     """
     if (folder / TENSORS_FILE).is_file():
         return _read_own(folder / TENSORS_FILE)
@@ -98,7 +99,7 @@ def _read_published(path: Path) -> tuple[Fields, dict[str, Any]]:
 
 
 def _read_tensors(path: Path, only: str | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors; with `only`, refuses any other content before reading it."""
+    """The header's metadata and all tensors; with `only`, the file may hold no other tensor."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
@@ -120,7 +121,7 @@ def _read_tensors(path: Path, only: str | None = None) -> tuple[dict[str, str], 
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, then rename over it: readers see all of it or none."""
+    """Write `content` to a temporary file and rename it to `path`, so that readers never see a part of it."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with draft.open("xb") as file:

@@ -1,17 +1,17 @@
-"""Filters' files by name: a folder, or a repository of the hub."""
+"""Reads filter files by name: from a folder, or from a hub repository."""
 
 from pathlib import Path
 from typing import Any
 
-from qfpass.errors import FilterFileError
-from qfpass.filters import hub, layout
+from ..errors import FilterFileError
+from . import hub, layout
 
 
 def read_filters(folder_or_repo: str | Path) -> tuple[layout.Fields, dict[str, Any], Path]:
     """Fields, source and folder of the filters in a folder or a hub repository, in either layout.
 
     Raises:
-        FilterFileError: nothing there, unreadable, other content, or the hub is unreachable.
+        FilterFileError: no filters are there, they can't be read, or the hub can't be reached.
     """
     folder = Path(folder_or_repo).expanduser()
     if (read := layout.read(folder)) is not None:

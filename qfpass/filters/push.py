@@ -1,21 +1,21 @@
-"""Filters to the hub, with a model card that says what they are and what they were made from."""
+"""Uploads filters to the hub, with a model card that says what they are and how they were made."""
 
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import huggingface_hub  # its client is imported when a name of it is asked for
+import huggingface_hub  # lazy: imports its client on first attribute access
 
-from qfpass.errors import FilterFileError
-from qfpass.filters import hub
-from qfpass.filters.artifact import QFilters
-from qfpass.filters.trained import TrainedFilters
+from ..errors import FilterFileError
+from . import hub
+from .q_filters import QFilters
+from .trained_filters import TrainedFilters
 
 CARD_FILE = "README.md"
-NOT_TAKEN: tuple[type[Exception], ...] = (
+UPLOAD_ERRORS: tuple[type[Exception], ...] = (
     *hub.UNAVAILABLE,
     RuntimeError,
-)  # RuntimeError is how hf_xet reports a lost connection
+)  # hf_xet reports a lost connection as a RuntimeError
 METHODS = {
     "published": "A key is worth its projection on its head's filter, the direction in which queries grow "
     "(Godey et al. 2025, arXiv 2503.02812).",
@@ -33,19 +33,19 @@ def push_filters(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload filters to the hub repository `repository`, made if it is missing; its address.
+    """Upload filters to the hub repository `repository`, created if it is missing; returns its address.
 
-    A card comes with them, unless the repository has one, which may have been edited.
-    `qfpass.compile(model, filters=repository)` reads them from there.
+    A model card is added, unless the repository has one: its owner may have edited that.
+    `qfpass.compile(model, filters=repository)` loads the uploaded filters.
 
     Args:
         repository: `organisation/name`.
-        base_model: the hub name of the model that they are for, for the card.
-        private: of a repository that is made.
-        token: for the hub; by default the one that `hf auth login` left.
+        base_model: hub name of the model that the filters belong to, for the card.
+        private: whether a repository that is created here is private.
+        token: the hub's access token; by default the one that `hf auth login` stored.
 
     Raises:
-        FilterFileError: no such name can be, or the hub doesn't take them.
+        FilterFileError: `repository` is no valid name, or the hub refuses the upload.
     """
     if not hub.is_repository_name(repository):
         raise FilterFileError(f"{repository!r} is no name of a hub repository: give organisation/name.")
@@ -60,7 +60,7 @@ def push_filters(
             api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message=f"{filters.score} filters"
             )
-        except NOT_TAKEN as error:
+        except UPLOAD_ERRORS as error:
             raise FilterFileError(
                 f"the hub didn't take the filters for {repository} ({error}): check the name, the connection "
                 "and that you are logged in, with the right to write there."
@@ -71,7 +71,7 @@ def push_filters(
 def model_card(
     filters: QFilters | TrainedFilters, repository: str, base_model: str | None
 ) -> "huggingface_hub.ModelCard":
-    """What the filters are, how they are used and what they were made from."""
+    """The model card: what the filters are, how they are used and what they were made from."""
     data = huggingface_hub.ModelCardData(
         base_model=base_model, library_name="qfpass", tags=["qfpass", "kv-cache", "long-context"]
     )

@@ -1,4 +1,4 @@
-"""Text that a model writes itself, for calibration without data or tokenizer."""
+"""Calibration text that the model writes itself, so that neither data nor a tokenizer is needed."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,13 @@ def write_text(
     tokens: int,
     progress: bool,
 ) -> torch.Tensor:
-    """Sample `tokens` tokens a row at temperature 1, all rows in one batch: [B, tokens] int64.
+    """Text of `tokens` tokens per row, sampled at temperature 1: ids [B, tokens] int64.
 
     Args:
-        read: reads ids [B, S] where the text stands and gives logits [B, S, V].
+        read: appends ids [B, S] to the text and returns their logits [B, S, V].
         first: the first token of each row, [B, 1] int64.
+        tokens: tokens per row, the first one included.
+        progress: show a progress bar.
     """
     generator = torch.Generator(device=first.device).manual_seed(0)
     written = [first]

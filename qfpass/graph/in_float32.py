@@ -1,4 +1,4 @@
-"""A graph computed in float32 whatever its model's dtype: what it means, without that dtype's rounding."""
+"""Run the graph of a half-precision model in float32, to get its result without the rounding of its dtype."""
 
 from typing import Any
 
@@ -11,12 +11,16 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def can_be_widened(module: fx.GraphModule) -> bool:
-    """Whether all of its weights are plain tensors."""
+    """Whether `InFloat32` can run a module: whether all of its weights are plain tensors."""
     return not any(parts_of(weight) for weight in (*module.parameters(), *module.buffers()))
 
 
 class InFloat32(fx.Interpreter):
-    """Runs a graph of half precision in float32, a weight at a time; as it is, if told so."""
+    """Runs a graph with float32 in the place of bfloat16 and float16.
+
+    Each weight is cast when a node reads it, so there is no float32 copy of the whole model. `as_it_is`: run
+    the graph in its own dtype.
+    """
 
     def __init__(self, module: fx.GraphModule, as_it_is: bool = False) -> None:
         super().__init__(module)
@@ -27,12 +31,12 @@ class InFloat32(fx.Interpreter):
         return self.run(*inputs, enable_io_processing=False)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """What the module holds, widened."""
+        """The module's attribute `target`, cast to float32 if it is a tensor in half precision."""
         held = super().get_attr(target, args, kwargs)
         return held if self._as_it_is else _wide(held)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As it is called, but for the dtypes that it is asked for."""
+        """The result of `target` with tensors and dtypes of half precision replaced by float32."""
         return super().call_function(
             target, *((args, kwargs) if self._as_it_is else _widened((args, kwargs)))
         )

@@ -1,4 +1,4 @@
-"""Operators that give what they are given."""
+"""Operators whose result equals their input, and how to remove them from a graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ aten = torch.ops.aten
 
 
 def drop_no_ops(graph: fx.Graph) -> None:
-    """Who reads such a node reads what it is given."""
+    """Remove the no-ops from `graph` in place: their users read their inputs instead."""
     for node in list(graph.nodes):
         first = node.args[0] if node.args else None
         given = first.meta.get("val") if isinstance(first, fx.Node) else None
@@ -20,7 +20,11 @@ def drop_no_ops(graph: fx.Graph) -> None:
 
 
 def is_no_op(target: Any, operands: Sequence[Any], after: Any) -> bool:
-    """A cast to the same dtype and device, a slice of everything, an inference dropout, an alias."""
+    """Whether operator `target`, called with `operands`, gave its first operand unchanged as `after`.
+
+    True of a cast to the same dtype and device, a slice of a whole dimension, dropout in inference, alias and
+    detach. `operands` and `after` hold traced tensors.
+    """
     before = operands[0] if operands else None
     if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
         return False

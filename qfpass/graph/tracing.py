@@ -1,45 +1,46 @@
-"""Tracing without what it costs and nobody reads."""
+"""Settings under which a model is traced, and tracing without output that nobody reads.
+
+Such output is stack traces, source lines, Python code of graph modules, and printed graphs.
+"""
 
 import io
 import linecache
 import logging
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
 
 import torch
 from torch import fx, nn
 
 from ..upstream.attention_choice import attention_choice
-from ..upstream.fake_tensors import without_fake_results_kept
 from ..upstream.fx import lazy_graph_module, without_stack_traces
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "as_traced",
-    "generate_python",
-    "read_rather_than_run",
-    "without_fake_results_kept",
-    "without_printed_graphs",
-    "without_source_lines_kept",
-    "without_stack_traces",
-]
+# Held while a model is traced: it holds fake tensors meanwhile, and torch's flags are set.
+TRACING = threading.RLock()
 
 
 @contextmanager
-def as_traced(model: nn.Module, lean: bool = True) -> Iterator[None]:
-    """How things stand while a model is traced; if `lean`, neither stack traces nor source lines are kept."""
+def trace_settings(model: nn.Module, lean: bool = True) -> Iterator[None]:
+    """Inside, settings are those of a trace: no gradients, and scaled_dot_product_attention where possible.
+
+    If `lean`, nodes get no stack traces, and source lines that were read are forgotten at the end.
+    """
     with torch.no_grad(), _sdpa_attention(model), ExitStack() as stack:
         if lean:
             stack.enter_context(without_stack_traces())
-            stack.enter_context(without_source_lines_kept())
+            stack.enter_context(forgetting_source_lines())
         yield
 
 
 @contextmanager
 def without_printed_graphs() -> Iterator[None]:
-    """What is printed is held back until the body has succeeded: torch.export prints graphs that fail."""
+    """Inside, stderr is held back: it is printed if the body succeeds, and logged for debugging if it fails.
+
+    torch.export prints the graphs that it fails on.
+    """
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
@@ -52,14 +53,14 @@ def without_printed_graphs() -> Iterator[None]:
 
 @contextmanager
 def _sdpa_attention(model: nn.Module) -> Iterator[None]:
-    """Let a Hugging Face model use scaled_dot_product_attention while it is traced, if it can."""
+    """Inside, a Hugging Face model uses scaled_dot_product_attention, if it can."""
     before = attention_choice(model)
     if before in (None, "sdpa") or not hasattr(model, "set_attn_implementation"):
         yield
         return
     try:
         model.set_attn_implementation("sdpa")
-    except (ValueError, ImportError):  # its attention is written out, and may be found all the same
+    except (ValueError, ImportError):  # the model has no such attention; its own may be found as well
         yield
         return
     try:
@@ -69,10 +70,11 @@ def _sdpa_attention(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_source_lines_kept() -> Iterator[None]:
-    """If sources were read for messages and guards, lines of files are forgotten: 9 MiB, mostly PyTorch's.
+def forgetting_source_lines() -> Iterator[None]:
+    """On exit, empty `linecache` of lines of files if it grew inside: 9 MiB, mostly of PyTorch's sources.
 
-    Who asks for such a line reads it again. What no file holds, such as a notebook's cells, stays.
+    Tracing reads them for messages and guards; `linecache` reads them again on demand. Lines that are in no
+    file, such as a notebook's cells, stay.
     """
     before = len(linecache.cache)
     try:
@@ -81,20 +83,26 @@ def without_source_lines_kept() -> Iterator[None]:
         if len(linecache.cache) > before:
             for name in list(linecache.cache):
                 entry = linecache.cache.get(name, ())
-                if len(entry) > 1 and entry[1] is not None:  # when the file was written
+                if len(entry) > 1 and entry[1] is not None:  # the file's modification time
                     linecache.cache.pop(name, None)
 
 
-def read_rather_than_run(root: nn.Module, graph: fx.Graph, lean: bool = True) -> fx.GraphModule:
-    """A graph's module for which Python is generated when it is first called, if it is and this is `lean`.
+def lazy_code_module(root: nn.Module, graph: fx.Graph, lean: bool = True) -> fx.GraphModule:
+    """A graph module whose Python code is generated when it is first called; at once if not `lean`.
 
-    A graph module that it is put into makes it forget that again.
+    When a graph module that contains it generates its own code, this one's code is discarded.
     """
     return lazy_graph_module(root, graph) if lean else fx.GraphModule(root, graph)
 
 
 def generate_python(module: fx.GraphModule) -> None:
-    """Now, for a module and all in it: Dynamo reads it."""
-    for part in module.modules():  # outer ones first, which let inner ones forget
+    """Generate the Python code of a graph module and of all graph modules in it now: Dynamo reads it."""
+    for part in module.modules():  # outer ones first, since they discard the code of inner ones
         if isinstance(part, fx.GraphModule):
             part.code  # noqa: B018
+
+
+def without_autocast(model: nn.Module) -> AbstractContextManager[None]:
+    """Around what traces or runs `model`: as it computes by itself, whatever the caller's autocast is."""
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return torch.autocast(device, enabled=False)

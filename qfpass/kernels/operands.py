@@ -1,4 +1,4 @@
-"""What the kernels ask of their operands: lengths, layout, and which keys a window shows."""
+"""What kernels need of their operands: checks of lengths, memory layouts, and masks for windows."""
 
 import torch
 
@@ -12,9 +12,9 @@ def check_form(
     window: int | None,
     bias: torch.Tensor | None,
 ) -> None:
-    """Raise InputError for a form that isn't defined for these lengths, in eager mode.
+    """Raise InputError, in eager mode, for a form that isn't defined for these lengths.
 
-    A graph carries no check: its lengths are symbols, which a check would fix.
+    While compiling nothing is checked, since a check would specialise the graph's symbolic lengths.
     """
     if torch.compiler.is_compiling():
         return
@@ -42,25 +42,28 @@ def check_form(
 
 
 def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied only if its last dimension is strided: fused kernels read that as dense."""
+    """The tensor with a dense last dimension, as fused kernels need it; copied only if it is strided."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def visible_keys(
     queries: int, keys: int, window: int | None, device: torch.device, columns: int | None = None
 ) -> torch.Tensor:
-    """[queries, columns or keys] bool: causal, aligned at the lower right, the last `window` keys."""
-    place = torch.arange(queries, device=device) + (keys - queries)
+    """A bool mask [queries, columns or keys], True where a query sees a key.
+
+    It is causal, aligned at the lower right, and shows the last `window` keys if there is a window.
+    """
+    last_key = torch.arange(queries, device=device) + (keys - queries)
     column = torch.arange(keys if columns is None else columns, device=device)
-    distance = place.unsqueeze(1) - column
+    distance = last_key.unsqueeze(1) - column
     seen = distance >= 0
     return seen if window is None else seen & (distance < window)
 
 
 def window_bias(query: torch.Tensor, keys: int, window: int) -> torch.Tensor:
-    """[Sq, keys] in the query's dtype, 0 where `visible_keys` says so, else -inf.
+    """A bias [Sq, keys] in the query's dtype: 0 where `visible_keys` is True, else -inf.
 
-    Rows lie a multiple of 16 elements apart, as the memory-efficient CUDA kernel demands.
+    Its rows are a multiple of 16 elements apart, as the memory-efficient CUDA kernel requires.
     """
     columns = (keys + 15) // 16 * 16
     seen = visible_keys(query.shape[2], keys, window, query.device, columns)

@@ -1,4 +1,4 @@
-"""The yardstick of the kernel contract: plain float32 softmax attention, every form, any device."""
+"""The reference of the kernel contract: plain float32 softmax attention of every form, on any device."""
 
 import torch
 
@@ -16,7 +16,7 @@ def attend(
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `qfpass.kernels` for the contract; Dv may differ from D."""
+    """Attention (out, lse) as `qfpass.kernels` specifies it; Dv may differ from D."""
     check_form(query, key, causal, window, bias)
     # b: batch, h: kv head, g: head of its group, q: query, k: key, d: dimension.
     grouped = query.float().unflatten(1, (key.shape[1], -1))
@@ -29,7 +29,7 @@ def attend(
     if causal or window is not None:
         seen = visible_keys(query.shape[2], key.shape[2], window, query.device)
         logits = logits.masked_fill(~seen, float("-inf"))
-    # Spelled out, since logsumexp asks whether there is any key, which an unbacked size can't tell.
+    # Written out: logsumexp branches on whether there is any key, which an unbacked size can't tell.
     peak = logits.amax(-1, keepdim=True)
     weights = (logits - peak).exp()
     total = weights.sum(-1, keepdim=True)

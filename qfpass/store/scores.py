@@ -1,145 +1,262 @@
-"""Which key goes first: one function a score, the lowest score is evicted.
+"""Scores, which rank keys: the key with the lowest score is evicted first.
 
-Every score has the same form: keys [B, Hkv, S, D] and values [B, Hkv, S, Dv] as they stand in the
-store (positions applied), positions [B, S] int64, filters [Hkv, P] float32 or None, and returns
-[B, Hkv, S] float32. A key's score never changes, so keeping the best is exact however a text is cut.
+A score of your own is a subclass of `Score`, an instance of which goes to `qfpass.compile(model, score=...)`.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-ScoreFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+from ..errors import ConfigError
 
 
-def a_quarter(slots: int) -> int:
-    """A quarter of the slots, at least one."""
-    return max(1, slots // 4)
-
-
-def a_half(slots: int) -> int:
-    """Half of the slots, at least one: the best part for the published score, measured in docs/quality.md."""
-    return max(1, slots // 2)
-
-
-def an_eighth_to_half(slots: int) -> int:
-    """An eighth of up to 256 slots, half of 1,024 and more, in between a share that grows with the slots.
-
-    A few hundred of the newest tokens carry most of perplexity, whatever the score; a store that has no room
-    for them is better filled with what the score ranks highest. Measured in docs/quality.md.
-    """
-    return max(1, slots // 8, min(slots // 2, slots**2 // 2048))
-
-
-@dataclass(frozen=True)
 class Score:
-    """A named score.
+    """Ranks the keys of a layer. A token's score is computed once, when it is read, and never changes.
+
+    So it may depend on that token's key, value and position alone, whatever else is read with it. It takes
+    any number of tokens and is compiled with the graph: no branch on values, no `.item()`. Two scores are
+    equal if they are of one class and hold equal attributes, which must be hashable.
 
     Attributes:
-        needs_filters: it reads filters.
-        recent: by default, how many of so many slots protect the newest tokens.
-        reads_all_heads: a head's score depends on the other heads' keys and values at its token.
+        name: shown in reports, and part of what a saved session must fit.
+        filters: the kind of filters that it reads: "published" for Q-Filters, "trained", or None.
+        reads_all_heads: whether a head's score depends on the token's keys and values in other heads.
     """
 
-    function: ScoreFunction
-    needs_filters: bool
-    recent: Callable[[int], int] = a_quarter
-    reads_all_heads: bool = False
+    name = ""
+    filters: str | None = None
+    reads_all_heads = False
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The scores [B, Hkv, S] of tokens; they are kept in float32.
+
+        Args:
+            keys: [B, Hkv, S, D] as the store holds them, positions applied.
+            values: [B, Hkv, S, Dv].
+            positions: [B, S] int64.
+            filters: [Hkv, P] float32, if the score reads some.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a __call__ that gives the scores of tokens")
+
+    def recent(self, slots: int) -> int:
+        """How many of so many slots protect the newest tokens, if `recent=` isn't given: a quarter."""
+        return max(1, slots // 4)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *sorted(vars(self).items())))
+
+    def __repr__(self) -> str:
+        held = ", ".join(f"{name}={_word_for(value)}" for name, value in sorted(vars(self).items()))
+        return f"{self.name}({held})" if held else self.name
 
 
-def published(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    filters: torch.Tensor | None,
-) -> torch.Tensor:
-    """The projection of the key on its head's Q-Filter (Godey et al. 2025, arXiv 2503.02812).
+class Published(Score):
+    """The projection of each key on its head's Q-Filter (Godey et al. 2025, arXiv 2503.02812).
 
-    E_Q<Q, k> is close to kappa <k, v1>, with v1 the main direction of the queries, so <k, v1> ranks
-    keys by the attention that they can expect.
+    The expected product of queries with a key k, E_Q<Q, k>, is close to kappa <k, v1>, where v1 is the main
+    direction of the queries. So <k, v1> ranks keys by the attention that they can expect.
     """
-    assert filters is not None, "the published score reads filters"
-    return (keys.float() * filters[:, None, :]).sum(-1)
+
+    name = "published"
+    filters = "published"
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        assert filters is not None, "the published score reads filters"
+        return (keys.float() * filters[:, None, :]).sum(-1)
+
+    def recent(self, slots: int) -> int:
+        """Half of the slots: best for this score, as measured in docs/quality.md."""
+        return max(1, slots // 2)
 
 
-def trained(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    filters: torch.Tensor | None,
-) -> torch.Tensor:
-    """What `qfpass.train` learned: a projection of the token's keys and values, the log of the norm of the
-    head's own value, and how fast the head forgets.
+class Trained(Score):
+    """The score that `qfpass.train` learned, from keys, values and position.
 
-    A head keeps key i at time t if <w, [k_i; v_i]> + a log|v_i| - c (t - i) is among its best; c t is the
-    same for all of them, so the score needs the position i alone and never changes.
+    It is the sum of a projection of the token's keys and values in all heads, a weight times the log of the
+    norm of the head's own value, and a weight times the position, which says how fast the head forgets.
+    At time t, a head ranks key i by <w, [k_i; v_i]> + a log|v_i| - c (t - i). All keys have the same c t, so
+    the score needs the position i alone and never changes.
     """
-    assert filters is not None, "the trained score reads filters"
-    heads, width = keys.shape[1], keys.shape[-1] + values.shape[-1]
-    weights, norm_weight, position_weight = filters.split([heads * width, 1, 1], dim=1)
-    norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
-    if keys.shape[2] == 1:
-        projection = _of_one_token(keys, values, weights.unflatten(1, (heads, width)))
-    else:
-        pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
-        projection = (pairs @ weights.T).transpose(1, 2)
-    return projection + norm_weight * norm.log() + position_weight * positions[:, None, :].float()
+
+    name = "trained"
+    filters = "trained"
+    reads_all_heads = True
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        assert filters is not None, "the trained score reads filters"
+        heads, width = keys.shape[1], keys.shape[-1] + values.shape[-1]
+        weights, norm_weight, position_weight = filters.split([heads * width, 1, 1], dim=1)
+        norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
+        if keys.shape[2] == 1:
+            projection = _project_one_token(keys, values, weights.unflatten(1, (heads, width)))
+        else:
+            pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
+            projection = (pairs @ weights.T).transpose(1, 2)
+        return projection + norm_weight * norm.log() + position_weight * positions[:, None, :].float()
+
+    def recent(self, slots: int) -> int:
+        """An eighth of up to 256 slots, half of 1,024 or more; in between, the share grows with the slots.
+
+        Perplexity depends most on a few hundred of the newest tokens, whatever the score. A store that has no
+        room for these is better filled with the keys of highest score, as measured in docs/quality.md.
+        """
+        return max(1, slots // 8, min(slots // 2, slots**2 // 2048))
 
 
-def _of_one_token(keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The projections [B, Hkv, 1] on weights [Hkv, Hkv, D + Dv], fused with their inputs."""
+def _project_one_token(keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Projections [B, Hkv, 1] on weights [Hkv, Hkv, D + Dv], as sums that Inductor can fuse."""
     for_keys, for_values = weights.split([keys.shape[-1], values.shape[-1]], dim=-1)
     of_keys = (keys.float().squeeze(2)[:, None] * for_keys).sum((-1, -2))
     of_values = (values.float().squeeze(2)[:, None] * for_values).sum((-1, -2))
     return (of_keys + of_values)[..., None]
 
 
-def recency(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    filters: torch.Tensor | None,
-) -> torch.Tensor:
-    """The position itself: with sinks this is StreamingLLM (Xiao et al. 2023, arXiv 2309.17453).
+class Recency(Score):
+    """The position: with sinks, this is StreamingLLM (Xiao et al. 2023, arXiv 2309.17453).
 
-    float32 counts tokens exactly up to 2^24.
+    float32 holds positions exactly up to 2^24.
     """
-    return positions[:, None, :].expand(-1, keys.shape[1], -1).float()
+
+    name = "recency"
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return positions[:, None, :].expand(-1, keys.shape[1], -1).float()
 
 
-def knorm(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    filters: torch.Tensor | None,
-) -> torch.Tensor:
-    """Minus the norm of the key: small keys draw most attention (Devoto et al. 2024, arXiv 2406.11430)."""
-    return -torch.linalg.vector_norm(keys.float(), dim=-1)
+class KNorm(Score):
+    """Minus the norm of each key: small keys get most attention (Devoto et al. 2024, arXiv 2406.11430)."""
+
+    name = "knorm"
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return -torch.linalg.vector_norm(keys.float(), dim=-1)
 
 
-def random(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    filters: torch.Tensor | None,
-) -> torch.Tensor:
-    """A hash of position and head: every key is as likely to go, and the same ones however a text is cut.
+class Random(Score):
+    """A hash of position and head, as a baseline: every key is equally likely to be evicted.
 
-    A baseline. Layers share their choice, since a score doesn't know its layer.
+    All layers evict the same positions, since a score doesn't know its layer.
     """
-    head = torch.arange(keys.shape[1], device=keys.device)[None, :, None]
-    # Two rounds of multiply and shift on 32 bits; no product reaches 2^63.
-    bits = (positions[:, None, :] * 2654435761 + head * 2246822519 + 374761393) & 0xFFFFFFFF
-    for _ in range(2):
-        bits = ((bits ^ (bits >> 16)) * 73244475) & 0xFFFFFFFF
-    return ((bits ^ (bits >> 16)) >> 8).float()  # 24 bits: what a float32 holds exactly
+
+    name = "random"
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        head = torch.arange(keys.shape[1], device=keys.device)[None, :, None]
+        # Two rounds of multiply and shift on 32 bits; no product reaches 2^63.
+        bits = (positions[:, None, :] * 2654435761 + head * 2246822519 + 374761393) & 0xFFFFFFFF
+        for _ in range(2):
+            bits = ((bits ^ (bits >> 16)) * 73244475) & 0xFFFFFFFF
+        return ((bits ^ (bits >> 16)) >> 8).float()  # the 24 bits that a float32 holds exactly
 
 
-SCORES = {
-    "published": Score(published, needs_filters=True, recent=a_half),
-    "trained": Score(trained, needs_filters=True, recent=an_eighth_to_half, reads_all_heads=True),
-    "recency": Score(recency, needs_filters=False),
-    "knorm": Score(knorm, needs_filters=False),
-    "random": Score(random, needs_filters=False),
-}
+published, trained, recency, knorm, random = Published(), Trained(), Recency(), KNorm(), Random()
+SCORES: dict[str, Score] = {score.name: score for score in (published, trained, recency, knorm, random)}
+
+
+def _word_for(value: object) -> str:
+    """The same in every process, unlike the address that a function is shown by."""
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def score_named(score: str | Score) -> Score:
+    """The score of that name, or a score of the caller's own as it is.
+
+    Raises:
+        ConfigError: there is no such name, or a score of the caller's own can't be told from others.
+    """
+    if isinstance(score, str) and score in SCORES:
+        return SCORES[score]
+    if not isinstance(score, Score):
+        raise ConfigError(f"score must be one of {', '.join(SCORES)}, or a qfpass.Score, not {score!r}.")
+    if score.filters not in (None, "published", "trained"):
+        raise ConfigError(
+            f"{score.name}.filters must be None, 'published' or 'trained', not {score.filters!r}."
+        )
+    try:
+        hash(score)
+    except TypeError as error:
+        raise ConfigError(
+            f"the score {score.name} holds something that can't be hashed ({error}): hold numbers, strings "
+            "and tuples; a dataclass needs frozen=True."
+        ) from error
+    return score
+
+
+@torch.no_grad()
+def try_score(
+    score: Score, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Score five random tokens of a layer of this form, at once and one by one.
+
+    Raises:
+        ConfigError: it fails, or doesn't give each token one finite number that depends on it alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, kv_heads, 5)
+    keys, values = (
+        torch.randn(*shape, size, generator=generator).to(device, dtype) for size in (head_dim, value_dim)
+    )
+    positions = torch.arange(7, 12, device=device).expand(2, -1)
+    width = {None: 0, "published": head_dim, "trained": kv_heads * (head_dim + value_dim) + 2}[score.filters]
+    filters = torch.randn(kv_heads, width, generator=generator).to(device) if width else None
+    try:
+        whole = score(keys, values, positions, filters)
+        parts = [
+            score(keys[:, :, i : i + 1], values[:, :, i : i + 1], positions[:, i : i + 1], filters)
+            for i in range(5)
+        ]
+    except Exception as error:  # the caller's own code raises anything
+        raise ConfigError(
+            f"the score {score.name} fails for keys {list(keys.shape)} and values {list(values.shape)} of "
+            f"{dtype}: {error}"
+        ) from error
+    if not isinstance(whole, torch.Tensor) or whole.shape != shape or not bool(whole.isfinite().all()):
+        raise ConfigError(
+            f"the score {score.name} must give one finite number a head and token, [B, Hkv, S]."
+        )
+    if not torch.allclose(torch.cat(parts, dim=2).float(), whole.float(), rtol=1e-3, atol=1e-5):
+        raise ConfigError(
+            f"the score {score.name} gives a token another number when it is read with others. A score is "
+            "computed once, so it may depend on the token's own key, value and position alone."
+        )

@@ -1,64 +1,56 @@
-"""Attention of a layer whose keys are bounded: over its slots and, for a chunk, over itself."""
+"""Attention of a layer that keeps keys in slots: over the slots and, for a chunk, over the chunk itself."""
 
 import torch
 from torch import nn
 
-from ..kernels import join
-from .reading import Reading, distance_bias, hiding, length_bias, weigh_with_sink
-from .scores import SCORES
+from ..kernels.join import join
+from .kernel_call import KernelCall, distance_bias, hiding_bias, length_bias, weigh_with_sink
+from .layer_inputs import split
 from .slots import AnySlots, Protection, SlotRule, append, keep_best, slot_of_position, write
 
 
 class SlotAttention(nn.Module):
-    """Attention of one layer over its store; evicts as it reads, unless the rule has a slot for every token.
+    """Attention of one layer over its slots, which evicts as it reads if the layer is bounded.
 
-    A single token takes the slot that it is told, the one with the lowest score, and then sees exactly the
-    store. A chunk sees the store and itself, then the best of both are kept. Either way the store ends with
-    the sinks, the `recent` newest tokens and the highest scores among the rest of all tokens seen.
+    A single token is written to the slot given as `slot`, the one with the lowest score, and then attends to
+    the store. A chunk attends to the store and to itself; then the best keys of both are kept. Either way the
+    store then holds, of all tokens seen, the first `sinks`, the newest `recent`, and those of the rest with
+    the highest scores.
     """
 
     slopes: torch.Tensor | None
 
-    def __init__(self, reading: Reading, rule: SlotRule) -> None:
+    def __init__(self, kernel_call: KernelCall, rule: SlotRule) -> None:
         super().__init__()
-        self.reading, self.rule = reading, rule
-        slopes = None if reading.slopes is None else torch.tensor(reading.slopes, dtype=torch.float32)
-        self.register_buffer("slopes", slopes, persistent=False)
+        self.kernel_call, self.rule = kernel_call, rule
+        slopes = kernel_call.form.slopes
+        held = None if slopes is None else torch.tensor(slopes, dtype=torch.float32)
+        self.register_buffer("slopes", held, persistent=False)
 
     @property
     def sharing_key(self) -> tuple[object, ...]:
-        """Two layers with equal keys run the same code."""
-        return (type(self), self.reading, self.rule)
+        """A key that is equal for two layers that run the same code."""
+        return (type(self), self.kernel_call, self.rule)
 
     def forward(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        position: torch.Tensor,
-        visible: torch.Tensor,
-        lengths: torch.Tensor | None,
-        recent: torch.Tensor | None,
-        filters: torch.Tensor | None,
-        sink: torch.Tensor | None,
-        slot: torch.Tensor | None,
-        *store: torch.Tensor,
+        *inputs: torch.Tensor | None,
     ) -> torch.Tensor:
-        """query [B, Hq, S, D], key [B, Hkv, S, D], value [B, Hkv, S, Dv], position [B, S] -> [B, Hq, S, Dv].
+        """The output [B, Hq, S, Dv] for query [B, Hq, S, D], key [B, Hkv, S, D] and value [B, Hkv, S, Dv].
 
-        `visible` is any tensor whose last size counts the tokens in the store's reach: with the new one for
-        S = 1, without the new ones for a chunk; `lengths` [B] counts them row by row where a step's rows
-        differ. `recent` is the number of newest tokens that a chunk doesn't evict, by default the rule's.
-        `sink` [Hq] is one more logit a query head, if the model learned some. `slot` [B, Hkv, 1] is where a
-        single token is written, if the layer is bounded. `store` is of the rule's kind, changed in place.
+        `inputs` are the fields of `LayerInputs`, then the tensors of the rule's store, which change in place.
         """
+        (position, visible, lengths, recent, filters, sink, slot), store = split(inputs)
         slots = self.rule.store_type(*store)
-        score = SCORES[self.rule.score].function(key, value, position, filters)
+        score = self.rule.score(key, value, position, filters).float()
         tokens = (key, value, score, position)
         if query.shape[2] == 1:
-            place = slot if self.rule.is_bounded else slot_of_position(slots.positions, position)
-            assert place is not None, "a token of a bounded layer is told its slot"
-            write(slots, place, *tokens)
+            target = slot if self.rule.is_bounded else slot_of_position(slots.positions, position)
+            assert target is not None, "a token of a bounded layer is told its slot"
+            write(slots, target, *tokens)
             out, lse = self._over_slots(slots, visible.shape[-1], lengths, query, position)
         else:
             out, lse = self._over_slots_and_chunk(slots, visible.shape[-1], query, key, value, position)
@@ -77,13 +69,13 @@ class SlotAttention(nn.Module):
         query: torch.Tensor,
         position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention over the first `count` slots, of which row b has filled `lengths[b]`."""
+        """Attention over the first `count` slots; `lengths` [B] counts the filled ones of each row."""
         filled = slots.first(count)
         bias = None if lengths is None else length_bias(lengths, filled.keys.shape[2])
         if self.slopes is not None:
             distance = distance_bias(position, filled.positions, self.slopes)
             bias = distance if bias is None else distance + bias
-        return self.reading.attend_slots(query, filled, bias)
+        return self.kernel_call.attend_slots(query, filled, bias)
 
     def _over_slots_and_chunk(
         self,
@@ -94,8 +86,8 @@ class SlotAttention(nn.Module):
         value: torch.Tensor,
         position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A chunk's attention over the first `count` slots and, causally, over itself."""
-        # Kernels want a key, so an empty store shows one slot, which must weigh nothing.
+        """Attention of a chunk over the first `count` slots and, causally, over itself."""
+        # Kernels need a key, so an empty store shows one slot, whose weight is then set to zero.
         past, past_lse = self._over_slots(slots, torch.sym_max(count, 1), None, query, position)
         empty = (slots.positions[:, :, :1] < 0).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         past_lse = past_lse.masked_fill(empty, float("-inf"))
@@ -106,7 +98,7 @@ class SlotAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.slopes is None:
-            return self.reading.attend(query, key, value, causal=True)
+            return self.kernel_call.attend(query, key, value, causal=True)
         later = position[:, None, None, :] > position[:, None, :, None]
-        bias = distance_bias(position, position[:, None], self.slopes) + hiding(later)
-        return self.reading.attend(query, key, value, bias=bias)
+        bias = distance_bias(position, position[:, None], self.slopes) + hiding_bias(later)
+        return self.kernel_call.attend(query, key, value, bias=bias)

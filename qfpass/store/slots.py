@@ -1,7 +1,7 @@
-"""A store with a fixed number of slots a kv head, the lowest score overwritten in place once all are filled.
+"""A store with a fixed number of slots a kv head; once all are filled, the lowest score is overwritten.
 
 keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positions [B, Hkv, C] int32,
--1 where a slot is empty. Filled slots are always a prefix, so a slice shows them without a mask.
+-1 where a slot is empty. The filled slots are always the first ones, so a slice shows them without a mask.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from typing import NamedTuple, Union
 
 import torch
 
-from .int8 import Int8Slots
-from .scores import SCORES
+from ..errors import ConfigError
+from .int8_slots import Int8Slots
+from .scores import Score, score_named
 
 
 class Slots(NamedTuple):
@@ -25,7 +26,7 @@ class Slots(NamedTuple):
     def of(
         cls, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor, positions: torch.Tensor
     ) -> "Slots":
-        """Slots that hold these."""
+        """Slots that hold these tensors."""
         return cls(keys, values, scores, positions)
 
     @classmethod
@@ -37,7 +38,7 @@ class Slots(NamedTuple):
         dtype: torch.dtype,
         device: torch.device,
     ) -> "Slots":
-        """Slots [B, Hkv, C] = `heads` that hold nothing."""
+        """Empty slots of shape `heads`, [B, Hkv, C]."""
         return cls(
             torch.zeros(*heads, head_dim, dtype=dtype, device=device),
             torch.zeros(*heads, value_dim, dtype=dtype, device=device),
@@ -47,7 +48,7 @@ class Slots(NamedTuple):
 
     @staticmethod
     def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of a slot's key and value."""
+        """Bytes of one slot's key and value."""
         return (head_dim + value_dim) * dtype.itemsize
 
     @property
@@ -60,44 +61,57 @@ class Slots(NamedTuple):
         return Slots(*(tensor.narrow(2, 0, count) for tensor in self))
 
     def dense(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values as a kernel reads them."""
+        """Keys and values as a kernel reads them: the tensors themselves; `dtype` isn't used."""
         return self.keys, self.values
 
     @property
     def scales(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What keys and values are to be multiplied by; None: they are themselves."""
+        """The factors of keys and values; None, since these aren't quantised."""
         return None
 
 
-AnySlots = Union[Slots, Int8Slots]  # noqa: UP007 (an alias that isinstance doesn't read)
-SLOT_NBYTES = 8  # of a slot's score and position, beside its key and value
+AnySlots = Union[Slots, Int8Slots]  # noqa: UP007 (a type alias, not for isinstance)
+SLOT_NBYTES = 8  # a slot's score and position, beside its key and value
 
 
 @dataclass(frozen=True)
 class SlotRule:
-    """How one layer keeps keys: slots a head, protected tokens, score by name.
+    """How one layer keeps keys in slots.
 
-    A layer that isn't bounded keeps every key that its slots take; a session's budget doesn't apply to it.
-    `share` is its part of the slots that scores fill, over the mean of all layers. `store_dtype` is that of
-    the stored keys and values, int8 or the model's own.
+    Attributes:
+        slots: slots a head.
+        recent, sinks: how many of the newest and of the first tokens are never evicted.
+        score: ranks the others; a name is looked up in `SCORES`.
+        is_bounded: False if there is a slot for every token; a session's budget doesn't apply then.
+        share: the layer's number of slots that scores fill, relative to the mean of all layers.
+        store_dtype: torch.int8 for int8 slots; None for the model's dtype.
     """
 
     slots: int
     recent: int
     sinks: int
-    score: str
+    score: Score
     is_bounded: bool = True
     share: float = 1.0
     store_dtype: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "score", score_named(self.score))
+        if self.is_bounded and self.slots <= self.recent + self.sinks:
+            raise ConfigError(
+                f"{self.slots} slots are too few for {self.recent} recent tokens, {self.sinks} sinks and one "
+                "more: give more slots."
+            )
+
     @property
     def store_type(self) -> type[AnySlots]:
-        """The kind of store."""
+        """The class of the layer's store."""
         return store_type(self.store_dtype)
 
     @property
     def needs_filters(self) -> bool:
-        return SCORES[self.score].needs_filters
+        """Whether the score reads filters."""
+        return self.score.filters is not None
 
     def allocate(
         self,
@@ -112,9 +126,9 @@ class SlotRule:
         return self.store_type.empty((batch, kv_heads, self.slots), head_dim, value_dim, dtype, device)
 
     def clear(self, store: AnySlots, slots: int | None = None) -> None:
-        """Empty the store in place and use its first `slots` slots only, all of them by default.
+        """Empty the store in place and let only its first `slots` slots be used, all of them by default.
 
-        An unused slot scores inf, so that no token is ever better.
+        An unused slot scores inf, so that no token ever takes it.
         """
         for tensor in store:
             tensor.zero_()
@@ -124,12 +138,12 @@ class SlotRule:
 
 
 def store_type(store_dtype: torch.dtype | None) -> type[AnySlots]:
-    """The kind of store for a `store_dtype`."""
+    """The class of a store whose keys and values have this dtype; None is the model's dtype."""
     return Slots if store_dtype is None else Int8Slots
 
 
 class Protection(NamedTuple):
-    """Tokens never evicted: the `recent` newest, a number or a tensor [], and the first `sinks`."""
+    """Tokens that are never evicted: the newest `recent`, an int or a tensor [], and the first `sinks`."""
 
     recent: int | torch.Tensor
     sinks: int
@@ -142,14 +156,15 @@ def append(
     score: torch.Tensor,
     position: torch.Tensor,
 ) -> None:
-    """Write any number of tokens behind those that a store holds, which must have a slot for each of them."""
+    """Write tokens, in place, to the slots of their positions, in a store with a slot for every position."""
     write(slots, slot_of_position(slots.positions, position), key, value, score, position)
 
 
 def slot_of_position(positions: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """The slots [B, Hkv, S] of tokens at position [B, S], where every position has its own.
+    """The slots [B, Hkv, S] of tokens at position [B, S] in a store with a slot for every position.
 
-    A row that rests behind the last one is given that, to be put back.
+    A row that has no token in this step may stand past the last slot. It gets the last slot, whose contents
+    the caller restores.
     """
     _, heads, slots = positions.shape
     return position.clamp(max=slots - 1)[:, None].expand(-1, heads, -1)
@@ -158,7 +173,7 @@ def slot_of_position(positions: torch.Tensor, position: torch.Tensor) -> torch.T
 def slot_to_replace(
     scores: torch.Tensor, positions: torch.Tensor, protection: Protection, position: torch.Tensor
 ) -> torch.Tensor:
-    """The slot [B, Hkv, 1] that a token at position [B, 1] will take; empty slots, -inf, go first."""
+    """The slot [B, Hkv, 1] for a token at position [B, 1]: an empty one, else the worst unprotected one."""
     protected = _protected(positions, position[:, None, -1:], protection)
     return scores.masked_fill(protected, float("inf")).argmin(-1, keepdim=True)
 
@@ -171,9 +186,9 @@ def keep_best(
     score: torch.Tensor,
     position: torch.Tensor,
 ) -> None:
-    """Keep the best of store and chunk (S <= C), moving only what changes.
+    """Keep the best C tokens of store and chunk (S <= C) in the store, in place, and move no others.
 
-    The chunk's tokens, best first, are paired with the slots, worst first; the pairs in which the token
+    The chunk's tokens, best first, are paired with the slots, worst first. The pairs in which the token
     is better are exactly those that a top-C over both would exchange.
     """
     newest = position[:, None, -1:]
@@ -194,7 +209,7 @@ def keep_best(
 
 def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protection) -> torch.Tensor:
     held = positions >= 0
-    # In the positions' own dtype: a comparison would widen all of them for one int64.
+    # In the dtype of the positions, int32: a comparison with an int64 would widen all of them.
     oldest = (newest - protection.recent).to(positions.dtype)
     return held & ((positions > oldest) | (positions < protection.sinks))
 
@@ -202,7 +217,7 @@ def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protec
 def _as_slots(
     slots: AnySlots, key: torch.Tensor, value: torch.Tensor, score: torch.Tensor, position: torch.Tensor
 ) -> AnySlots:
-    """Tokens [B, Hkv, S, ...] as the store would hold them."""
+    """The tokens as S slots of the store's class."""
     place = position[:, None, :].expand_as(score).to(slots.positions.dtype)
     return type(slots).of(key, value, score, place)
 
@@ -215,16 +230,16 @@ def write(
     score: torch.Tensor,
     position: torch.Tensor,
 ) -> None:
-    """Write tokens to these slots [B, Hkv, S]."""
+    """Write tokens, in place, to slot [B, Hkv, S]."""
     tokens = _as_slots(slots, key, value, score, position)
     row, head = _rows_and_heads(slot)
-    # Indexed assignment is what Inductor does in place, without a copy of the store.
+    # Inductor does indexed assignment in place, without a copy of the store.
     for held, new in zip(slots, tokens, strict=True):
         held[row, head, slot] = new
 
 
 def _rows_and_heads(slot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices that go with slot [B, Hkv, n]."""
+    """Row and head indices that broadcast with slot [B, Hkv, n]."""
     row = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
     head = torch.arange(slot.shape[1], device=slot.device)[None, :, None]
     return row, head

@@ -1,1 +1,1 @@
-"""Training of filters: how much each key is worth to the model, learned from what the model says."""
+"""Training of filters by gradients, so that a compressed model predicts what the full model predicts."""

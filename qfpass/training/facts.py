@@ -1,4 +1,4 @@
-"""Recall tasks: small invented facts put into a text, and the questions that only they answer."""
+"""Recall tasks: invented facts that are inserted into a text, and questions that only they answer."""
 
 from dataclasses import dataclass
 from random import Random
@@ -47,7 +47,7 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence for the text, and a question whose answer stands in it."""
+    """A sentence to insert into a text, and a question with its answer, which is part of the sentence."""
 
     sentence: str
     question: str
@@ -55,7 +55,7 @@ class Fact:
 
 
 def invent(random: Random) -> Fact:
-    """A fact that no text holds, nor the model knows."""
+    """A random fact that neither a text nor the model's weights hold."""
     sentence, question = random.choice(_FORMS)
     thing = f"{random.choice(_WORDS)} {random.choice(_OBJECTS)}"
     parts = {"property": random.choice(_PROPERTIES), "thing": thing, "name": random.choice(_NAMES)}
@@ -64,7 +64,7 @@ def invent(random: Random) -> Fact:
 
 
 def _answer(random: Random) -> str:
-    """Digits, a few words, what to do where and when, or letters and digits."""
+    """A random answer: digits, a few words, a deed with its place and time, or letters and digits."""
     kind = random.randrange(5)
     if kind < 2:
         return "".join(random.choice("0123456789") for _ in range(random.randint(4, 8)))
@@ -79,14 +79,14 @@ def _answer(random: Random) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """Token ids of a question up to its answer, and of the answer."""
+    """Token ids of a question, including the words before its answer, and of the answer."""
 
     asked: list[int]
     answer: list[int]
 
 
 def ask(tokenizer: Any, fact: Fact) -> Question | None:
-    """The question as tokens, None where the answer doesn't begin with a token of its own."""
+    """The question about a fact as token ids; None if the answer doesn't begin at a token boundary."""
     asked = f"\n\nQuestion: {fact.question}\nAnswer: {fact.sentence.partition(fact.answer)[0]}".rstrip()
     before, both = _ids(tokenizer, asked), _ids(tokenizer, f"{asked} {fact.answer}")
     if both[: len(before)] != before:
@@ -95,10 +95,10 @@ def ask(tokenizer: Any, fact: Fact) -> Question | None:
 
 
 def insert(tokenizer: Any, text: list[int], facts: list[Fact], random: Random, length: int) -> list[int]:
-    """`length` tokens of a text with the facts put between its words, each at a depth of its own.
+    """`length` token ids of a text with the facts inserted, each at a random depth.
 
     Raises:
-        InputError: the facts leave no room for text.
+        InputError: the facts leave no room for text, or the text is too short.
     """
     pieces = [sentence_ids(tokenizer, fact) for fact in facts]
     room = length - sum(map(len, pieces))
@@ -116,7 +116,7 @@ def insert(tokenizer: Any, text: list[int], facts: list[Fact], random: Random, l
 
 
 def sentence_ids(tokenizer: Any, fact: Fact) -> list[int]:
-    """The tokens of a fact's sentence in a text."""
+    """The token ids of a fact's sentence, as it is inserted into a text."""
     return _ids(tokenizer, f" {fact.sentence}")
 
 

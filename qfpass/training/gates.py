@@ -1,16 +1,16 @@
-"""Soft eviction: a gate between 0 and 1 for each key, so that what is kept can be learned by gradients."""
+"""Gates between 0 and 1 in place of eviction, so that gradients can teach which keys to keep."""
 
 import torch
 from torch.nn import functional as F
 
-LOWEST = -20.0  # of a gate's logarithm
+LOWEST = -20.0  # the smallest log of a gate
 
 
 def thresholds(score: torch.Tensor, count: torch.Tensor, temperature: float) -> torch.Tensor:
-    """For scores [..., n], the thresholds [...] above which `count` [...] keys lie, softly.
+    """The thresholds [...] above which `count` [...] of the scores [..., n] lie, softly.
 
-    sum_i sigmoid((score_i - threshold) / temperature) = count; found by bisection, with the gradients that
-    the equation implies.
+    A threshold solves sum_i sigmoid((score_i - threshold) / temperature) = count. It is found by bisection;
+    its gradients are those of the implicit equation.
     """
     with torch.no_grad():
         low = score.amin(-1) - 10 * temperature
@@ -28,12 +28,15 @@ def thresholds(score: torch.Tensor, count: torch.Tensor, temperature: float) -> 
 
 
 def log_gate(margin: torch.Tensor, temperature: float, always: torch.Tensor) -> torch.Tensor:
-    """log of the gates of keys `margin` above the threshold; 0 where they are `always` kept."""
+    """The logs of the gates of keys with scores `margin` above the threshold; 0 for `always` kept keys."""
     return F.logsigmoid(margin / temperature).clamp_min(LOWEST).masked_fill(always, 0.0)
 
 
 def logistic_noise(like: torch.Tensor) -> torch.Tensor:
-    """Noise of a logistic distribution: it makes a soft gate a coin whose mean is the gate."""
+    """Logistic noise in the shape of `like`.
+
+    x + noise is above 0 with probability sigmoid(x), so noise makes a gate a soft Bernoulli sample.
+    """
     share = torch.rand_like(like).clamp(1e-4, 1 - 1e-4)
     return torch.log(share / (1 - share))
 
@@ -45,9 +48,9 @@ def gated_attention(
     log_gates: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """Attention whose keys weigh by their gates: query [1, Hq, T, D], keys and values [1, Hkv, n, .].
+    """Attention output [1, Hq, T, Dv] with log_gates [Hkv, T, n] added to the logits.
 
-    log_gates [Hkv, T, n] are added to the logits; returns [1, Hq, T, Dv].
+    query [1, Hq, T, D], keys [1, Hkv, n, D], values [1, Hkv, n, Dv].
     """
     grouped = query.unflatten(1, (keys.shape[1], -1)).float() * scale
     logits = grouped @ keys[:, :, None].transpose(-1, -2).float() + log_gates[None, :, None]

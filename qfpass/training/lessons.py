@@ -1,4 +1,4 @@
-"""Lessons: a context with its keys and values, what follows it, and what the full model says there."""
+"""Makes lessons: a context's keys and values, suffixes of it, and the full model's predictions for them."""
 
 from collections.abc import Sequence
 from random import Random
@@ -7,32 +7,34 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..attention.find import Attention
 from ..errors import InputError
-from ..graph.attention import Attention
 from . import facts
-from .reader import Reader
+from .attend_with import AttendWith
 from .suffixes import Lesson, SuffixAttention
 
-FACTS = 8  # a context
-SUFFIX = 448  # tokens of questions and continuation
-CONTINUATION = 256  # tokens: long enough that what has just been read is evicted too
+FACTS = 8  # per context
+SUFFIX = 448  # tokens of continuation and questions together, at most
+CONTINUATION = 256  # tokens: so many that some of their own keys are evicted too
 
 
 class Teacher:
-    """Makes lessons of a text with the uncompressed model."""
+    """Makes lessons from texts with the uncompressed model."""
 
     def __init__(
-        self, reader: Reader, attentions: Sequence[Attention], tokenizer: Any, device: torch.device
+        self, reader: AttendWith, attentions: Sequence[Attention], tokenizer: Any, device: torch.device
     ) -> None:
         self._reader, self._attentions, self._tokenizer = reader, attentions, tokenizer
         self._device = device
 
     @torch.no_grad()
     def lesson(self, text: list[int], length: int, random: Random) -> Lesson:
-        """A lesson on a random piece of a text: `length` tokens with facts in them, and what follows.
+        """A lesson on a random piece of `text`: a context of `length` tokens with facts in it, and suffixes.
+
+        The suffixes are the text's continuation and questions about the facts.
 
         Raises:
-            InputError: the text is shorter than that.
+            InputError: the text is shorter than `length` and the continuation together.
         """
         spare = len(text) - length - CONTINUATION
         if spare < 0:
@@ -59,7 +61,7 @@ class Teacher:
             reach = attention.span.reach
             mask = None if reach is None else _within(reach, key.shape[2], key.device)
             return F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=mask is None, scale=attention.scale,
+                query, key, value, attn_mask=mask, is_causal=mask is None, scale=attention.form.scale,
                 enable_gqa=True,
             )  # fmt: skip
 
@@ -92,11 +94,13 @@ class Teacher:
             (asked if number else follows)[end - counted : end] = True
             start = end
         tokens = torch.tensor([i for block, _ in blocks for i in block], device=device)
-        places = torch.cat([torch.arange(len(b), device=device) for b, _ in blocks]) + len(context)
-        lesson = Lesson(before, keys, values, tokens, places, apart, asked, follows, torch.empty(0))
-        logits = self._reader.read(tokens, places, SuffixAttention(lesson, self._attentions))
+        positions = torch.cat([torch.arange(len(b), device=device) for b, _ in blocks]) + len(context)
+        lesson = Lesson(before, keys, values, tokens, positions, apart, asked, follows, torch.empty(0))
+        logits = self._reader.read(tokens, positions, SuffixAttention(lesson, self._attentions))
         expected = logits[asked | follows].float().log_softmax(-1)
-        return Lesson(before, keys, values, tokens, places, apart, asked, follows, expected.to(torch.float16))
+        return Lesson(
+            before, keys, values, tokens, positions, apart, asked, follows, expected.to(torch.float16)
+        )
 
     def _placed(self, ids: list[int], start: int) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = torch.tensor(ids, device=self._device)
@@ -104,10 +108,10 @@ class Teacher:
 
 
 def long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
-    """The texts, as tokens, of which lessons of `length` tokens can be made, each at several places.
+    """The texts (token ids) long enough that lessons of `length` tokens can start at several places.
 
     Raises:
-        InputError: there is none.
+        InputError: no text is long enough.
     """
     needed = max(int(1.25 * length), length + CONTINUATION)
     found = [ids for ids in texts if len(ids) > needed]
@@ -121,6 +125,7 @@ def long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
 
 
 def _within(reach: int, length: int, device: torch.device) -> torch.Tensor:
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place
+    """The causal mask [S, S] of a window of `reach` tokens, True where a key is seen."""
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position
     return (distance >= 0) & (distance < reach)

@@ -1,4 +1,4 @@
-"""The parameters that training moves, and the filters that they become."""
+"""The parameters that training learns, and their conversion to filters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,18 +6,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..filters.trained import TrainedFilters
-from ..graph.attention import Attention
+from ..attention.find import Attention
+from ..filters.trained_filters import TrainedFilters
 
-FORGETTING = 0.8  # at first: standard deviations of the score that a key loses as the slots refill once
-SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of layers, over one of them: few, since each is compiled
+FORGETTING = 0.8  # initially: deviations of the score that a key loses while a token per slot is read
+SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)  # relative sizes of layers: few, since each size is compiled
 
 
 class Scorer(nn.Module):
-    """Scores of the keys of layers that share their heads' number and widths, on standardised inputs.
+    """Scores the keys of L layers with equal head counts and widths, on standardised inputs.
 
-    `mean` and `deviation` [L, P] are those of the tokens' keys and values, `norm_mean` and `norm_deviation`
-    [L, Hkv] of the log norm of the values.
+    Buffers: `mean` and `deviation` [L, P] of a token's keys and values, P = Hkv * (D + Dv); `norm_mean` and
+    `norm_deviation` [L, Hkv] of the values' log norms. Parameters: `weight` [L, Hkv, P]; `norm_weight` and
+    `forgetting` [L, Hkv]; `size` [L], the logits of the layers' shares of the slots.
     """
 
     mean: torch.Tensor
@@ -26,7 +27,7 @@ class Scorer(nn.Module):
     norm_deviation: torch.Tensor
 
     def __init__(self, pairs: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> None:
-        """`pairs` [tokens, P] and `norms` [Hkv, tokens] of each layer."""
+        """Take means and deviations from `pairs` [tokens, P] and `norms` [Hkv, tokens] of each layer."""
         super().__init__()
         layers, width, heads = len(pairs), pairs[0].shape[1], norms[0].shape[0]
         self.register_buffer("mean", torch.stack([x.mean(0) for x in pairs]))
@@ -39,19 +40,19 @@ class Scorer(nn.Module):
         self.size = nn.Parameter(torch.zeros(layers))
 
     def forward(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """key and value [1, Hkv, n, .] of a layer -> scores [Hkv, n], age left out."""
+        """Scores [Hkv, n] of one layer's key and value [1, Hkv, n, .], without what they lose by age."""
         pairs = (pairs_of(key, value) - self.mean[layer]) / self.deviation[layer]
         norms = (log_norms(value) - self.norm_mean[layer][:, None]) / self.norm_deviation[layer][:, None]
         return self.weight[layer] @ pairs.T + self.norm_weight[layer][:, None] * norms
 
     @property
     def shares(self) -> torch.Tensor:
-        """Slots of each layer over their mean, [L]."""
+        """The slots of each layer over their mean, [L]."""
         return self.size.softmax(0) * len(self.size)
 
     @torch.no_grad()
     def round_shares(self) -> None:
-        """Let every share be one of `SIZES`, times a factor that keeps the mean at 1."""
+        """Round the shares to `SIZES` times a common factor, with mean 1, and make `size` untrainable."""
         shares, sizes = self.shares.cpu(), torch.tensor(SIZES)
         best: tuple[float, torch.Tensor] | None = None
         for factor in torch.linspace(0.4, 2.0, 161):
@@ -68,7 +69,7 @@ class Scorer(nn.Module):
     def filters(
         self, layers: Sequence[Attention], scored: Sequence[int], source: dict[str, Any]
     ) -> TrainedFilters:
-        """Filters of every attention; those that aren't `scored` (of a window) get zeros."""
+        """The filters of every attention; attentions that aren't `scored` (those with a window) get zeros."""
         made = [torch.zeros(a.kv_heads, self.weight.shape[2] + 2) for a in layers]
         shares = [1.0] * len(layers)
         for i, index in enumerate(scored):
@@ -80,10 +81,10 @@ class Scorer(nn.Module):
 
 
 def pairs_of(key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """key and value [1, Hkv, n, .] as one row a token, head by head: [n, Hkv * (D + Dv)] float32."""
+    """Each token's keys and values [1, Hkv, n, .] as one row, head by head: [n, Hkv * (D + Dv)] float32."""
     return torch.cat([key, value], -1)[0].transpose(0, 1).flatten(1).float()
 
 
 def log_norms(value: torch.Tensor) -> torch.Tensor:
-    """value [1, Hkv, n, Dv] -> [Hkv, n] float32."""
+    """The logs of the norms of value [1, Hkv, n, Dv]: [Hkv, n] float32."""
     return torch.linalg.vector_norm(value[0].float(), dim=-1).clamp_min(1e-12).log()

@@ -1,4 +1,4 @@
-"""Attention of texts that go on from a context, over the context's keys and their own, gated or not."""
+"""Attention of a lesson's suffixes over the context's keys and their own, with or without gates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from typing import Protocol
 
 import torch
 
-from ..graph.attention import Attention
+from ..attention.find import Attention
 from .gates import gated_attention
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Texts that go on from one context of n tokens, each as if the others weren't there.
+    """A context of n tokens and several suffixes, each of which follows the context by itself.
 
     Attributes:
         context: [n] token ids.
-        keys, values: per attention [1, Hkv, n, .], as the full model made them.
-        ids, positions: [T] of all suffixes, one behind the other.
-        apart: [T, T] bool, True where a token must not see another: it is later, or of another suffix.
-        asked: [T] bool, tokens that predict an answer; the others count as continuation if `follows`.
-        follows: [T] bool, tokens that predict the continuation.
-        expected: [counted, V] log-probabilities of the full model at the tokens that count.
+        keys, values: per attention [1, Hkv, n, .], computed by the full model.
+        ids, positions: [T] of all suffixes, concatenated.
+        apart: [T, T] bool, True where a token must not see another, which is later or in another suffix.
+        asked: [T] bool, True for tokens that predict an answer.
+        follows: [T] bool, True for tokens that predict the continuation.
+        expected: [counted, V] the full model's log-probabilities at tokens in `asked` or `follows`.
     """
 
     context: torch.Tensor
@@ -36,24 +36,24 @@ class Lesson:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the context."""
+        """The number of tokens in the context."""
         return len(self.context)
 
 
 class Gates(Protocol):
-    """How open the gates of a lesson's keys are, as logarithms."""
+    """The logs of the gates of a lesson's keys."""
 
     def of_context(self, index: int, distance: torch.Tensor) -> torch.Tensor:
-        """distance [T, n] of the context's keys from each suffix token -> [Hkv, T, n]."""
+        """Log gates [Hkv, T, n] of the context's keys, `distance` [T, n] tokens before each suffix token."""
 
     def of_suffixes(
         self, index: int, key: torch.Tensor, value: torch.Tensor, distance: torch.Tensor
     ) -> torch.Tensor:
-        """key and value [1, Hkv, T, .] of the suffixes, distance [T, T] -> [Hkv, T, T]."""
+        """Log gates [Hkv, T, T] of the suffixes' key and value [1, Hkv, T, .] at `distance` [T, T]."""
 
 
 class SuffixAttention:
-    """`attend` for `Reader.read` on a lesson's suffixes; every gate is open where there are no `gates`."""
+    """The `attend` that `AttendWith.read` takes, for a lesson's suffixes; without `gates` all are open."""
 
     def __init__(self, lesson: Lesson, attentions: Sequence[Attention], gates: Gates | None = None) -> None:
         self._lesson, self._attentions, self._gates = lesson, attentions, gates
@@ -64,7 +64,7 @@ class SuffixAttention:
     def __call__(
         self, index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """query [1, Hq, T, D], key and value [1, Hkv, T, .] of the suffixes -> [1, Hq, T, Dv]."""
+        """Output [1, Hq, T, Dv] for the suffixes' query [1, Hq, T, D], key and value [1, Hkv, T, .]."""
         attention, lesson = self._attentions[index], self._lesson
         reach = attention.span.reach
         if self._gates is not None and reach is None:
@@ -76,9 +76,10 @@ class SuffixAttention:
         own = own.masked_fill(lesson.apart, float("-inf"))
         keys = torch.cat([lesson.keys[index].to(key.dtype), key], dim=2)
         values = torch.cat([lesson.values[index].to(value.dtype), value], dim=2)
-        return gated_attention(query, keys, values, torch.cat([past, own], -1), attention.scale)
+        return gated_attention(query, keys, values, torch.cat([past, own], -1), attention.form.scale)
 
     def _within(self, reach: int | None, distance: torch.Tensor, heads: int) -> torch.Tensor:
+        """Log gates [Hkv, T, n]: 0 within a window of `reach` tokens, -inf beyond it."""
         open_gates = torch.zeros(distance.shape, device=distance.device)
         if reach is not None:
             open_gates = open_gates.masked_fill(distance >= reach, float("-inf"))

@@ -1,4 +1,4 @@
-"""qfpass.train: filters that make a compressed model say what the full one does."""
+"""`qfpass.train`: learns filters with which a compressed model predicts what the full model predicts."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,29 +12,29 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from ..attention.find import Attention, find_attentions
+from ..capture.export import capture
+from ..capture.original import original_of
 from ..errors import UnsupportedOpError
 from ..filters.calibrate import model_fingerprint
-from ..filters.trained import TrainedFilters
-from ..graph.attention import Attention, find_attentions
-from ..graph.capture import capture
-from ..graph.original import original_of
+from ..filters.trained_filters import TrainedFilters
 from ..store.scores import SCORES
-from .eviction import SoftEviction
+from .attend_with import AttendWith
 from .lessons import Teacher, long_enough
-from .reader import Reader
 from .scorer import Scorer, log_norms, pairs_of
+from .soft_eviction import SoftEviction
 from .suffixes import Lesson, SuffixAttention
 
 TEMPERATURE = 0.3  # of the gates, in standard deviations of the score
 LEARNING_RATE, WARM_UP = 5e-3, 10
-FASTER = {"forgetting": 3.0, "size": 5.0}  # learning rates, over the others'
-FREE_SIZES = 0.5  # of the steps; then the layers' sizes are rounded and the rest goes on learning
-AVERAGE = 0.97  # decay of the running mean of the parameters, which is what is kept
+RATE_FACTORS = {"forgetting": 3.0, "size": 5.0}  # learning rates of these parameters, relative to the others
+FREE_SIZES = 0.5  # share of the steps after which the layers' sizes are rounded and no longer learned
+MEAN_DECAY = 0.97  # decay of the parameters' running mean, which is the result
 ANSWERS, CONTINUATION = 2.0, 3.0  # weights of the losses
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The settings of one training; see `train`."""
 
     ratio: float
@@ -62,33 +62,38 @@ def train(
 ) -> TrainedFilters:
     """Trained filters of a model, for `qfpass.compile(model, ratio=8, filters=...)`.
 
-    The model reads pieces of the texts, with invented facts in them, and says how they go on and what the
-    facts are. Then it does so again with a gate on every key, open for the keys that its filter ranks
-    highest; filters, forgetting and the sizes of the layers are moved by gradients so that it says the same
-    (the Kullback-Leibler divergence of its next tokens). The model's weights stay as they are.
+    The full model reads pieces of the texts with invented facts in them. It predicts how each piece goes on
+    and answers questions about the facts. Then it predicts the same with a gate on every key, open for the
+    keys that the filters score highest. Gradient descent on the Kullback-Leibler divergence between the two
+    next-token distributions learns the filters, the forgetting and the layers' sizes. The model's weights
+    don't change.
 
     Args:
         model: a Hugging Face decoder in eval mode, or any that `qfpass.compile` takes; bfloat16 is faster.
-        tokenizer: turns texts into the model's ids, as transformers' do.
-        texts: of the kind that will be read, some longer than the longest lesson by a quarter and 256 tokens.
-        ratio: how many times smaller the store will be than the context; others work, less well.
-        steps: of gradient descent.
+        tokenizer: turns texts into the model's ids, as a tokenizer of transformers does.
+        texts: of the kind that will be read. For each of `lengths`, one must be more than a quarter and more
+            than 256 tokens longer.
+        ratio: how many times smaller than the context the store will be; other ratios work, less well.
+        steps: steps of gradient descent.
         lessons: pieces of text, held in memory with their keys and values.
-        lengths: tokens of the pieces, in turn: filters know no distance that is longer.
-        batch: lessons a step; a GPU has time for several.
-        description: what the texts are, kept with the filters.
+        lengths: tokens of the pieces, used in turn; the filters don't learn about longer distances.
+        batch: lessons per step; several make better use of a GPU.
+        seed: of the lessons and of the training.
+        description: says what the texts are; saved with the filters.
+        progress: show progress bars.
 
     Raises:
-        InputError: no text is long enough for a length.
-        UnsupportedOpError: attention whose logits are capped, biased or beside a sink.
+        InputError: no text is long enough for one of `lengths`.
+        UnsupportedOpError: an attention has capped or biased logits or a learned sink; no attention is
+            without a window, or those that are have heads of different shapes.
     """
-    plan = Plan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
+    plan = TrainingPlan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     captured = capture(original_of(model))
     attentions = find_attentions(captured, None)
     scored = _scored(attentions)
     with _frozen(captured.module), torch.random.fork_rng():
         torch.manual_seed(seed)
-        reader = Reader(captured, attentions)
+        reader = AttendWith(captured, attentions)
         teacher = Teacher(reader, attentions, tokenizer, captured.device)
         course = _lessons(teacher, tokenizer, texts, plan, progress)
         scorer = Scorer(*_samples(course, scored)).to(captured.device)
@@ -107,13 +112,13 @@ def train(
 
 
 def _scored(attentions: Sequence[Attention]) -> list[int]:
-    """The attentions that a bounded store serves: those without a window.
+    """The indices of the attentions whose filters are trained: those without a window.
 
     Raises:
-        UnsupportedOpError: an attention that training doesn't compute, or none to train.
+        UnsupportedOpError: training can't compute an attention, there is none to train, or shapes differ.
     """
     for a in attentions:
-        if a.softcap is not None or a.slopes is not None or a.sink is not None:
+        if not a.form.is_plain:
             raise UnsupportedOpError(
                 f"{a.name}: filters can't be trained for attention with capped or biased logits or a sink; "
                 "use qfpass.calibrate."
@@ -129,7 +134,7 @@ def _scored(attentions: Sequence[Attention]) -> list[int]:
 
 
 def _lessons(
-    teacher: Teacher, tokenizer: Any, texts: Iterable[str], plan: Plan, progress: bool
+    teacher: Teacher, tokenizer: Any, texts: Iterable[str], plan: TrainingPlan, progress: bool
 ) -> list[Lesson]:
     random = Random(plan.seed)
     tokens = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
@@ -144,7 +149,7 @@ def _lessons(
 def _samples(
     course: Sequence[Lesson], scored: Sequence[int]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Keys and values of a few lessons, for the inputs' means and deviations."""
+    """The inputs of `Scorer` for each scored layer: pairs [tokens, P] and norms [Hkv, tokens]."""
     few = course[:8]
     pairs = [torch.cat([pairs_of(x.keys[i], x.values[i]) for x in few]) for i in scored]
     norms = [torch.cat([log_norms(x.values[i]) for x in few], 1) for i in scored]
@@ -153,14 +158,14 @@ def _samples(
 
 def _descend(
     scorer: Scorer,
-    reader: Reader,
+    reader: AttendWith,
     attentions: Sequence[Attention],
     scored: Sequence[int],
     course: Sequence[Lesson],
-    plan: Plan,
+    plan: TrainingPlan,
     progress: bool,
 ) -> dict[str, list[float]]:
-    """Move the scorer's parameters and leave the running mean of them in their place; the mean losses."""
+    """Train the scorer and set its parameters to their running mean; returns the mean losses over time."""
     random = Random(plan.seed + 1)
     optimizer = _optimizer(scorer)
     means = {name: value.detach().clone() for name, value in scorer.named_parameters()}
@@ -182,7 +187,7 @@ def _descend(
             losses["continuation"].append(continuation.item())
         nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
-        decay = min(AVERAGE, (step + 1) / (step + 10))
+        decay = min(MEAN_DECAY, (step + 1) / (step + 10))
         for name, value in scorer.named_parameters():
             means[name].lerp_(value.detach(), 1 - decay)
     _restore(scorer, means)
@@ -191,14 +196,14 @@ def _descend(
 
 def _losses(
     scorer: Scorer,
-    reader: Reader,
+    reader: AttendWith,
     attentions: Sequence[Attention],
     scored: Sequence[int],
     lesson: Lesson,
     slots: int,
-    plan: Plan,
+    plan: TrainingPlan,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divergence from the full model, of answers and of the continuation, in nats a token."""
+    """The divergences from the full model of answers and of the continuation, in nats per token."""
     recent = SCORES["trained"].recent(slots)
     gates = SoftEviction(scorer, lesson, scored, slots, recent, plan.sinks, TEMPERATURE)
     logits = reader.read(lesson.ids, lesson.positions, SuffixAttention(lesson, attentions, gates))
@@ -211,13 +216,14 @@ def _losses(
 
 def _optimizer(scorer: Scorer) -> torch.optim.Optimizer:
     groups = [
-        {"params": [value], "factor": FASTER.get(name, 1.0)} for name, value in scorer.named_parameters()
+        {"params": [value], "factor": RATE_FACTORS.get(name, 1.0)}
+        for name, value in scorer.named_parameters()
     ]
     return torch.optim.Adam(groups, LEARNING_RATE)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-    """A warm-up, then a cosine down to a tenth."""
+    """Set the learning rates of one step: a warm-up times a cosine that falls to a tenth."""
     rate = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
     rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2
     for group in optimizer.param_groups:
@@ -231,7 +237,7 @@ def _restore(scorer: Scorer, means: dict[str, torch.Tensor]) -> None:
 
 
 def _thinned(losses: list[float], points: int = 10) -> list[float]:
-    """Means of `points` equal parts."""
+    """The means of about `points` equally long parts of the losses."""
     size = max(1, len(losses) // points)
     return [
         round(sum(losses[i : i + size]) / len(losses[i : i + size]), 4) for i in range(0, len(losses), size)
@@ -240,7 +246,7 @@ def _thinned(losses: list[float], points: int = 10) -> list[float]:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients for the model's parameters, which are as they were afterwards."""
+    """Inside, the model's parameters require no gradients; afterwards they do again if they did before."""
     wanted = [p for p in module.parameters() if p.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Which attention a model of transformers runs."""
+"""Tells which attention implementation a transformers model runs."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from .entry import Needed
 
 @Needed
 def attention_choice(model: nn.Module) -> str | None:
-    """Its name, such as sdpa or eager, that set_attn_implementation() takes; None for models of others.
+    """The name, such as "sdpa", that set_attn_implementation() takes; None for a model not of transformers.
 
     Without it: a model that runs a kernel of its own is traced as it is, and its attention may not be found.
     """

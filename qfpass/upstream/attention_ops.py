@@ -1,6 +1,7 @@
-"""torch's fused attention kernels that give the log-sum-exp too, as F.scaled_dot_product_attention doesn't.
+"""torch's fused attention kernels that also return the log-sum-exp (lse).
 
-Query [B, Hq, Sq, D], key and value [B, Hkv, Sk, D] -> out [B, Hq, Sq, D], lse [B, Hq, Sq].
+F.scaled_dot_product_attention doesn't return it. All take query [B, Hq, Sq, D], key and value [B, Hkv, Sk, D]
+and return out [B, Hq, Sq, D] and lse [B, Hq, Sq].
 """
 
 import torch
@@ -17,7 +18,7 @@ def flash_on_processor(
     bias: torch.Tensor | None,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on a processor, with a float32 bias or none; Hkv divides Hq. Rows must be dense.
+    """Attention and lse on a CPU, with a float32 bias or none; Hkv divides Hq. Rows must be contiguous.
 
     Without it: nothing can be compiled for a processor.
     """
@@ -31,7 +32,7 @@ def flash_on_processor(
 def flash_on_cuda(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on a GPU in half precision; Hkv divides Hq. Rows must be dense, a multiple of 8 wide.
+    """Attention and lse on a GPU in half precision; Hkv divides Hq. Rows: contiguous, a multiple of 8 wide.
 
     Without it: nothing in half precision can be compiled for a GPU.
     """
@@ -50,10 +51,10 @@ def efficient_on_cuda(
     causal: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on a GPU in any precision, Hkv = Hq, with a bias in the query's dtype or none.
+    """Attention and lse on a GPU in any precision, Hkv = Hq, with a bias in the query's dtype or none.
 
-    Rows must be dense, a multiple of 8 wide, and a bias's rows a multiple of 16 apart. The lse may be longer
-    than Sq.
+    Rows must be contiguous and a multiple of 8 wide; the stride of a bias's rows must be a multiple of 16.
+    The lse may be longer than Sq.
 
     Without it: neither float32 nor windows can be compiled for a GPU.
     """

@@ -1,4 +1,4 @@
-"""The name that a cache has in transformers' calls and outputs, which version 5.24 changed."""
+"""The name of the cache in the arguments and outputs of transformers, which version 5.24 changed."""
 
 import functools
 import inspect
@@ -7,35 +7,37 @@ from typing import Any
 from ..errors import InputError
 from .entry import Needed
 
-NAMES = ("past_key_values", "cache")
+CACHE_NAMES = ("past_key_values", "cache")
 
 
 @Needed
 @functools.cache
 def cache_name() -> str:
-    """`cache` from transformers 5.24 on, `past_key_values` before.
+    """The name of the cache argument: "cache" from transformers 5.24 on, "past_key_values" before.
 
     Without it: transformers' generate and a compiled model can't hand each other a session.
     """
     from transformers import GenerationMixin
 
     parameters = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
-    for name in NAMES:
+    for name in CACHE_NAMES:
         if name in parameters:
             return name
-    raise AttributeError(f"GenerationMixin.prepare_inputs_for_generation takes none of {', '.join(NAMES)}")
+    raise AttributeError(
+        f"GenerationMixin.prepare_inputs_for_generation takes none of {', '.join(CACHE_NAMES)}"
+    )
 
 
-def as_cache(cache: Any) -> dict[str, Any]:
-    """The keyword argument by which a model of transformers takes a cache."""
+def cache_kwargs(cache: Any) -> dict[str, Any]:
+    """The keyword arguments that pass `cache` to a model of transformers."""
     return {cache_name(): cache}
 
 
-def one_of(past_key_values: Any, cache: Any) -> Any:
-    """The cache that a call gave by either name, None if by neither.
+def cache_argument(past_key_values: Any, cache: Any) -> Any:
+    """The cache that a call passed under either name, or None.
 
     Raises:
-        InputError: by both, and they aren't the same.
+        InputError: both names were used for different objects.
     """
     if past_key_values is not None and cache is not None and past_key_values is not cache:
         raise InputError("cache and past_key_values are two names of one argument: give one of them.")
@@ -44,16 +46,16 @@ def one_of(past_key_values: Any, cache: Any) -> Any:
 
 @Needed
 def causal_output(logits: Any, cache: Any) -> Any:
-    """transformers' output of a causal language model, in which a session has both names.
+    """A CausalLMOutputWithPast in which the cache, a session, can be read under both names.
 
     Without it: a compiled model can't return what its original does.
     """
     from .outputs import SessionOutput
 
-    return SessionOutput(logits=logits, **as_cache(cache))
+    return SessionOutput(logits=logits, **cache_kwargs(cache))
 
 
 def give_both_names(output: Any) -> None:
-    """Let an output of generate have its cache as `cache` too, where transformers has the older name."""
+    """Set `output.cache` on an output of generate whose cache only has the older name."""
     if cache_name() == "past_key_values" and hasattr(output, "past_key_values"):
         output.cache = output.past_key_values

@@ -1,4 +1,4 @@
-"""Dynamo, the tracer of torch.compile: sizes that may change, guards that it asks, how often it compiles."""
+"""Dynamo, the tracer of torch.compile: dynamic sizes, guards, and how often it compiles."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,12 +10,12 @@ import torch
 from .entry import Needed, only_fast
 
 GuardFilter = Callable[[Sequence[Any]], Sequence[bool]]
-"""What torch.compile's option guard_filter_fn is given and gives: of each guard whether it is kept."""
+"""The type of torch.compile's option guard_filter_fn: says for each guard whether it is kept."""
 
 
 @Needed
 def mark_dynamic(tensor: torch.Tensor, dim: int, least: int | None = None, most: int | None = None) -> None:
-    """Say that a dimension has any size of 2 and more, or of these bounds, so that one graph serves all.
+    """Mark a dimension as dynamic, from `least` (default 2) to `most`, so that one graph serves all sizes.
 
     Without it: there would be a graph for each length, until Dynamo refuses to make more.
     """
@@ -26,7 +26,7 @@ def mark_dynamic(tensor: torch.Tensor, dim: int, least: int | None = None, most:
 
 @Needed
 def maybe_mark_dynamic(tensor: torch.Tensor, dim: int) -> None:
-    """Say that a dimension had better have any size, if the graph can do with that.
+    """Mark a dimension as dynamic unless the graph needs a fixed size.
 
     Without it: there would be a graph for each number of rows.
     """
@@ -37,7 +37,7 @@ def maybe_mark_dynamic(tensor: torch.Tensor, dim: int) -> None:
 
 @Needed
 def mark_unbacked(tensor: torch.Tensor, dim: int) -> None:
-    """Say that a dimension has any size, 0 and 1 among them, and that no graph may ask which.
+    """Mark a dimension as unbacked: one graph serves all sizes, 0 and 1 included, and can't branch on it.
 
     Without it: there would be graphs for stores that hold no key, one, and more.
     """
@@ -48,7 +48,7 @@ def mark_unbacked(tensor: torch.Tensor, dim: int) -> None:
 
 @Needed
 def graphs_of(code: CodeType) -> int:
-    """How many graphs Dynamo has compiled of a function's code and still keeps.
+    """The number of graphs that Dynamo has compiled for a function's code and still keeps.
 
     Without it: `qfpass.report` can't count them.
     """
@@ -59,7 +59,7 @@ def graphs_of(code: CodeType) -> int:
 
 @Needed
 def sizes_are_fixed() -> AbstractContextManager[Any]:
-    """Inside, what is compiled has the sizes that it is called with, but for those that are marked.
+    """A context in which Dynamo compiles for the sizes of the call, except for dimensions that are marked.
 
     Without it: what torch.compile(dynamic=True) calls would be compiled with every size dynamic.
     """
@@ -68,9 +68,9 @@ def sizes_are_fixed() -> AbstractContextManager[Any]:
 
 @Needed
 def recompiling_at_most(graphs: int) -> AbstractContextManager[Any]:
-    """Inside, Dynamo makes so many graphs of a function, and fails rather than run it uncompiled then.
+    """A context in which Dynamo makes at most `graphs` graphs of a function, and raises where it needs more.
 
-    Without it: a benchmark that compiles for many sizes would measure what isn't compiled.
+    Without it: a benchmark that compiles for many sizes would measure uncompiled code.
     """
     return _patched(
         recompile_limit=graphs, accumulated_recompile_limit=graphs, fail_on_recompile_limit_hit=True
@@ -81,7 +81,7 @@ def _patched(**settings: Any) -> AbstractContextManager[Any]:
     from torch._dynamo import config
 
     for name in settings:
-        getattr(config, name)  # raises here where there is none, rather than on entering
+        getattr(config, name)  # a missing setting raises here, not when the context is entered
     return config.patch(**settings)
 
 
@@ -91,18 +91,18 @@ def _no_filter(of_weights: bool) -> GuardFilter | None:
 
 @only_fast("guard_filter", plain=_no_filter)
 def guard_filter(of_weights: bool) -> GuardFilter | None:
-    """A filter that keeps guards of arguments and of global state such as autocast, and of weights if asked.
+    """A filter that keeps guards on arguments and global state such as autocast, and on weights if asked.
 
-    The others, some 1,200 for 30 layers, walk attributes of modules and code that nobody changes: global
-    hooks on modules, say, registered after the first call aren't seen.
+    The other guards, some 1,200 for 30 layers, check attributes of modules and code that normally never
+    change. So such a change, for example a global module hook registered after the first call, isn't seen.
 
-    Without it: Dynamo asks all guards in every call.
+    Without it: Dynamo checks all guards in every call.
     """
 
     def kept(guards: Sequence[Any]) -> list[bool]:
         try:
             return [_is_kept(guard.name, guard.guard_type, of_weights) for guard in guards]
-        except Exception as error:  # guards that have no such names any more
+        except Exception as error:  # guards whose attributes have been renamed
             guard_filter.give_up(error)
             return [True] * len(guards)
 

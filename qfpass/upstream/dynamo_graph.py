@@ -1,4 +1,4 @@
-"""Graphs that Dynamo traced: whose forward it is, and where the graph's inputs come from."""
+"""Graphs that Dynamo traced: which module's forward they are, and where their inputs come from."""
 
 import re
 from typing import Any
@@ -8,13 +8,13 @@ from torch import fx, nn
 from .entry import Needed
 
 _STEP = re.compile(r"\['?([^'\]]+)'?\]|\.(\w+)")
-_HOLDERS = {"_modules", "_parameters", "_buffers"}  # where a module keeps its parts; no part of a name
+_HOLDERS = {"_modules", "_parameters", "_buffers"}  # a module's own dictionaries, left out of names
 _MODEL = "L['self']"
 
 
 @Needed
 def module_being_traced() -> nn.Module | None:
-    """The module whose forward Dynamo is compiling, None if it is no module's.
+    """The module whose forward Dynamo is compiling; None if it compiles another function.
 
     Without it: torch.compile(backend="qfpass") can't know of which model the graph is.
     """
@@ -23,9 +23,9 @@ def module_being_traced() -> nn.Module | None:
 
 @Needed
 def source_of(placeholder: fx.Node) -> str:
-    """Where an input of a graph comes from: L['input_ids'], L['self']._modules['head']._parameters['weight'].
+    """The source of a graph's input, such as L['ids'] or L['self']._modules['head']._parameters['weight'].
 
-    To be asked while the graph is being compiled: Dynamo forgets it then.
+    Call it while the graph is being compiled: afterwards Dynamo has forgotten the source.
 
     Without it: torch.compile(backend="qfpass") can't tell ids, positions and weights apart.
     """
@@ -35,7 +35,7 @@ def source_of(placeholder: fx.Node) -> str:
 
 
 def _module_and_source() -> tuple[nn.Module | None, str]:
-    """The first argument, `self` by whatever name, and where it is: in a wrapper it may be in `args`."""
+    """The call's first argument, under any name or in `args`, and its source; None if it is no module."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     output = InstructionTranslator.current_tx().output
@@ -51,7 +51,7 @@ def _module_and_source() -> tuple[nn.Module | None, str]:
 
 @Needed
 def example_of(node: fx.Node) -> Any:
-    """The value that Dynamo traced a node with: a fake tensor, or a symbol for a size.
+    """The value that Dynamo traced a node with: a fake tensor, a symbolic size or a number.
 
     Without it: torch.compile(backend="qfpass") can't tell ids, sizes and numbers apart.
     """
@@ -60,7 +60,7 @@ def example_of(node: fx.Node) -> Any:
 
 @Needed
 def is_argument(source: str) -> bool:
-    """Whether a source is a local of the call, neither the model's nor a global such as math.pi.
+    """Whether a source is an argument of the call: not part of the model, not a global such as math.pi.
 
     Without it: see `source_of`.
     """
@@ -69,7 +69,7 @@ def is_argument(source: str) -> bool:
 
 @Needed
 def last_step(source: str) -> str:
-    """L['kwargs']['position_ids'] is position_ids, L['args'][1] is 1.
+    """The last key of a source: position_ids for L['kwargs']['position_ids'], 1 for L['args'][1].
 
     Without it: see `source_of`.
     """
@@ -78,7 +78,7 @@ def last_step(source: str) -> str:
 
 @Needed
 def name_in_model(source: str) -> str:
-    """A part's name in the model: L['self']._modules['head']._parameters['weight'] is head.weight.
+    """A part's name in the model: head.weight for L['self']._modules['head']._parameters['weight'].
 
     Without it: see `source_of`.
     """

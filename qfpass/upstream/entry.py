@@ -1,4 +1,4 @@
-"""The two kinds of entries: needed, and only fast."""
+"""The two kinds of entries, as decorators: `Needed`, and `only_fast` with a fallback."""
 
 import functools
 import sys
@@ -11,11 +11,11 @@ from ..errors import UpstreamError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_MISSING = (ImportError, AttributeError)  # what a name that has gone raises
+_MISSING = (ImportError, AttributeError)  # what a removed name raises
 
 
 def versions() -> str:
-    """Of torch and transformers as they run here."""
+    """The versions of torch and transformers, if they are imported, such as `torch 2.14.1`."""
     found = (
         (name, getattr(sys.modules.get(name), "__version__", None)) for name in ("torch", "transformers")
     )
@@ -23,7 +23,10 @@ def versions() -> str:
 
 
 class Needed(Generic[P, R]):
-    """A function that the pass can't do without; use it as a decorator."""
+    """A function that the pass can't work without; used as a decorator.
+
+    A call raises UpstreamError if the function meets a name that is missing.
+    """
 
     def __init__(self, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
@@ -41,11 +44,12 @@ class Needed(Generic[P, R]):
 
 
 class OnlyFast(Generic[P, R]):
-    """A function that makes something faster, and the plain way that runs where it fails.
+    """A function that makes something faster, and a plain fallback that runs if it raises.
 
     Attributes:
-        optimisation: the switch that it belongs to.
-        failure: why it failed last, None if it never did.
+        optimisation: the name of its switch in `qfpass.Switches`.
+        plain: the fallback, with the same signature.
+        failure: the reason of the last failure; None if it never failed.
     """
 
     def __init__(self, optimisation: str, function: Callable[P, R], plain: Callable[P, R]) -> None:
@@ -57,12 +61,12 @@ class OnlyFast(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return self.function(*args, **kwargs)
-        except Exception as error:  # whatever a private part raises that has changed
+        except Exception as error:  # a private part that has changed may raise anything
             self.give_up(error)
         return self.plain(*args, **kwargs)
 
     def give_up(self, error: Exception | str) -> None:
-        """Note that it doesn't work here, and say so once."""
+        """Keep `error` as the entry's failure; warns at the first one."""
         known, self.failure = self.failure, describe(error)
         if known is None:
             warnings.warn(
@@ -74,19 +78,19 @@ class OnlyFast(Generic[P, R]):
 
 
 def only_fast(optimisation: str, plain: Callable[P, R]) -> Callable[[Callable[P, R]], OnlyFast[P, R]]:
-    """Decorator of a function that makes something faster; `plain` is called where it fails."""
+    """A decorator for a function that makes something faster; `plain` is called if it raises."""
     return lambda function: OnlyFast(optimisation, function, plain)
 
 
 class UpstreamWarning(UserWarning):
-    """This version of torch or transformers makes something slower, or is untested."""
+    """An optimisation doesn't work with this version of torch or transformers, or the version is untested."""
 
 
 ENTRIES: list[Needed[Any, Any] | OnlyFast[Any, Any]] = []
 
 
 def failures_of(optimisation: str) -> list[str]:
-    """Why the entries of an optimisation failed, of those that did."""
+    """Name and failure of each entry of an optimisation that has failed."""
     return [
         f"{name_of(entry)}: {entry.failure}"
         for entry in ENTRIES
@@ -95,12 +99,12 @@ def failures_of(optimisation: str) -> list[str]:
 
 
 def name_of(entry: Needed[Any, Any] | OnlyFast[Any, Any]) -> str:
-    """Of its module and its function: fx.lazy_graph_module."""
+    """An entry's module and function, such as fx.lazy_graph_module."""
     return f"{entry.function.__module__.rpartition('.')[2]}.{entry.function.__name__}"
 
 
 def describe(error: Exception | str) -> str:
-    """The first line of what went wrong."""
+    """An error's type and the first line of its message; a string as it is."""
     if isinstance(error, str):
         return error
     first = next(iter(str(error).strip().splitlines()), "")

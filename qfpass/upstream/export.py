@@ -1,4 +1,4 @@
-"""torch.export: what it leaves out, leaves behind, puts into a graph and refuses."""
+"""torch.export: faster tracing, nodes that it adds to a graph, its errors and its size conditions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +11,28 @@ from torch.overrides import TorchFunctionMode
 
 from .entry import Needed, only_fast
 from .operators import name_of
-from .settings import as_it_is
+from .settings import no_change
 
 
-@only_fast("lean_tracing", plain=as_it_is)
+@only_fast("lean_tracing", plain=no_change)
 def lazily_made_modules() -> AbstractContextManager[Any]:
-    """Inside, no Python is generated for the modules that torch.export makes on its way and never calls.
+    """A context in which torch.export generates no Python for intermediate modules that it never calls.
 
-    Without it: it is generated.
+    Without it: that Python is generated.
     """
     from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
     return _use_lazy_graph_module(True)
 
 
-@only_fast("lean_tracing", plain=as_it_is)
+@only_fast("lean_tracing", plain=no_change)
 def without_grad_mode() -> AbstractContextManager[Any]:
-    """Inside, what runs under torch.no_grad() is traced, the switching of the grad mode isn't.
+    """A context in which tracing ignores changes of the grad mode, such as torch.no_grad().
 
-    torch.export makes modules of the parts between, and takes them apart again: a tenth of the time.
+    torch.export would make a module of each part between two changes and inline it again, which takes a
+    tenth of its time.
 
-    Without it: it takes that time.
+    Without it: torch.export takes that time.
     """
     return _WithoutGradMode(torch._C._set_grad_enabled, torch._C.DisableTorchFunction)
 
@@ -46,12 +47,12 @@ class _WithoutGradMode(TorchFunctionMode):
     ) -> Any:
         if func is not self._switch:
             return func(*args, **(kwargs or {}))
-        with self._hidden():  # from the modes below, of which one records it
+        with self._hidden():  # from the modes below, one of which would trace the call
             return func(*args)
 
 
 class GradModeCall(NamedTuple):
-    """A node that holds the graph of what runs in another grad mode, and what that is given."""
+    """A call of a subgraph in another grad mode: the node that holds the graph, and the call's operands."""
 
     body: fx.Node
     operands: tuple[Any, ...]
@@ -59,7 +60,7 @@ class GradModeCall(NamedTuple):
 
 @Needed
 def grad_mode_call(node: fx.Node) -> GradModeCall | None:
-    """What a node calls in another grad mode, giving a tuple; None of another node.
+    """The grad mode call that a node makes, which returns a tuple; None for any other node.
 
     Without it: a model that switches gradients on is refused, unless the tracing is lean.
     """
@@ -72,7 +73,7 @@ def grad_mode_call(node: fx.Node) -> GradModeCall | None:
 
 @only_fast("lean_tracing", plain=lambda: None)
 def forget_last_trace() -> None:
-    """Let go of the last trace, which torch.export keeps for a message about tensors that outlive it.
+    """Free the last trace, which torch.export keeps for an error message about tensors that outlive it.
 
     Without it: that memory is held until the next export.
     """
@@ -83,16 +84,16 @@ def forget_last_trace() -> None:
 
 @Needed
 def depends_on_values(error: Exception) -> bool:
-    """Whether torch.export refused a model that branches on, or takes a size from, numbers in tensors.
+    """Whether torch.export refused a model because a branch or a size depends on values in tensors.
 
-    Without it: the refusal is told in torch's own words.
+    Without it: the refusal shows torch's own message.
     """
     return "GuardOnDataDependentSymNode" in (kind.__name__ for kind in type(error).__mro__)
 
 
 @Needed
 def is_check(node: fx.Node) -> bool:
-    """Whether a node only checks what the trace took for granted.
+    """Whether a node only checks an assumption of the trace.
 
     Without it: a graph would refuse sizes and rewritten values that it works with.
     """
@@ -103,7 +104,7 @@ def is_check(node: fx.Node) -> bool:
 
 @Needed
 def size_conditions(program: torch.export.ExportedProgram) -> tuple[str, ...]:
-    """What a trace took for granted of its inputs' sizes; `sizes_hold` tells for which sizes each is true.
+    """The conditions on input sizes that a trace assumed, as Python code; `sizes_hold` evaluates one.
 
     Without it: a model that does something else with a longer text would not be noticed.
     """
@@ -112,9 +113,9 @@ def size_conditions(program: torch.export.ExportedProgram) -> tuple[str, ...]:
 
 @Needed
 def sizes_hold(condition: str, sizes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether one of `size_conditions` is true for inputs of these sizes, by name.
+    """Whether one of `size_conditions` is true for inputs of these sizes (input name -> shape).
 
-    Without it: as without those.
+    Without it: see `size_conditions`.
     """
     inputs = {name: torch.empty(tuple(size), device="meta") for name, size in sizes.items()}
     return bool(eval(condition, {"L": inputs, "math": math, "torch": torch}))

@@ -1,4 +1,4 @@
-"""Fake tensors, which have a form and no numbers, and sizes that are symbols."""
+"""Fake tensors and symbolic sizes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,29 +7,29 @@ from typing import Any
 import torch
 
 from .entry import Needed, only_fast
-from .settings import as_it_is, set_meanwhile
+from .settings import no_change, temporarily_set
 
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-"""run(operator, args, kwargs): what is to run in the place of an operator."""
+"""run(operator, args, kwargs) -> the output, called in place of each operator."""
 
 
-@only_fast("lean_tracing", plain=as_it_is)
+@only_fast("lean_tracing", plain=no_change)
 def without_fake_results_kept() -> AbstractContextManager[Any]:
-    """Inside, what operators give for fake tensors isn't kept for calls alike.
+    """A context in which operators' results on fake tensors aren't cached.
 
-    Where sizes are symbols, finding out whether it may be takes longer than running them: a third of the
-    time in which Dynamo traces a layer.
+    With symbolic sizes, looking up a cached result takes longer than running the operator: a third of the
+    time that Dynamo traces a layer.
 
     Without it: Dynamo takes that time.
     """
     import torch._dynamo
 
-    return set_meanwhile(torch._dynamo.config, "fake_tensor_cache_enabled", False)
+    return temporarily_set(torch._dynamo.config, "fake_tensor_cache_enabled", False)
 
 
 @only_fast("trace_layers_once", plain=lambda value: True)
 def has_sizes_of_values(value: Any) -> bool:
-    """Whether a traced value has sizes that depend on the numbers in tensors, or is such a size.
+    """Whether a traced value has sizes that depend on values in tensors (unbacked), or is such a size.
 
     Without it: every layer is taken for one that has, and so is traced.
     """
@@ -40,7 +40,7 @@ def has_sizes_of_values(value: Any) -> bool:
 
 @Needed
 def mode_of(fake: Any) -> AbstractContextManager[Any]:
-    """What makes operators run on fake tensors such as this one, new ones among them.
+    """The mode of a fake tensor: a context in which operators run on such tensors and create new ones.
 
     Without it: models that use flex_attention are refused.
     """
@@ -49,7 +49,7 @@ def mode_of(fake: Any) -> AbstractContextManager[Any]:
 
 
 class Fakes:
-    """Fake tensors of one kind; plain ones may be read beside them."""
+    """A fake tensor mode whose operators also take plain tensors, and which can watch every operator."""
 
     def __init__(self) -> None:
         from torch._export.utils import _compiling_state_context
@@ -71,26 +71,27 @@ class Fakes:
         self._exporting, self._unwatched, self._watcher = _compiling_state_context, no_dispatch, Watcher
 
     def fake(self, tensor: torch.Tensor) -> torch.Tensor:
-        """One of the same form."""
+        """A fake tensor with the shape, strides, dtype and device of `tensor`."""
         return self._mode.from_tensor(tensor)
 
     def is_fake(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` is a fake tensor."""
         return isinstance(tensor, self._kind)
 
     def device_of(self, tensor: torch.Tensor) -> torch.device:
-        """Asking a fake tensor itself runs an operator."""
+        """The device of a tensor; reading `tensor.device` of a fake one would run an operator."""
         return tensor.fake_device if isinstance(tensor, self._kind) else tensor.device
 
     def numbers_of(self, tensor: torch.Tensor) -> Any:
-        """Of a plain tensor, as nested lists; in the midst of fake ones too."""
+        """The values of a plain tensor as nested lists, also inside `watched`."""
         with self._unwatched():
             return tensor.tolist()
 
     @contextmanager
     def watched(self, run: Run) -> Iterator[None]:
-        """Inside, modules run as while they are exported, and `run` stands in every operator's place.
+        """A context in which modules behave as in torch.export and `run` is called in place of each operator.
 
-        It may run that operator, on these tensors.
+        `run` may call the operator on the same tensors.
         """
         with self._exporting(), self._mode, self._watcher(run):
             yield
@@ -102,14 +103,14 @@ def _no_fakes() -> Fakes | None:
 
 @only_fast("capture_cache", plain=_no_fakes)
 def fakes() -> Fakes | None:
-    """To see what a model does without its numbers.
+    """A `Fakes` with which to run a model without its weights' values; None if that doesn't work here.
 
-    Without it: there is no identity of a model, so every layer is traced, in every process.
+    Without it: a model has no digest of what it computes, so every layer is traced, in every process.
     """
     made, plain = Fakes(), torch.zeros(1)
     with made.watched(
         lambda operator, args, kwargs: operator(*args, **kwargs)
-    ):  # what has changed, fails now
+    ):  # a private part that has changed fails here
         made.device_of(made.fake(plain) + 1)
         made.numbers_of(plain)
     return made

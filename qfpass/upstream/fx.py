@@ -1,4 +1,4 @@
-"""FX graphs: modules whose Python nobody reads, graphs without equal nodes, graphs as bytes."""
+"""FX graphs: modules that generate Python lazily, removal of equal nodes, and serialisation."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,9 +8,9 @@ import torch
 from torch import fx, nn
 
 from .entry import Needed, only_fast
-from .settings import as_it_is, set_meanwhile
+from .settings import no_change, temporarily_set
 
-ALWAYS_WITH_STACK_TRACES = torch.__version__ < "2.13"  # earlier versions have no setting for them
+ALWAYS_WITH_STACK_TRACES = torch.__version__ < "2.13"  # earlier versions have no setting to turn them off
 
 
 def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -19,31 +19,31 @@ def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
 
 @only_fast("lean_tracing", plain=_graph_module)
 def lazy_graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph's module for which Python is generated when it is first called or its `code` is read.
+    """The graph's module, which generates Python only when it is first called or its `code` is read.
 
-    Without it: Python is generated at once, also of graphs that are only read.
+    Without it: Python is generated at once, also for graphs that are only read.
     """
     from torch.fx._lazy_graph_module import _LazyGraphModule
 
     return _LazyGraphModule(root, graph)
 
 
-@only_fast("lean_tracing", plain=as_it_is)
+@only_fast("lean_tracing", plain=no_change)
 def without_stack_traces() -> AbstractContextManager[Any]:
-    """Inside, no stack trace is kept for each node: a tenth of the time and more.
+    """A context in which nodes are traced without stack traces, which take a tenth of the time and more.
 
-    It is a setting of the process: if another thread has turned them off already, that is left to it.
+    The setting is one of the process. If another thread has turned them off already, it isn't touched.
 
     Without it: a stack trace is taken for each node.
     """
     if ALWAYS_WITH_STACK_TRACES and not hasattr(fx.config, "do_not_emit_stack_traces"):
-        return as_it_is()
-    return set_meanwhile(fx.config, "do_not_emit_stack_traces", True)
+        return no_change()
+    return temporarily_set(fx.config, "do_not_emit_stack_traces", True)
 
 
 @Needed
 def merge_equal_nodes(graph: fx.Graph) -> fx.Graph:
-    """A copy in which what is computed twice is computed once.
+    """A copy of the graph in which equal nodes are one (common subexpression elimination).
 
     Without it: each attention would seem to have a mask of its own, and layers no structure in common.
     """
@@ -53,7 +53,7 @@ def merge_equal_nodes(graph: fx.Graph) -> fx.Graph:
 
 
 class GraphPickling(NamedTuple):
-    """Graphs to bytes and back, with what their nodes hold of a trace: operators, fake tensors, symbols."""
+    """Functions from a graph to bytes and back, which keep operators, fake tensors and symbolic sizes."""
 
     dump: Callable[[fx.Graph], bytes]
     load: Callable[[bytes], fx.Graph]
@@ -65,7 +65,7 @@ def _no_pickling() -> GraphPickling | None:
 
 @only_fast("capture_cache", plain=_no_pickling)
 def graph_pickling() -> GraphPickling | None:
-    """How graphs are written down; a graph that holds something strange raises anything.
+    """The functions that serialise graphs; they may raise anything for a graph with unusual contents.
 
     Without it: no graph is kept between processes.
     """

@@ -1,6 +1,6 @@
-"""The steps of transformers' generate in whose place a compiled decoder has its own.
+"""The private steps of transformers' generate that a compiled decoder replaces.
 
-Imports transformers' generation, so that only what makes a compiled model of transformers imports this.
+This module imports transformers' generation. So only code that compiles a transformers model imports it.
 """
 
 import copy
@@ -12,13 +12,13 @@ from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
 from .cache import cache_name
 from .entry import Needed
 
-# What some versions put among the arguments of a forward: a session knows it, or no forward needs it.
+# Arguments that some versions pass to a forward although a session knows them or no forward needs them.
 _NOT_FOR_FORWARD = ("cache_position", "tokenizer", "assistant_tokenizer", "next_sequence_length")
 
 
 @Needed
 def require_generation_steps() -> None:
-    """See that generate still has the steps that `GenerationSteps` replaces.
+    """Raise unless generate still has the steps that `GenerationSteps` replaces.
 
     Without it: padding would be taken for text, and rows that have ended would read on.
     """
@@ -30,32 +30,33 @@ def require_generation_steps() -> None:
 def generation_settings(
     model: Any, given: GenerationConfig | None, named: dict[str, Any]
 ) -> GenerationConfig:
-    """The settings by which a call of generate goes: the model's own, then `given`, then those `named`.
+    """The settings of a call of generate: the model's own, overridden by `given`, then by `named`.
 
     Without it: what a session can't do isn't refused before the prompt is read.
     """
     settings = copy.deepcopy(model.generation_config)
     asked = {} if given is None else {k: v for k, v in given.to_dict().items() if v is not None}
     asked |= {name: value for name, value in named.items() if hasattr(settings, name)}
-    for name, value in asked.items():  # `update` would judge them first
+    for name, value in asked.items():  # `update` would validate them first
         setattr(settings, name, value)
     return settings
 
 
 class GenerationSteps:
-    """Stands before a model's own class, so that positions, masks and ended rows are a session's affair."""
+    """A base class before the model's own, so that the session handles positions, masks and ended rows."""
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """transformers' own, without a mask in steps: every row's new token is one, unless the row rests.
+        """The arguments of the next forward: those of GenerationMixin, without an attention mask in steps.
 
-        Not the model's class's: some old ones pass the whole text in every step, having no cache.
+        In a step every row has one new token, unless the row rests. The method of GenerationMixin is called,
+        not that of the model's class: some old classes have no cache and pass the whole text in every step.
         """
         generic: Any = GenerationMixin.prepare_inputs_for_generation
         session = kwargs[cache_name()]
         columns, session.columns_to_read = session.columns_to_read or 1, None
-        # Cut here, and not by each version's rules for what a cache has read.
+        # Cut here, since each version has its own rules for what a cache has read already.
         kwargs |= {"next_sequence_length": columns, "cache_position": torch.arange(columns)}
         own = input_ids[:, -columns:]
         inputs = generic(self, own, *args, is_first_iteration=is_first_iteration, **kwargs)
@@ -68,13 +69,13 @@ class GenerationSteps:
         return inputs
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        """None: a session knows its rows' positions, also behind padding on the right."""
+        """Return no positions: the session knows those of its rows, also after padding on the right."""
 
     def _sample(
         self, input_ids: torch.Tensor, *args: Any, stopping_criteria: StoppingCriteriaList, **kwargs: Any
     ) -> Any:
         session = kwargs[cache_name()]
-        # Without an end-of-text token, transformers lets finished rows write on until all are.
+        # Without an end-of-text token, transformers lets ended rows write on until all rows have ended.
         padded = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         if padded and len(input_ids) > 1:
             stopping_criteria = _Resting(stopping_criteria, session)
@@ -87,7 +88,7 @@ class GenerationSteps:
 
 
 class _Resting(StoppingCriteriaList):
-    """Criteria that let a session's rows rest once they have ended and read their last token."""
+    """Stopping criteria that let a session's rows rest after they have ended and read their last token."""
 
     def __init__(self, criteria: StoppingCriteriaList, session: Any) -> None:
         super().__init__(criteria)

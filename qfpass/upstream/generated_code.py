@@ -1,6 +1,6 @@
-"""What Inductor generates for a processor: Python that allocates, makes views and calls kernels.
+"""The Python that Inductor generates for a CPU, which allocates tensors, makes views and calls kernels.
 
-Code that does nothing else can be recorded: its kernels do again what they did.
+Code that does nothing else can be recorded: to repeat a run, it is enough to call its kernels again.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,32 +13,33 @@ import torch
 from .entry import only_fast
 from .inductor import Generated
 
-Note = Callable[[Callable[..., Any], bool], Callable[..., Any]]
-"""note(function, gives_out): what is to be called in its place; `gives_out` if it should write to `out=`."""
+WrapKernel = Callable[[Callable[..., Any], bool], Callable[..., Any]]
+"""note(function, gives_out) -> the function to call instead; `gives_out` if it must write to `out=`."""
 
-_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}  # of Inductor's extern_kernels, into a tensor given as `out`
+_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}  # of Inductor's extern_kernels, which take `out`
 _DTYPES = {name for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-# What generated code may use beside kernels: it makes tensors and counts.
+# What generated code may use beside kernels: functions that make tensors and count.
 _NAMES = {
     "empty_strided_cpu", "reinterpret_tensor", "extern_kernels", "torch", "min", "max", "RuntimeError",
 }  # fmt: skip
 _ATTRIBUTES = {*_PRODUCTS, *_DTYPES, "clear"}
 
 
-class Code(NamedTuple):
+class KernelCode(NamedTuple):
     """Generated code that does nothing but call kernels.
 
     Attributes:
-        function: a Python function, of which `holder` is the first argument.
-        kernels: what it calls, by name.
+        function: the Python function.
+        holder: its first argument.
+        kernels: the kernels that it calls, by name.
     """
 
     function: Any
     holder: Any
     kernels: Mapping[str, Any]
 
-    def with_calls(self, note: Note) -> Generated:
-        """The same code, which calls what `note` gives for each kernel and each product of a library."""
+    def with_calls(self, note: WrapKernel) -> Generated:
+        """The same code, but calling what `note` returns for each kernel and each library matrix product."""
         names: dict[str, Any] = {**self.function.__globals__}
         names |= {name: note(kernel, False) for name, kernel in self.kernels.items()}
         products = names.get("extern_kernels")
@@ -48,15 +49,15 @@ class Code(NamedTuple):
         return MethodType(FunctionType(self.function.__code__, names), self.holder)
 
 
-def _unread(generated: Generated) -> Code | str:
+def _unread(generated: Generated) -> KernelCode | str:
     return "generated code can't be read"
 
 
 @only_fast("replay", plain=_unread)
-def code_of(generated: Generated) -> Code | str:
-    """Generated code, if all that it does is known: but arithmetic, it does everything by a name.
+def code_of(generated: Generated) -> KernelCode | str:
+    """The code, if it does nothing but call kernels; else the reason why it can't be recorded.
 
-    Else what is in the way.
+    The check compares the names in its bytecode with a list: Python code does all but arithmetic by name.
 
     Without it: nothing is recorded.
     """
@@ -73,9 +74,9 @@ def code_of(generated: Generated) -> Code | str:
     others = {name for name, value in kernels.items() if not _is_kernel(value)} | (attributes - _ATTRIBUTES)
     if others:
         return f"generated code uses {', '.join(sorted(others))}"
-    return Code(function, generated.__self__, kernels)
+    return KernelCode(function, generated.__self__, kernels)
 
 
 def _is_kernel(value: Any) -> bool:
-    """Whether it is a function of Inductor's C++, which works on pointers and numbers alone."""
+    """Whether `value` is one of Inductor's C++ functions, which take only pointers and numbers."""
     return isinstance(value, BuiltinFunctionType) and value.__name__ == "kernel"

@@ -1,4 +1,4 @@
-"""Inductor, which torch.compile generates code with: its options, its caches, a hook on what it generated."""
+"""Inductor, the code generator of torch.compile: backends with a hook on its code, options and caches."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +12,21 @@ from torch import fx
 from .entry import Needed, only_fast
 
 Generated = Callable[[list[Any]], Sequence[Any]]
-"""What Inductor generates for a graph: it takes its inputs as a list, which it empties."""
+"""The function that Inductor generates for a graph: it takes a list of inputs, which it empties."""
 
 Wrap = Callable[[Generated], Generated]
-"""What is to be called in the place of generated code."""
+"""wrap(generated) -> the function to call instead of the generated one."""
 
 Lower = Callable[..., Any]
-"""What an operator becomes in Inductor's own graph, given its operands there."""
+"""The lowering of an operator: from operands in Inductor's graph to the output there."""
 
 
 class Backend:
-    """A backend for torch.compile: Inductor with these options, its code put through `wrap`."""
+    """A backend for torch.compile: Inductor with `options`, which calls `wrap` on the code it generates.
+
+    Attributes:
+        options: all of Inductor's options, defaults of torch.compile included.
+    """
 
     def __init__(self, options: Mapping[str, Any], wrap: Wrap) -> None:
         from torch._inductor import config
@@ -41,7 +45,7 @@ def _no_backend(options: Mapping[str, Any], wrap: Wrap) -> Backend | None:
 
 @only_fast("piecewise", plain=_no_backend)
 def backend_for_pieces(options: Mapping[str, Any], wrap: Wrap) -> Backend | None:
-    """Inductor that lets its code be called past Dynamo; the options must be known to it.
+    """A backend whose generated code can be called past Dynamo; Inductor must know the options.
 
     Without it: torch.compile's own Inductor compiles the whole graph.
     """
@@ -50,15 +54,15 @@ def backend_for_pieces(options: Mapping[str, Any], wrap: Wrap) -> Backend | None
 
 @only_fast("replay", plain=_no_backend)
 def backend_for_replays(options: Mapping[str, Any], wrap: Wrap) -> Backend | None:
-    """Inductor that lets the calls of its code be recorded; the options must be known to it.
+    """A backend whose generated code can be recorded; Inductor must know the options.
 
-    Without it: torch.compile's own Inductor is asked, and steps are made as they are.
+    Without it: torch.compile's own Inductor is used, and steps aren't replayed.
     """
     return Backend(options, wrap)
 
 
 def _by_policy(options: Mapping[str, Any], wrap: Wrap) -> Callable[..., Any]:
-    """By a policy for CUDA graphs, which Inductor lets wrap what it compiled and what caches gave back."""
+    """compile_fx with a CUDA graph policy, which may wrap all code, newly compiled or from a cache."""
     from torch._inductor.compile_fx import compile_fx
     from torch._inductor.cudagraph_utils import CUDAGraphPolicy
 
@@ -73,7 +77,10 @@ def _by_policy(options: Mapping[str, Any], wrap: Wrap) -> Callable[..., Any]:
 
 
 def _by_inner_compile(options: Mapping[str, Any], wrap: Wrap) -> Callable[..., Any]:
-    """In torch 2.11, around what compiles within AOTAutograd, whose cache would go past it and isn't used."""
+    """compile_fx for torch 2.11, with `wrap` in its inner compiler.
+
+    AOTAutograd's cache is turned off, since a cached result would bypass the inner compiler.
+    """
     from torch._functorch import config
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
@@ -99,7 +106,7 @@ def _wrapped(output_code: Any, wrap: Wrap) -> Any:
 
 @Needed
 def options_of_mode(mode: str) -> dict[str, Any]:
-    """The options that torch.compile's `mode` stands for.
+    """The Inductor options that a `mode` of torch.compile stands for.
 
     Without it: only the default mode can be asked for.
     """
@@ -107,16 +114,16 @@ def options_of_mode(mode: str) -> dict[str, Any]:
     return dict(options)
 
 
-def known(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that this version of Inductor has."""
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `options` that this version of Inductor has."""
     return {name: value for name, value in options.items() if _is_known(name, value)}
 
 
 def refuse_unknown(options: Mapping[str, Any]) -> None:
-    """Let torch.compile look at a user's options of Inductor.
+    """Raise if torch.compile refuses a user's options of Inductor.
 
     Raises:
-        RuntimeError: torch.compile's, of an option that isn't there or has a value of another type.
+        RuntimeError: torch.compile's own, for an unknown option or a value of the wrong type.
     """
     torch.compile(_nothing, backend="inductor", options=dict(options))
 
@@ -134,8 +141,8 @@ def _nothing() -> None:
     pass
 
 
-def caches_apart(tag: str) -> AbstractContextManager[Any]:
-    """Inside, what is compiled is found in Inductor's and AOTAutograd's caches by this tag too."""
+def cache_key_tagged(tag: str) -> AbstractContextManager[Any]:
+    """A context in which the keys of Inductor's and AOTAutograd's caches also contain `tag`."""
     tag = f"{torch.compiler.config.cache_key_tag} {tag}".strip()
     patched: AbstractContextManager[Any] = torch.compiler.config.patch(cache_key_tag=tag)  # type: ignore[attr-defined]
     return patched
@@ -147,9 +154,9 @@ def _no_loops(lowerings: Callable[[], Mapping[Any, Lower]]) -> bool:
 
 @only_fast("own_loops", plain=_no_loops)
 def lower_to_own_loops(lowerings: Callable[[], Mapping[Any, Lower]]) -> bool:
-    """Let Inductor lower operators as `lowerings()` says, whatever it has made of them before; True if so.
+    """Register `lowerings()` (operator -> lowering) with Inductor, over any registered before; returns True.
 
-    An operator whose lowering fails is called as it is.
+    An operator whose lowering fails is called unlowered.
 
     Without it: Inductor's own kernels run.
     """
@@ -161,9 +168,9 @@ def lower_to_own_loops(lowerings: Callable[[], Mapping[Any, Lower]]) -> bool:
 
 
 def gave_up_loops(error: Exception) -> bool:
-    """Whether an error was that loops of ours don't compile as C++, so that they aren't used from now on.
+    """Whether `error` says that the C++ of our loops doesn't compile; if so, they are no longer used.
 
-    They are written with at::vec, which may change from version to version.
+    They are written with at::vec, which may change between versions.
     """
     if lower_to_own_loops.failure is not None or "CppCompileError" not in f"{type(error)} {error}":
         return False

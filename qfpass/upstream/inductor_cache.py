@@ -1,4 +1,4 @@
-"""Inductor's cache: where it is, if it is used."""
+"""Inductor's cache folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def _none() -> Path | None:
 
 @only_fast("capture_cache", plain=_none)
 def cache_folder() -> Path | None:
-    """The folder in which Inductor keeps what it compiles; None if it is told to keep nothing.
+    """The folder in which Inductor caches what it compiles; None if its caches are turned off.
 
     Without it: no graph is kept between processes.
     """

@@ -1,6 +1,6 @@
-"""Loops of our own in Inductor's code for processors: a C++ source, compiled as its own loops are.
+"""Our own C++ loops in Inductor's CPU code, compiled as its generated loops are.
 
-This imports Inductor's parts at once, so only `inductor.lower_to_own_loops` and what it calls may import it.
+This module imports Inductor at once, so only `inductor.lower_to_own_loops` and what it calls may import it.
 """
 
 from abc import ABC, abstractmethod
@@ -27,11 +27,11 @@ Operand = Any
 
 
 class LoopTemplate(CppTemplate, ABC):
-    """A source with operands filled in, of which some may be missing.
+    """A C++ source that Inductor renders for given operands, some of which may be None.
 
     Attributes:
-        operator: the name of what the loops compute.
-        source: a Jinja template, given `name`, `definition`, `profile` and what `fields` gives.
+        operator: a name for what the loops compute, shown by the profiler.
+        source: a Jinja template of `name`, `definition`, `profile` and the variables from `fields`.
     """
 
     operator: ClassVar[str]
@@ -45,13 +45,14 @@ class LoopTemplate(CppTemplate, ABC):
     @property
     @abstractmethod
     def operand_names(self) -> Sequence[str]:
-        """Of the kernel's parameters, one an operand."""
+        """The names of the kernel's parameters, one per operand."""
 
     @abstractmethod
     def fields(self, kernel: Any) -> dict[str, Any]:
-        """Sizes, strides and addresses that the source names."""
+        """The source's own variables: sizes, strides and addresses."""
 
     def render(self, **asked: Any) -> str:
+        """The C++ source with all variables filled in; Inductor calls it."""
         kernel = asked["kernel"]
         out = asked.get("template_buffer_node") or self.output_node
         definition = kernel.def_kernel(
@@ -67,13 +68,13 @@ class LoopTemplate(CppTemplate, ABC):
 
 
 def _profile(kernel: Any, operator: str) -> str:
-    """What marks the kernel for the profiler, by its name where it can be given one (from torch 2.13 on)."""
+    """C++ that marks the kernel for the profiler, under the name `operator` from torch 2.13 on."""
     mark = kernel.maybe_codegen_profile
     return mark(operator) if signature(mark).parameters else mark()
 
 
 def lower_to_loops(template: type[LoopTemplate], operands: Sequence[Operand], size: Sequence[Any]) -> IRNode:
-    """What the loops make of operands, the first one's device theirs: float32 of this size, dense."""
+    """The output of a template's loops: contiguous float32 of this size, on the first operand's device."""
     strides = FlexibleLayout.contiguous_strides(size)
     layout = FixedLayout(operands[0].get_device(), torch.float32, list(size), strides)
     with _sizes_of_trial():
@@ -83,9 +84,9 @@ def lower_to_loops(template: type[LoopTemplate], operands: Sequence[Operand], si
 
 
 def _sizes_of_trial() -> AbstractContextManager[Any]:
-    """Inside, a template may be generated though sizes are known only at run time.
+    """A context in which a template can be generated although some sizes are known only at run time.
 
-    It gets arguments for a trial, which nobody makes; torch 2.11 has none then.
+    Inductor asks for example sizes for a trial that is never run. In torch 2.11 they need a fallback.
     """
     sizes: Any = V.graph.sizevars
     if hasattr(sizes, "size_hints"):
@@ -93,44 +94,44 @@ def _sizes_of_trial() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def in_memory(operand: Operand) -> Operand:
-    """The operand, computed by now."""
+def realized(operand: Operand) -> Operand:
+    """The operand, realised: computed and stored before the loops run."""
     return realize_inputs(operand)
 
 
-def dense(operand: Operand) -> Operand:
-    """The operand without gaps: of those as dense as a template wants them, a vector may still have some."""
-    return ExternKernel.require_contiguous(in_memory(operand))
+def as_contiguous(operand: Operand) -> Operand:
+    """The operand, realised and contiguous; a realised vector may still have gaps between its elements."""
+    return ExternKernel.require_contiguous(realized(operand))
 
 
-def as_rows(operand: Operand) -> Operand:
-    """A matrix whose rows' numbers lie together; one that is computed may lie in any order."""
-    operand = in_memory(operand)
+def as_contiguous_rows(operand: Operand) -> Operand:
+    """The matrix with contiguous rows: itself if its layout is fixed and has them, else made contiguous."""
+    operand = realized(operand)
     layout = operand.maybe_get_layout()
     if isinstance(layout, FixedLayout) and V.graph.sizevars.statically_known_equals(layout.stride[1], 1):
         return operand
-    return dense(operand)
+    return as_contiguous(operand)
 
 
-def fixed(size: Any) -> int:
-    """A size that the loops are compiled for."""
+def static_size(size: Any) -> int:
+    """The size as an int that the loops are compiled for; guards on it."""
     return int(V.graph.sizevars.guard_int(size))
 
 
-def start(kernel: Any, operand: Operand) -> str:
-    """An operand's first number."""
+def first_element(kernel: Any, operand: Operand) -> str:
+    """The C++ expression for an operand's first element."""
     return kernel.index(operand, ["0"] * len(operand.get_size()))
 
 
 def register(operator: torch._ops.OpOverload, lower: Lower) -> None:
-    """Let Inductor lower an operator so; where that fails, loops are given up and the operator is called."""
+    """Register `lower` for an operator; if it raises, our loops are given up and the operator is called."""
     call = fallback_handler(operator, add_to_fallback_set=False)
 
     def lower_or_call(*operands: Any) -> Any:
         if lower_to_own_loops.failure is None:
             try:
                 return lower(*operands)
-            except Exception as error:  # whatever Inductor raises of a template that it has outgrown
+            except Exception as error:  # a changed Inductor may raise anything
                 lower_to_own_loops.give_up(error)
         return call(*operands)
 

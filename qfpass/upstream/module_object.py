@@ -1,4 +1,4 @@
-"""A module as an object: what a wrapper wraps, a copy that shares its parts, one that stays where it is."""
+"""Modules as objects: unwrap one, copy one that shares its parts, and refuse to move or cast one."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from .entry import Needed
 def inside_torch_compile(module: nn.Module) -> nn.Module:
     """The module that `torch.compile(module)` wrapped, or the module itself.
 
-    Without it: what torch.compile gives would be compiled with its wrapper, and have no `generate`.
+    Without it: a model from torch.compile would be compiled with its wrapper, and have no `generate`.
     """
     from torch._dynamo.eval_frame import OptimizedModule
 
@@ -23,11 +23,11 @@ def inside_torch_compile(module: nn.Module) -> nn.Module:
 
 
 @Needed
-def twin_object(module: nn.Module) -> nn.Module:
-    """Another object with the same parts, in dictionaries of its own, and without hooks.
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """A copy of the module object that shares its parts but has its own dictionaries, and no hooks.
 
-    What `module` itself has in the place of its class's methods, as accelerate's hooks put there or
-    `module.compile()`, is left out.
+    Attributes of `module` that hide a method of its class aren't copied: accelerate's hooks and
+    `module.compile()` set such attributes.
 
     Without it: what is set on a compiled model would be set on the original too.
     """
@@ -46,19 +46,19 @@ def twin_object(module: nn.Module) -> nn.Module:
 
 @Needed
 def require_moves_in_one_place() -> None:
-    """See that `.to()`, `.cuda()`, `.half()` and their like still go by `_apply`, which `Unmoved` replaces.
+    """Raise unless nn.Module has `_apply`, which `.to()` and `.half()` call and `SharedParameters` overrides.
 
     Without it: moving a compiled model would move its original's parameters, unnoticed.
     """
     nn.Module._apply  # noqa: B018
 
 
-class Unmoved(nn.Module, ABC):
-    """A module whose parameters are another's, so that whatever would move or cast them is asked first."""
+class SharedParameters(nn.Module, ABC):
+    """A module that shares another's parameters, so that it is asked before they are moved or cast."""
 
     @abstractmethod
     def refuse_to_become(self, like: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Raise if `like`, which a method such as `.to()` does to each tensor, would change one."""
+        """Raise if `like`, which a method such as `.to()` applies to each tensor, would change one."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         self.refuse_to_become(fn)

@@ -1,4 +1,4 @@
-"""Modules and weights: hooks, tensors made of several, and how often a tensor was changed."""
+"""Modules and tensors: hooks, the parts of tensor subclasses, version counters and attributes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from .entry import Needed, only_fast
 
 @only_fast("trace_layers_once", plain=lambda module: True)
 def has_hooks(module: nn.Module) -> bool:
-    """Whether code of others runs before or after a module's forward.
+    """Whether a module has forward hooks or forward pre-hooks.
 
     Without it: every module is taken for one that has hooks, and so is traced.
     """
@@ -20,7 +20,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 @Needed
 def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that one of a class such as a quantised weight's consists of; none of a plain tensor.
+    """The tensors that a tensor subclass, such as a quantised weight, consists of; [] for a plain tensor.
 
     Without it: quantised weights would be taken for plain ones.
     """
@@ -31,17 +31,17 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 @Needed
-def counts_of_changes(tensors: Iterable[torch.Tensor]) -> list[int]:
-    """How often each was changed in place, counted from any number.
+def version_counters(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """The version counter of each tensor, which every change in place increases.
 
-    Without it: copies of weights wouldn't follow a change, unnoticed.
+    Without it: a change of weights that have copies would not be noticed.
     """
     return [tensor._version for tensor in tensors]
 
 
 @Needed
-def own_values(module: nn.Module) -> dict[str, Any]:
-    """All that a module holds itself, by name, as it changes: parameters, buffers, parts and hooks among it.
+def attributes_of(module: nn.Module) -> dict[str, Any]:
+    """The module's own attributes by name, as a live dictionary, with parameters, buffers, parts and hooks.
 
     Without it: what is set on a model after compile would not be noticed.
     """

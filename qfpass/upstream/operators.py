@@ -1,4 +1,4 @@
-"""Operators: their names, what they write and give, and those that only some versions of torch have."""
+"""Operators: their names, arguments and aliases, and those that only some versions of torch have."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ _OPERATOR = type(torch.ops.aten.add.Tensor)
 
 @Needed
 def name_of(target: Any) -> str:
-    """An operator's name with its overload, aten::add_.Tensor or aten::relu; "" of what is no operator.
+    """An operator's name with its overload, aten::add_.Tensor or aten::relu; "" for any other target.
 
     Without it: no attention is recognised.
     """
@@ -22,8 +22,8 @@ def name_of(target: Any) -> str:
 
 
 @Needed
-def existing(*names: str) -> tuple[Operator, ...]:
-    """The operators of these names, as `name_of` gives them, that there are: no graph calls the others.
+def available_operators(*names: str) -> tuple[Operator, ...]:
+    """The operators with these names (as from `name_of`), without those that this torch doesn't have.
 
     Without it: operators that torch has no public name for would not be understood in a graph.
     """
@@ -38,7 +38,7 @@ def existing(*names: str) -> tuple[Operator, ...]:
 
 @Needed
 def argument_names(operator: Any) -> list[str]:
-    """By place.
+    """The names of an operator's arguments, in order.
 
     Without it: the operands of flash_attn's operator can't be told apart.
     """
@@ -46,8 +46,8 @@ def argument_names(operator: Any) -> list[str]:
 
 
 @Needed
-def number_arguments(target: Any) -> set[int | str]:
-    """Places and names of the arguments that an operator computes with, not of sizes or indices.
+def value_arguments(target: Any) -> set[int | str]:
+    """Positions and names of an operator's tensor and number arguments, which it computes with; no sizes.
 
     Without it: a value that is computed from a text's length would not be noticed.
     """
@@ -62,9 +62,9 @@ def number_arguments(target: Any) -> set[int | str]:
 
 @Needed
 def written_arguments(target: Any) -> list[tuple[int, str]]:
-    """Place and name of each argument that an operator changes in place; none of what is no operator.
+    """Position and name of each argument that an operator writes to; [] for any other target.
 
-    Without it: a value would be read before or after a change that must come first.
+    Without it: a value could be read on the wrong side of a change in place.
     """
     if not _is_operator(target):
         return []
@@ -74,11 +74,11 @@ def written_arguments(target: Any) -> list[tuple[int, str]]:
 
 @Needed
 def may_give_views(target: Any) -> bool:
-    """Whether what a node calls may give a view of its input, or isn't known not to.
+    """Whether a node's target may return a view of its input; True if that isn't known.
 
-    An operator says so of itself, but not one that consists of others: reshape gives a view at times.
+    A schema says so, except for an operator composed of others: reshape sometimes returns a view.
 
-    Without it: a change in place of a view would be lost for what it is a view of.
+    Without it: a change in place of a view would not reach the tensor that it views.
     """
     if not _is_operator(target):
         return True
@@ -87,7 +87,7 @@ def may_give_views(target: Any) -> bool:
 
 
 class FlexCall(NamedTuple):
-    """A call of flex_attention: the two functions are nodes that hold graphs, with further inputs of each."""
+    """A call of flex_attention; `score_mod` and `mask_mod` are nodes that hold graphs with further inputs."""
 
     query: Any
     key: Any
@@ -101,7 +101,7 @@ class FlexCall(NamedTuple):
 
 @Needed
 def flex_attention_call(node: fx.Node) -> FlexCall | None:
-    """The operands of a node that calls flex_attention; None of another node.
+    """The operands of a node that calls flex_attention; None for any other node.
 
     Without it: models that use flex_attention are refused.
     """
@@ -112,5 +112,5 @@ def flex_attention_call(node: fx.Node) -> FlexCall | None:
 
 
 def _is_operator(target: object) -> bool:
-    """Whether what a node calls is an operator that has a schema, one overload of it."""
+    """Whether a node's target is one overload of an operator, which has a schema."""
     return isinstance(target, _OPERATOR)

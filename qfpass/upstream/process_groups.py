@@ -1,4 +1,4 @@
-"""Collectives in a graph: which processes they join."""
+"""Finds the process groups of the collectives in a graph."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _NAMESPACES = ("_c10d_functional", "_c10d_functional_autograd", "c10d")
 
 @Needed
 def groups_joined_by(graph: fx.Graph) -> list[Any]:
-    """The process groups whose collectives a graph runs, in the order of the first of each.
+    """The process groups whose collectives a graph runs, in the order of first use.
 
     Without it: processes that run one model together couldn't see that they do the same.
     """
@@ -21,9 +21,7 @@ def groups_joined_by(graph: fx.Graph) -> list[Any]:
     for node in graph.nodes:
         if getattr(node.target, "namespace", None) not in _NAMESPACES:
             continue
-        group = node.kwargs.get(
-            "group_name", node.args[-1] if node.args else None
-        )  # a node that waits has none
+        group = node.kwargs.get("group_name", node.args[-1] if node.args else None)  # wait nodes have none
         if isinstance(group, str):
             group = _resolve_process_group(group)  # type: ignore[arg-type]  # a NewType of str
         if isinstance(group, ProcessGroup) and group not in groups:

@@ -1,22 +1,24 @@
-"""A setting of torch's that has another value for a while."""
+"""Changes a boolean setting of torch inside a context."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 
-def as_it_is() -> AbstractContextManager[Any]:
-    """The plain way of an entry that changes something for a while."""
+def no_change() -> AbstractContextManager[Any]:
+    """A context that changes nothing: the fallback of entries that return a context."""
     return nullcontext()
 
 
-def set_meanwhile(holder: Any, name: str, value: bool) -> AbstractContextManager[None]:
-    """`holder.name` is `value` inside; if it was so already, by another thread too, that is left alone.
+def temporarily_set(holder: Any, name: str, value: bool) -> AbstractContextManager[None]:
+    """A context in which `holder.name` is `value`.
+
+    If it is `value` already, perhaps set by another thread, the context neither sets nor resets it.
 
     Raises:
-        AttributeError: now, not inside, if there is no such setting.
+        AttributeError: there is no such setting; raised by this call, not on entering the context.
     """
-    return as_it_is() if getattr(holder, name) == value else _changed(holder, name, value)
+    return no_change() if getattr(holder, name) == value else _changed(holder, name, value)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Whether Inductor knows vector instructions of this processor.
+"""Finds out whether Inductor supports vector instructions of this CPU.
 
-To find out it compiles and runs a trial for each kind, in processes of their own: seconds in which this one
-can do something else.
+Inductor compiles and runs a trial program for each instruction set, in other processes. That takes seconds,
+in which this process can do something else.
 """
 
 import os
@@ -14,15 +14,15 @@ from typing import Any
 from .entry import only_fast
 
 Find = Callable[[], list[Any]]
-"""Inductor's function that gives the kinds that work here, and remembers what it found."""
+"""Inductor's function that returns the instruction sets that work here, and caches them."""
 
 _starting = threading.Lock()
-_started: Find | None = None  # Inductor's, while another is in its place
+_started: Find | None = None  # Inductor's own function, while `wait` replaces it
 
 
 @only_fast("own_loops", plain=lambda: False)
 def has_vectors() -> bool:
-    """Whether Inductor knows vector instructions of this processor, which our loops are written with.
+    """Whether Inductor supports vector instructions of this CPU, which our loops need.
 
     Without it: Inductor's own kernels run.
     """
@@ -37,14 +37,15 @@ def _no_trials() -> None:
 
 @only_fast("vector_trials", plain=_no_trials)
 def start_trials() -> None:
-    """Let a thread try all kinds, under the settings that hold here; who asks Inductor for them waits for it.
+    """Start the trials of all instruction sets in a thread, with the caller's context variables.
 
-    A trial changes what Inductor knows of a kind while it runs, so no other thread may run it.
+    A running trial changes Inductor's state, so no other thread may run one: until the thread has ended,
+    Inductor's function waits for it.
 
-    Without it: Inductor tries them when it needs to know.
+    Without it: Inductor runs the trials when it needs to know.
     """
     global _started
-    # A trial imports these: two threads that import at a time may see half a module.
+    # A trial imports these. Two threads that import at once may see a half-initialised module.
     import torch._inductor.codecache
     import torch.utils.cpp_extension  # noqa: F401
     from torch._inductor import cpu_vec_isa
@@ -56,7 +57,7 @@ def start_trials() -> None:
 
         def try_all() -> None:
             try:
-                with suppress(Exception):  # who asks meets it again
+                with suppress(Exception):  # the next caller of `find` gets the error
                     find()
             finally:
                 over.set()
@@ -70,7 +71,7 @@ def start_trials() -> None:
 
 
 def _forget() -> None:
-    """What is forked has no thread that tries."""
+    """Undo `start_trials` in a forked process, which doesn't have the thread."""
     global _starting, _started
     if _started is not None:
         from torch._inductor import cpu_vec_isa

@@ -15,14 +15,14 @@ TESTED = {"torch": ("2.11.0", "2.13.0", "2.14.1"), "transformers": ("5.0.0", "5.
 
 @functools.cache
 def warn_if_untested() -> None:
-    """Say in one line, once a process, that what runs here is newer or older than what was tested."""
+    """Warn, once per process, if torch or transformers is newer or older than the tested versions."""
     found = {"torch": torch.__version__, "transformers": transformers.__version__}
     if untested := "; ".join(_outside(found)):
         warnings.warn(f"qfpass: {untested}. docs/versions.md says what to do.", UpstreamWarning, stacklevel=3)
 
 
 def _outside(found: dict[str, str]) -> Iterator[str]:
-    """What there is to say of each version that is newer or older than the tested ones."""
+    """A message for each version that is newer or older than the tested ones."""
     for name, version in found.items():
         release, (lowest, *_, newest) = Version(version).release, TESTED[name]
         if release > Version(newest).release:

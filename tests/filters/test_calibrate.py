@@ -6,12 +6,12 @@ from decoders import HEAD_DIM, KV_HEADS, POSITIONS, QUERY_HEADS, Decoder, causal
 from tiny import FAMILIES, MAX_POSITIONS
 
 import qfpass
+from qfpass.capture.export import capture
 from qfpass.errors import InputError
 from qfpass.filters import QFilters, QueryStatistics
-from qfpass.filters.artifact import Heads
-from qfpass.graph.capture import capture
+from qfpass.filters.q_filters import HeadShape
 
-SHAPE = Heads(QUERY_HEADS, KV_HEADS, HEAD_DIM)
+SHAPE = HeadShape(QUERY_HEADS, KV_HEADS, HEAD_DIM)
 LENGTH = 20
 
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 
 from qfpass.errors import FilterFileError
 from qfpass.filters import QFilters, TrainedFilters, load_filters, push, push_filters
-from qfpass.filters.trained import EXTRA
+from qfpass.filters.trained_filters import EXTRA_WEIGHTS
 
 
 class LocalHub:
@@ -63,7 +63,9 @@ def q_filters() -> QFilters:
 
 
 def trained_filters() -> TrainedFilters:
-    return TrainedFilters(tuple(torch.ones(2, 16 + EXTRA) * i for i in (1.0, 2.0)), (0.5, 1.5), SOURCE)
+    return TrainedFilters(
+        tuple(torch.ones(2, 16 + EXTRA_WEIGHTS) * i for i in (1.0, 2.0)), (0.5, 1.5), SOURCE
+    )
 
 
 @pytest.mark.parametrize("filters", [q_filters(), trained_filters()], ids=["Q-Filters", "trained"])

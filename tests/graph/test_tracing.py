@@ -8,7 +8,12 @@ import torch
 from tiny import FAMILIES
 from torch import fx, nn
 
-from qfpass.graph.tracing import as_traced, generate_python, read_rather_than_run, without_source_lines_kept
+from qfpass.graph.tracing import (
+    forgetting_source_lines,
+    generate_python,
+    lazy_code_module,
+    trace_settings,
+)
 
 
 def test_lines_of_files_are_forgotten_and_those_of_no_file_stay(
@@ -17,7 +22,7 @@ def test_lines_of_files_are_forgotten_and_those_of_no_file_stay(
     source = tmp_path / "source.py"
     source.write_text("x = 1\n")
     monkeypatch.setattr(linecache, "cache", {"a cell": (5, None, ["y = 2\n"], "a cell")})
-    with without_source_lines_kept():
+    with forgetting_source_lines():
         assert linecache.getline(str(source), 1) == "x = 1\n"
     assert set(linecache.cache) == {"a cell"}
     assert linecache.getline(str(source), 1) == "x = 1\n"
@@ -26,7 +31,7 @@ def test_lines_of_files_are_forgotten_and_those_of_no_file_stay(
 
 def module_of(lean: bool) -> fx.GraphModule:
     graph = fx.symbolic_trace(nn.ReLU()).graph
-    return read_rather_than_run(nn.Module(), graph, lean)
+    return lazy_code_module(nn.Module(), graph, lean)
 
 
 def test_python_is_generated_when_a_graph_runs() -> None:
@@ -51,6 +56,6 @@ def test_python_is_generated_of_all_parts() -> None:
 def test_a_model_of_transformers_runs_sdpa_while_it_is_traced_and_its_own_attention_after() -> None:
     model = FAMILIES["llama"]()
     model.set_attn_implementation("eager")
-    with as_traced(model):
+    with trace_settings(model):
         assert model.config._attn_implementation == "sdpa"
     assert model.config._attn_implementation == "eager"

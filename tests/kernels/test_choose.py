@@ -3,19 +3,25 @@
 import pytest
 import torch
 
-from qfpass.kernels import Kernel, choose, cpu, flash, reference, sdpa_ops
+from qfpass.kernels import reference
+from qfpass.kernels.choose import choose_kernel
+from qfpass.kernels.cpu import flash
+from qfpass.kernels.cuda import flash_attn, sdpa_ops
+from qfpass.kernels.form import AttentionForm
+from qfpass.kernels.kernel import Kernel
 
-FLASH_ATTN = Kernel("flash-attn", flash.attend)
+FLASH_ATTN = Kernel("flash-attn", flash_attn.attend)
 SDPA_FLASH = Kernel("sdpa flash", sdpa_ops.attend_flash)
 EFFICIENT = Kernel("sdpa efficient", sdpa_ops.attend_efficient)
+PLAIN = AttentionForm(scale=1.0)
 REFERENCE = Kernel("reference", reference.attend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cpu_takes_flash_unless_values_have_a_dimension_of_their_own(dtype: torch.dtype) -> None:
     device = torch.device("cpu")
-    assert choose(device, dtype, 64, 64) == Kernel("cpu flash", cpu.attend)
-    assert choose(device, dtype, 64, 32) == REFERENCE
+    assert choose_kernel(device, dtype, 64, 64, PLAIN) == Kernel("cpu flash", flash.attend)
+    assert choose_kernel(device, dtype, 64, 32, PLAIN) == REFERENCE
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -23,18 +29,18 @@ def test_cpu_takes_flash_unless_values_have_a_dimension_of_their_own(dtype: torc
 def test_cuda_takes_flash_for_half_precision(
     installed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flash, "is_installed", lambda: installed)
+    monkeypatch.setattr(flash_attn, "is_installed", lambda: installed)
     device = torch.device("cuda")
-    assert choose(device, dtype, 128, 128) == (FLASH_ATTN if installed else SDPA_FLASH)
-    assert choose(device, dtype, 512, 512) == EFFICIENT
-    assert choose(device, dtype, 128, 64) == REFERENCE
+    assert choose_kernel(device, dtype, 128, 128, PLAIN) == (FLASH_ATTN if installed else SDPA_FLASH)
+    assert choose_kernel(device, dtype, 512, 512, PLAIN) == EFFICIENT
+    assert choose_kernel(device, dtype, 128, 64, PLAIN) == REFERENCE
 
 
 def test_cuda_takes_no_flash_for_wider_precision() -> None:
     device = torch.device("cuda")
-    assert choose(device, torch.float32, 128, 128) == EFFICIENT
-    assert choose(device, torch.float64, 128, 128) == REFERENCE
+    assert choose_kernel(device, torch.float32, 128, 128, PLAIN) == EFFICIENT
+    assert choose_kernel(device, torch.float64, 128, 128, PLAIN) == REFERENCE
 
 
 def test_other_devices_take_the_reference() -> None:
-    assert choose(torch.device("mps"), torch.float16, 64, 64) == REFERENCE
+    assert choose_kernel(torch.device("mps"), torch.float16, 64, 64, PLAIN) == REFERENCE

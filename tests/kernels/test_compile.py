@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from qfpass.kernels import cpu, join, reference
+from qfpass.kernels import reference
+from qfpass.kernels.cpu import flash
+from qfpass.kernels.join import join
 
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
-KERNELS = pytest.mark.parametrize("attend", [cpu.attend, reference.attend], ids=["cpu", "reference"])
+KERNELS = pytest.mark.parametrize("attend", [flash.attend, reference.attend], ids=["cpu", "reference"])
 SCALE = 0.3
 CAPACITY = 40
 
@@ -118,7 +120,7 @@ def test_a_window_compiles_once(attend: Attend) -> None:
 
 @pytest.mark.parametrize("layer", [StoreAndChunk, Window])
 def test_a_repeated_region_compiles_once(layer: type[StoreAndChunk]) -> None:
-    module, yardstick = Regions(layer(cpu.attend)), Regions(layer(reference.attend))
+    module, yardstick = Regions(layer(flash.attend)), Regions(layer(reference.attend))
     graph = assert_one_graph(module, yardstick, [(5, 3), (9, 17)], stores=(2,))
     regions = graph.find_nodes(op="call_function", target=torch.ops.higher_order.invoke_subgraph)
     assert len(regions) == 2

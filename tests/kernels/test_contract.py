@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfpass.errors import InputError
-from qfpass.kernels import cpu, flash, reference, sdpa_ops
+from qfpass.kernels import reference
+from qfpass.kernels.cpu import flash
+from qfpass.kernels.cuda import flash_attn, sdpa_ops
 
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
-ON_CPU = [cpu.attend, reference.attend]
+ON_CPU = [flash.attend, reference.attend]
 # Largest error allowed: two roundings of the dtype, on values of about 1.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 FORMS = ("plain", "causal", "window", "bias")
@@ -166,7 +168,7 @@ def test_cpu_kernel_across_its_blocks(
 ) -> None:
     """Lengths beyond one block of the kernel, some of whose blocks a window hides altogether."""
     operands = random(1, 2, 2, queries, keys, 16, 16, dtype, seed=4)
-    out, lse = cpu.attend(*operands, scale=0.3, **form)
+    out, lse = flash.attend(*operands, scale=0.3, **form)
     wanted_out, wanted_lse = reference.attend(*operands, scale=0.3, **form)
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(out, wanted_out, atol=tolerance, rtol=tolerance)
@@ -201,12 +203,12 @@ def test_cuda_kernels(
 ) -> None:
     if family != "efficient" and dtype == torch.float32:
         pytest.skip("FlashAttention takes half precision only")
-    if family == "flash-attn" and not flash.is_installed():
+    if family == "flash-attn" and not flash_attn.is_installed():
         pytest.skip("flash-attn is not installed")
     attend = {
         "flash": sdpa_ops.attend_flash,
         "efficient": sdpa_ops.attend_efficient,
-        "flash-attn": flash.attend,
+        "flash-attn": flash_attn.attend,
     }[family]
     keys = queries if form == "causal" else keys
     operands = random(2, 2, 3, queries, keys, head_dim, head_dim, dtype, seed=3, device="cuda")

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfpass.kernels import join, reference
+from qfpass.kernels import reference
+from qfpass.kernels.join import join
 
 NOTHING = float("-inf")
 

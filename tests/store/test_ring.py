@@ -5,9 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpass.kernels import Kernel, reference
-from qfpass.store.reading import Reading
-from qfpass.store.ring import RingAttention, RingRule
+from qfpass.kernels import reference
+from qfpass.kernels.form import AttentionForm
+from qfpass.kernels.kernel import Kernel
+from qfpass.store.kernel_call import KernelCall
+from qfpass.store.ring import RingRule
+from qfpass.store.ring_attention import RingAttention
 
 BATCH, HEADS, GROUP, DIM = 2, 2, 3, 4
 SCALE = 0.6
@@ -31,7 +34,7 @@ def read_in_pieces(pieces: list[int], window: int, seed: int, restart: bool = Fa
     key = torch.randn(BATCH, HEADS, total, DIM, generator=generator)
     value = torch.randn(BATCH, HEADS, total, DIM + 1, generator=generator)
     rule = RingRule(window)
-    layer = RingAttention(Reading(Kernel("reference", reference.attend), SCALE), rule)
+    layer = RingAttention(KernelCall(Kernel("reference", reference.attend), AttentionForm(SCALE)), rule)
     store = rule.allocate(BATCH, HEADS, DIM, DIM + 1, torch.float32, torch.device("cpu"))
     if restart:
         for tensor in store:

@@ -1,9 +1,14 @@
 """Scores: what they compute, and that a key's score depends on nothing but the key."""
 
+from typing import Any
+
 import pytest
 import torch
+from decoders import decoder, text
 
-from qfpass.store.scores import SCORES, Score, knorm, published, random, recency
+import qfpass
+from qfpass.errors import ConfigError
+from qfpass.store.scores import SCORES, Score, knorm, published, random, recency, score_named
 
 
 def operands(score: Score = SCORES["published"]) -> tuple[torch.Tensor, ...]:
@@ -61,9 +66,9 @@ def test_random_is_uniform_and_differs_by_head() -> None:
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_a_cut_does_not_change_scores(score: Score) -> None:
     key, value, position, filters = operands(score)
-    whole = score.function(key, value, position, filters)
+    whole = score(key, value, position, filters)
     parts = [
-        score.function(key[:, :, cut], value[:, :, cut], position[:, cut], filters)
+        score(key[:, :, cut], value[:, :, cut], position[:, cut], filters)
         for cut in (slice(0, 1), slice(1, 4), slice(4, 5))
     ]
     torch.testing.assert_close(torch.cat(parts, dim=-1), whole)
@@ -72,9 +77,9 @@ def test_a_cut_does_not_change_scores(score: Score) -> None:
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_only_scores_that_need_filters_read_them(score: Score) -> None:
     key, value, position, filters = operands(score)
-    first = score.function(key, value, position, filters)
-    second = score.function(key, value, position, -filters)
-    assert torch.equal(first, second) is not score.needs_filters
+    first = score(key, value, position, filters)
+    second = score(key, value, position, -filters)
+    assert torch.equal(first, second) is not (score.filters is not None)
 
 
 def test_a_trained_score_keeps_more_of_the_newest_the_larger_its_store() -> None:
@@ -82,3 +87,117 @@ def test_a_trained_score_keeps_more_of_the_newest_the_larger_its_store() -> None
     assert [recent(n) for n in (5, 128, 256, 512, 1024, 4096)] == [1, 16, 32, 128, 512, 2048]
     assert all(0 < recent(n) <= recent(n + 1) <= (n + 1) / 2 for n in range(2, 3000))
     assert (SCORES["published"].recent(1024), SCORES["recency"].recent(1024)) == (512, 256)
+
+
+class LastPlaces(Score):
+    """Positions times a factor."""
+
+    def __init__(self, factor: Any) -> None:
+        self.factor = factor
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return self.factor * recency(keys, values, positions, filters)
+
+
+class OfTheMean(LastPlaces):
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return (keys - keys.mean(2, keepdim=True)).norm(dim=-1)
+
+
+class OfOneHead(LastPlaces):
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return positions.float()
+
+
+class Failing(LastPlaces):
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        raise ValueError("no idea")
+
+
+def test_scores_of_ones_own_are_equal_if_they_hold_the_same() -> None:
+    assert LastPlaces(2.0) == LastPlaces(2.0) != LastPlaces(3.0)
+    assert hash(LastPlaces(2.0)) == hash(LastPlaces(2.0))
+    assert repr(LastPlaces(2.0)) == "LastPlaces(factor=2.0)"
+    assert score_named(LastPlaces(2.0)) == LastPlaces(2.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (OfTheMean(1.0), "another number when it is read with others"),
+        (OfOneHead(1.0), "one finite number a head and token"),
+        (LastPlaces(float("inf")), "one finite number a head and token"),
+        (Failing(1.0), "Failing fails for keys .*: no idea"),
+        ("newest", "must be one of published, .*, or a qfpass.Score"),
+        (3, "or a qfpass.Score, not 3"),
+        (LastPlaces([2.0]), "can't be hashed .*: hold numbers"),
+    ],
+)
+def test_a_score_that_breaks_the_contract_is_refused(score: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        qfpass.compile(decoder(), budget=12, score=score, context_length=64, backend="eager")
+
+
+class ByHead(Score):
+    """Weights made for a model: [Hkv, D], in half precision if the keys are."""
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        filters: torch.Tensor | None,
+    ) -> torch.Tensor:
+        weights = torch.arange(1.0, 17.0, dtype=keys.dtype, device=keys.device).view(2, 8)
+        return torch.einsum("bhsd,hd->bhs", keys, weights)
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@torch.no_grad()
+def test_a_score_made_for_a_model_in_half_precision(backend: str) -> None:
+    compiled: Any = qfpass.compile(
+        decoder().bfloat16(), budget=12, chunk=7, score=ByHead(), context_length=64, backend=backend
+    )
+    session = compiled.session()
+    compiled(text(30), past_key_values=session)
+    compiled(text(1), past_key_values=session)
+    assert session.stores[0].scores.dtype == torch.float32 and session.tokens_seen == 31
+
+
+@torch.no_grad()
+def test_a_score_of_ones_own_decides_what_is_kept() -> None:
+    model, ids = decoder(), text(40, batch=2)
+    kept = []
+    for score in ("recency", LastPlaces(2.0), LastPlaces(-1.0)):
+        compiled: Any = qfpass.compile(
+            model, budget=12, recent=2, sinks=1, score=score, context_length=64, backend="eager"
+        )
+        session = compiled.session()
+        compiled(ids, past_key_values=session)
+        kept.append(session.positions(0).sort().values)
+    torch.testing.assert_close(kept[0], kept[1])
+    assert kept[2][0, 0].tolist() == [*range(10), 38, 39]

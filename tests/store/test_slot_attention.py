@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpass.kernels import Kernel, reference
-from qfpass.store.reading import Reading
+from qfpass.kernels import reference
+from qfpass.kernels.form import AttentionForm
+from qfpass.kernels.kernel import Kernel
+from qfpass.store.kernel_call import KernelCall
 from qfpass.store.slot_attention import SlotAttention
 from qfpass.store.slots import SlotRule
 
@@ -42,7 +44,9 @@ def test_with_room_for_all_it_is_causal_attention(
 ) -> None:
     total, generator = sum(pieces), torch.Generator().manual_seed(seed)
     rule = SlotRule(total, recent=1, sinks=0, score="recency", is_bounded=False)
-    layer = SlotAttention(Reading(Kernel("reference", reference.attend), SCALE, slopes), rule)
+    layer = SlotAttention(
+        KernelCall(Kernel("reference", reference.attend), AttentionForm(SCALE, slopes=slopes)), rule
+    )
     query, key, value = (
         torch.randn(BATCH, heads, total, DIM, generator=generator) for heads in (HEADS * GROUP, HEADS, HEADS)
     )
@@ -61,7 +65,7 @@ def test_with_room_for_all_it_is_causal_attention(
 def test_a_token_takes_the_slot_that_it_is_given() -> None:
     """As the first, though another may have a lower score."""
     rule = SlotRule(4, recent=1, sinks=0, score="recency")
-    layer = SlotAttention(Reading(Kernel("reference", reference.attend), SCALE), rule)
+    layer = SlotAttention(KernelCall(Kernel("reference", reference.attend), AttentionForm(SCALE)), rule)
     store = rule.allocate(1, HEADS, DIM, DIM, torch.float32, torch.device("cpu"))
     for position, slot in ((0, [0, 0, 0]), (1, [1, 1, 1]), (2, [2, 2, 2]), (3, [3, 3, 3]), (4, [2, 3, 0])):
         query, key, value = (torch.full((1, heads, 1, DIM), float(position)) for heads in (6, HEADS, HEADS))

@@ -5,14 +5,7 @@ from evicting import replace_lowest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpass.store.slots import (
-    Protection,
-    SlotRule,
-    Slots,
-    append,
-    keep_best,
-    slot_of_position,
-)
+from qfpass.store.slots import Protection, SlotRule, Slots, append, keep_best, slot_of_position
 
 BATCH, HEADS, DIM = 2, 3, 4
 CPU = torch.device("cpu")

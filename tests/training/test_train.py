@@ -10,15 +10,15 @@ from tiny import FAMILIES, FORMS
 from torch import nn
 
 import qfpass
+from qfpass.attention.find import find_attentions
+from qfpass.capture.export import capture
 from qfpass.errors import InputError, UnsupportedOpError
-from qfpass.graph.attention import find_attentions
-from qfpass.graph.capture import capture
 from qfpass.store.scores import trained
-from qfpass.training import eviction, lessons
-from qfpass.training.eviction import SoftEviction
+from qfpass.training import lessons, soft_eviction
+from qfpass.training.attend_with import AttendWith
 from qfpass.training.lessons import Teacher
-from qfpass.training.reader import Reader
 from qfpass.training.scorer import SIZES, Scorer, log_norms, pairs_of
+from qfpass.training.soft_eviction import SoftEviction
 from qfpass.training.suffixes import SuffixAttention
 
 LENGTH, SLOTS, RECENT, SINKS = 160, 30, 3, 2
@@ -38,7 +38,7 @@ def model_of(family: str = "llama", **sizes: Any) -> nn.Module:
 def lesson_of(model: nn.Module) -> tuple[Any, ...]:
     captured = capture(model)
     attentions = find_attentions(captured, None)
-    reader = Reader(captured, attentions)
+    reader = AttendWith(captured, attentions)
     teacher = Teacher(reader, attentions, CharacterTokenizer(), captured.device)
     ids = CharacterTokenizer()(TEXTS[0]).input_ids
     return reader, attentions, teacher.lesson(ids, LENGTH, Random(0))
@@ -59,7 +59,7 @@ def test_a_lesson_is_what_the_model_says(family: str) -> None:
 @torch.no_grad()
 def test_shut_gates_are_the_keys_that_the_store_would_evict(monkeypatch: pytest.MonkeyPatch) -> None:
     """At no temperature and without noise, for the filters that the scorer becomes."""
-    monkeypatch.setattr(eviction, "logistic_noise", torch.zeros_like)
+    monkeypatch.setattr(soft_eviction, "logistic_noise", torch.zeros_like)
     _, attentions, lesson = lesson_of(model_of())
     scored = [0, 1]
     scorer = Scorer(
@@ -93,7 +93,7 @@ def test_with_room_for_everything_nothing_changes() -> None:
 
 
 def test_training_lowers_the_divergence_and_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eviction, "logistic_noise", torch.zeros_like)  # so that losses can be compared
+    monkeypatch.setattr(soft_eviction, "logistic_noise", torch.zeros_like)  # so that losses can be compared
     model = model_of()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     filters = qfpass.train(

@@ -10,7 +10,14 @@ from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qfpass.errors import InputError
-from qfpass.upstream.cache import NAMES, as_cache, cache_name, causal_output, give_both_names, one_of
+from qfpass.upstream.cache import (
+    CACHE_NAMES,
+    cache_argument,
+    cache_kwargs,
+    cache_name,
+    causal_output,
+    give_both_names,
+)
 
 
 def test_cache_name_is_what_models_take_and_generate_hands_on() -> None:
@@ -18,7 +25,7 @@ def test_cache_name_is_what_models_take_and_generate_hands_on() -> None:
     assert cache_name() in inspect.signature(model.forward).parameters
     assert cache_name() in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     with torch.no_grad():
-        out = model(torch.arange(3, 8)[None], **as_cache(DynamicCache(config=model.config)))
+        out = model(torch.arange(3, 8)[None], **cache_kwargs(DynamicCache(config=model.config)))
     assert cache_name() in out.keys()  # noqa: SIM118  # an old name would be found, with a warning
 
 
@@ -27,7 +34,7 @@ def test_causal_output_has_the_session_under_both_names(caplog: pytest.LogCaptur
     session, logits = object(), torch.zeros(1, 1, 3)
     out = causal_output(logits, session)
     assert isinstance(out, CausalLMOutputWithPast)
-    for name in NAMES:
+    for name in CACHE_NAMES:
         assert getattr(out, name) is out[name] is out.get(name) is session
         assert name in out
     assert list(out.keys()) == ["logits", cache_name()]
@@ -45,7 +52,7 @@ def test_give_both_names_to_what_generate_returns() -> None:
 
 def test_one_of_two_names() -> None:
     a, b = object(), object()
-    assert one_of(None, None) is None
-    assert one_of(a, None) is one_of(None, a) is one_of(a, a) is a
+    assert cache_argument(None, None) is None
+    assert cache_argument(a, None) is cache_argument(None, a) is cache_argument(a, a) is a
     with pytest.raises(InputError, match="two names"):
-        one_of(a, b)
+        cache_argument(a, b)

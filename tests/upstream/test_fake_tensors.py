@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from qfpass.upstream.fake_tensors import Fakes, fakes, has_sizes_of_values, mode_of, without_fake_results_kept
+from qfpass.upstream.fake_tensors import (
+    Fakes,
+    fakes,
+    has_sizes_of_values,
+    mode_of,
+    without_fake_results_kept,
+)
 
 aten = torch.ops.aten
 

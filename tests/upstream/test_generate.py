@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 
 import qfpass
-from qfpass.upstream.cache import as_cache
+from qfpass.upstream.cache import cache_kwargs
 from qfpass.upstream.generate import GenerationSteps, generation_settings, require_generation_steps
 
 IDS = torch.arange(3, 15)[None]
@@ -42,10 +42,10 @@ def test_a_session_goes_on_where_it_stands_and_reads_nothing_twice() -> None:
     compiled = _compiled(model)
     session = compiled.session()
     settings = {"max_new_tokens": 4, "do_sample": False}
-    first = compiled.generate(IDS, **as_cache(session), **settings)
+    first = compiled.generate(IDS, **cache_kwargs(session), **settings)
     longer = torch.cat([first, IDS[:, :3]], 1)
     assert torch.equal(
-        compiled.generate(longer, **as_cache(session), **settings), model.generate(longer, **settings)
+        compiled.generate(longer, **cache_kwargs(session), **settings), model.generate(longer, **settings)
     )
     assert session.tokens_seen == longer.shape[1] + 3
 
@@ -58,7 +58,7 @@ def test_rows_rest_once_they_have_ended() -> None:
     session = compiled.session()
     rows = torch.cat([IDS, IDS + 20])
     settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": int(alone[0, 13]), "pad_token_id": 0}
-    out = compiled.generate(rows, **as_cache(session), **settings)
+    out = compiled.generate(rows, **cache_kwargs(session), **settings)
     assert torch.equal(out, model.generate(rows, **settings))
     assert session.row_tokens[0] == 14
     assert session.row_tokens[1] > 14

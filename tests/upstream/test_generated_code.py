@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qfpass.upstream import generated_code, inductor
-from qfpass.upstream.generated_code import Code
+from qfpass.upstream.generated_code import KernelCode
 
 
 def generated_for(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> inductor.Generated:
@@ -31,7 +31,7 @@ def test_code_of_kernels_and_products_is_known() -> None:
     """It makes memory, calls C++ kernels, and products that write to `out`; all of these can be noted."""
     x = torch.randn(3, 3)
     code = generated_code.code_of.function(generated_for(lambda x: (x @ x).relu().sum(1), x))
-    assert isinstance(code, Code) and len(code.kernels) == 1
+    assert isinstance(code, KernelCode) and len(code.kernels) == 1
     noted = list[tuple[bool, set[str]]]()
 
     def note(function: Callable[..., Any], gives_out: bool) -> Callable[..., Any]:

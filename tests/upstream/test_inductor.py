@@ -69,7 +69,7 @@ def test_backend_for_replays_has_caches_of_its_own() -> None:
     tags = list[str]()
 
     def compile(graph: torch.fx.GraphModule, examples: Sequence[Any]) -> Any:
-        with inductor.caches_apart("ours"):
+        with inductor.cache_key_tagged("ours"):
             tags.append(torch.compiler.config.cache_key_tag)  # type: ignore[attr-defined]
             backend = inductor.backend_for_replays.function({}, lambda generated: generated)
             assert backend is not None
@@ -84,7 +84,7 @@ def test_backend_for_replays_has_caches_of_its_own() -> None:
 def test_options_of_mode_are_known_options() -> None:
     chosen = inductor.options_of_mode("max-autotune")
     assert chosen["max_autotune"] is True and chosen["triton.cudagraphs"] is True
-    assert inductor.known(chosen) == chosen
+    assert inductor.known_options(chosen) == chosen
     with pytest.raises(RuntimeError, match="no-such-mode"):
         inductor.options_of_mode("no-such-mode")
 
@@ -92,7 +92,7 @@ def test_options_of_mode_are_known_options() -> None:
 def test_torch_compile_refuses_options_that_it_does_not_know() -> None:
     """Of our own they are left out."""
     chosen = {"size_asserts": False, "no_such_option": 1, "max_autotune": "a word"}
-    assert inductor.known(chosen) == {"size_asserts": False}
+    assert inductor.known_options(chosen) == {"size_asserts": False}
     with pytest.raises(RuntimeError, match="Unexpected optimization option no_such_option"):
         inductor.refuse_unknown(chosen)
 

@@ -7,7 +7,14 @@ import torch
 from torch._inductor.utils import run_and_get_code
 
 from qfpass.upstream.inductor import lower_to_own_loops
-from qfpass.upstream.inductor_template import LoopTemplate, as_rows, dense, fixed, lower_to_loops, start
+from qfpass.upstream.inductor_template import (
+    LoopTemplate,
+    as_contiguous,
+    as_contiguous_rows,
+    first_element,
+    lower_to_loops,
+    static_size,
+)
 from qfpass.upstream.vector_isa import has_vectors
 
 
@@ -36,10 +43,11 @@ extern "C" {{ definition }}
 
     def fields(self, kernel: Any) -> dict[str, Any]:
         matrix, bias = self.operands
-        rows, columns = map(fixed, matrix.get_size())
+        rows, columns = map(static_size, matrix.get_size())
         return {
             "rows": rows, "columns": columns, "apart": kernel.stride(matrix, 0),
-            "matrix": start(kernel, matrix), "bias": "0" if bias is None else start(kernel, bias),
+            "matrix": first_element(kernel, matrix),
+            "bias": "0" if bias is None else first_element(kernel, bias),
         }  # fmt: skip
 
 
@@ -54,7 +62,7 @@ def _fake(matrix: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 
 
 def lower_sums(matrix: Any, bias: Any) -> Any:
-    operands = [as_rows(matrix), None if bias is None else dense(bias)]
+    operands = [as_contiguous_rows(matrix), None if bias is None else as_contiguous(bias)]
     return lower_to_loops(Sums, operands, matrix.get_size()[:1])
 
 

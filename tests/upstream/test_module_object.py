@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from qfpass.upstream.module_object import (
-    Unmoved,
+    SharedParameters,
     inside_torch_compile,
     require_moves_in_one_place,
-    twin_object,
+    shallow_copy,
 )
 
 
-def test_twin_object_shares_parts_and_sets_its_own() -> None:
+def test_shallow_copy_shares_parts_and_sets_its_own() -> None:
     module = nn.Sequential(nn.Linear(2, 2))
     module.register_buffer("count", torch.zeros(1))
-    twin = twin_object(module)
+    twin = shallow_copy(module)
     assert twin[0] is module[0] and twin.count is module.count
     twin.extra = nn.Linear(2, 2)
     twin.register_buffer("count", torch.ones(1))
@@ -39,7 +39,7 @@ def test_require_moves_in_one_place_which_every_way_of_moving_goes_by(
     require_moves_in_one_place()
     asked = list[torch.Tensor]()
 
-    class Held(Unmoved):
+    class Held(SharedParameters):
         def refuse_to_become(self, like: Callable[[torch.Tensor], torch.Tensor]) -> None:
             asked.append(like(torch.empty(0)))
 
@@ -56,13 +56,13 @@ def test_inside_torch_compile_is_the_module_itself() -> None:
     assert inside_torch_compile(module) is module
 
 
-def test_twin_object_has_neither_hooks_nor_a_forward_of_its_own() -> None:
+def test_shallow_copy_has_neither_hooks_nor_a_forward_of_its_own() -> None:
     module = nn.Sequential(nn.Linear(2, 2))
     module.register_forward_hook(lambda *_: None)
     module.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
     module.forward = lambda x: x
     module.compile(backend="eager")
-    twin = twin_object(module)
+    twin = shallow_copy(module)
     kept = [name for name, value in vars(twin).items() if "hooks" in name and value]
     assert not kept and "forward" not in vars(twin)
     assert torch.equal(twin(torch.ones(1, 2)), module[0](torch.ones(1, 2)))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfpass.upstream.modules import counts_of_changes, has_hooks, own_values, parts_of
+from qfpass.upstream.modules import attributes_of, has_hooks, parts_of, version_counters
 
 
 class Scaled(torch.Tensor):
@@ -51,22 +51,22 @@ def test_parts_of_a_quantised_weight_are_those_that_torch_compile_takes_apart() 
     assert not parts_of(torch.ones(1)) and not parts_of(nn.Parameter(torch.ones(1)))
 
 
-def test_counts_of_changes_follow_what_is_done_in_place() -> None:
+def test_version_counters_follow_what_is_done_in_place() -> None:
     weight, other = nn.Parameter(torch.zeros(2)), torch.zeros(2)
-    before = counts_of_changes([weight, other])
-    assert counts_of_changes([weight, other]) == before
+    before = version_counters([weight, other])
+    assert version_counters([weight, other]) == before
     with torch.no_grad():
         weight.view(2)[0] = 1.0
-    weight_now, other_now = counts_of_changes([weight, other])
+    weight_now, other_now = version_counters([weight, other])
     assert weight_now > before[0] and other_now == before[1]
 
 
-def test_own_values_are_all_that_can_be_set_on_a_module_and_change_with_it() -> None:
+def test_attributes_of_are_all_that_can_be_set_on_a_module_and_change_with_it() -> None:
     module = nn.Linear(2, 2)
-    values = own_values(module)
+    values = attributes_of(module)
     module.flag = 3  # type: ignore[assignment]
     hook = module.register_forward_hook(lambda *args: None)
     assert values["flag"] == 3
     assert list(values["_forward_hooks"]) == [hook.id]
     assert values["_parameters"]["weight"] is module.weight
-    assert own_values(module) is values
+    assert attributes_of(module) is values

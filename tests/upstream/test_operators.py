@@ -7,11 +7,11 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from qfpass.upstream.operators import (
     argument_names,
-    existing,
+    available_operators,
     flex_attention_call,
     may_give_views,
     name_of,
-    number_arguments,
+    value_arguments,
     written_arguments,
 )
 
@@ -31,30 +31,30 @@ def test_name_of_an_overload_says_which_one() -> None:
 
 
 @pytest.mark.parametrize("operator", [aten.add_.Tensor, aten.relu.default, aten.max.dim])
-def test_existing_operators_go_by_the_names_that_they_tell(operator: object) -> None:
-    assert existing(name_of(operator)) == (operator,)
+def test_available_operators_go_by_the_names_that_they_tell(operator: object) -> None:
+    assert available_operators(name_of(operator)) == (operator,)
 
 
-def test_existing_leaves_out_what_there_is_not() -> None:
-    assert existing("aten::no_such", "aten::add.no_such", "no_such::add") == ()
+def test_available_operators_leaves_out_what_there_is_not() -> None:
+    assert available_operators("aten::no_such", "aten::add.no_such", "no_such::add") == ()
 
 
-def test_existing_operators_without_a_public_name_are_those_of_this_version() -> None:
+def test_available_operators_without_a_public_name_are_those_of_this_version() -> None:
     """Graphs may hold them; what does their work now, if one is gone, must be known in its place."""
     names = ("aten::_to_copy", "aten::_unsafe_view", "aten::_assert_tensor_metadata")
     softmaxes = ("aten::_softmax", "aten::_safe_softmax")
-    assert len(existing(*names, *softmaxes)) == len(names) + len(softmaxes)
+    assert len(available_operators(*names, *softmaxes)) == len(names) + len(softmaxes)
 
 
 def test_argument_names_are_in_order() -> None:
     assert argument_names(aten.linear.default) == ["input", "weight", "bias"]
 
 
-def test_number_arguments_are_computed_with() -> None:
-    assert number_arguments(aten.add.Tensor) == {0, "self", 1, "other", 2, "alpha"}
-    assert number_arguments(aten.full.default) == {1, "fill_value"}
-    assert number_arguments(aten.slice.Tensor) == {0, "self"}
-    assert number_arguments(max) == set()
+def test_value_arguments_are_computed_with() -> None:
+    assert value_arguments(aten.add.Tensor) == {0, "self", 1, "other", 2, "alpha"}
+    assert value_arguments(aten.full.default) == {1, "fill_value"}
+    assert value_arguments(aten.slice.Tensor) == {0, "self"}
+    assert value_arguments(max) == set()
 
 
 def test_written_arguments_are_the_places_that_change() -> None:

@@ -1,0 +1,8 @@
+"""Capture a causal decoder. In: a model; out: its ATen graph (input_ids, position_ids) -> logits, `Captured`.
+
+export.py: torch.export; cache.py: graphs kept between processes; computation_digest.py: a hash of what a
+model computes; operator_log.py: the operators it runs; equal_layers.py, layer_copies.py, leaves.py: equal
+layers are traced once; decoder_call.py: how to call a decoder; dynamo_graph.py: Dynamo's graph as a decoder;
+suitable.py: refused models; original.py: the model in a wrapper; module_snapshot.py: what modules hold, to
+notice changes; ranks.py: processes that must decide alike.
+"""

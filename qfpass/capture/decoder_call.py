@@ -1,0 +1,76 @@
+"""How a decoder is called: its arguments, the logits in what it returns, and its context length."""
+
+import inspect
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+from ..upstream import export
+
+_ALWAYS = {"use_cache": False, "return_dict": True}  # passed if forward accepts them
+_ONE_ROW = {"input_pos", "cache_position"}  # arguments that take positions [S], one row for the whole batch
+
+
+def call_decoder(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> Any:
+    """The output of `model` for token ids [B, S] at positions [B, S].
+
+    Positions are passed as `position_ids`, else as an argument that has no default and "pos" in its name. A
+    model with neither argument counts positions itself.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    keywords: dict[str, Any] = {name: value for name, value in _ALWAYS.items() if name in accepted}
+    name = _positions_argument(accepted)
+    if name is not None:
+        keywords[name] = positions[0] if name in _ONE_ROW else positions
+    return model(ids, **keywords)
+
+
+def _positions_argument(accepted: Mapping[str, inspect.Parameter]) -> str | None:
+    if "position_ids" in accepted:
+        return "position_ids"
+    required = (name for name, parameter in accepted.items() if parameter.default is parameter.empty)
+    return next((name for name in required if "pos" in name), None)
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits [B, S, V] in a decoder's output: its `.logits`, or the output or its first element.
+
+    Raises:
+        CaptureError: that is no tensor of three dimensions.
+    """
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, tuple) and logits:
+        logits = logits[0]
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
+        raise CaptureError(
+            f"the model returned {type(output).__name__}, not logits [batch, tokens, vocabulary] or an "
+            "object with such .logits: wrap it in a module that does."
+        )
+    return logits
+
+
+def own_context_length(model: nn.Module) -> int | None:
+    """The context length in tokens that a model's config states; None if it states none."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    length = getattr(text, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 1 else None
+
+
+class LogitsWrapper(nn.Module):
+    """A model as a module (input_ids, position_ids) -> logits.
+
+    If `lean`, switches of the grad mode in its forward aren't traced.
+    """
+
+    def __init__(self, model: nn.Module, lean: bool = True) -> None:
+        super().__init__()
+        self.model, self.lean = model, lean
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        with export.without_grad_mode() if self.lean else nullcontext():
+            return logits_of(call_decoder(self.model, input_ids, position_ids))

@@ -1,0 +1,104 @@
+"""Refuse, before anything is traced, models that can't be compiled however their forward is written."""
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+from ..upstream.modules import parts_of
+
+# Wrappers around a model, by the module that defines them.
+_WRAPPERS = {
+    "torch.nn.parallel": ("DataParallel", "DistributedDataParallel"),
+    "torch.distributed.fsdp": ("FullyShardedDataParallel",),
+}
+
+
+def refuse_unsuitable(model: nn.Module) -> None:
+    """Raise CaptureError for a model that can't be traced, or that a compiled decoder couldn't run.
+
+    Raises:
+        CaptureError: `model` is no module, an exported or scripted one, a wrapper, an encoder-decoder or in
+            training mode; or its weights are on the meta device, spread over devices or processes, or made in
+            inference mode.
+    """
+    if not isinstance(model, nn.Module) and not _is_exported(model):
+        raise CaptureError(f"a torch.nn.Module can be compiled, not {type(model).__name__}.")
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule) or _is_exported(model):
+        raise CaptureError(
+            f"{name} is a program that torch.export or TorchScript made from a model: compile that model."
+        )
+    for module in model.modules():
+        if _is_wrapper(module):
+            raise CaptureError(
+                f"{type(module).__name__} gathers weights or splits batches around a model: compile the "
+                "model inside it, its attribute module, with all of its weights on one device."
+            )
+    _refuse_weights(model)
+    if model.training:
+        raise CaptureError(f"{name} is in training mode: call model.eval() first.")
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise CaptureError(f"{name} is an encoder-decoder; qfpass compiles causal decoders only.")
+
+
+def _refuse_weights(model: nn.Module) -> None:
+    name = type(model).__name__
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise CaptureError(
+            f"{name} is spread over {', '.join(sorted(map(str, devices)))}: a device map of several devices "
+            "isn't supported, put it on one device."
+        )
+    for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+        if weight.is_meta:
+            raise CaptureError(
+                f"{name} has weights without numbers, such as {path} on the meta device: load them first "
+                "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."
+            )
+        if _is_distributed(weight):
+            raise CaptureError(
+                f"{name} has weights that are spread over processes, such as {path}, a DTensor: qfpass "
+                "compiles weights that are whole, or plain tensors of each process's own heads."
+            )
+        if weight.is_inference():
+            raise CaptureError(
+                f"{name} has weights that were made under torch.inference_mode(), such as {path}, which "
+                "torch lets nobody trace: make or load the model under torch.no_grad() instead."
+            )
+
+
+def opaque_weight_classes(model: nn.Module) -> str:
+    """Classes of parameters that are no plain tensors and don't tell of which tensors they consist, as text.
+
+    Each class is named once, with the path of a parameter; the text is empty if there is none.
+    """
+    odd = {
+        f"{type(weight).__module__}.{type(weight).__qualname__}": path
+        for path, weight in model.named_parameters()
+        if type(weight) is not nn.Parameter and not parts_of(weight)
+    }
+    return ", ".join(f"{kind} ({path})" for kind, path in odd.items())
+
+
+def _is_exported(model: object) -> bool:
+    """Whether `model` is torch.export's program, or a module made from one, known by its replaced eval()."""
+    kinds = (torch.export.ExportedProgram, torch.export.UnflattenedModule)
+    return isinstance(model, kinds) or (isinstance(model, nn.Module) and "eval" in vars(model))
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    return any(
+        isinstance(module, getattr(holder, kind, ()))
+        for holder, kinds in _WRAPPERS.items()
+        if holder in sys.modules
+        for holder in [sys.modules[holder]]
+        for kind in kinds
+    )
+
+
+def _is_distributed(weight: torch.Tensor) -> bool:
+    tensors: Any = sys.modules.get("torch.distributed.tensor")  # imported already if there are DTensors
+    return tensors is not None and isinstance(weight, tensors.DTensor)

@@ -1,0 +1,251 @@
+"""Decoder: the compiled graphs of a model, run on stores.
+
+Any mix of prompts and steps of one batch size needs four graphs: one token (`step`), a chunk of any length
+(`chunk`, which returns hidden states), the logits of chosen tokens (`head`), and what a step is about to
+overwrite (`watch`). A step whose rows have filled different numbers of slots needs one more.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ..config import Config, Sizes
+from ..filters import QFilters, TrainedFilters
+from ..lowering.as_compiled import compile_time_settings
+from ..lowering.decoder_graphs import Graphs
+from ..lowering.lower import mark_length
+from ..lowering.replays import Replays
+from ..lowering.weight_guard import CopiedWeights
+from ..regions.outline import Outlined
+from ..rewriting.rotary import Rotation
+from ..rewriting.site import Site, bounded_shares
+from ..rewriting.step_inputs import SharedInputs, StepInputs
+from ..sessions.rows import Row, all_equal
+from ..sessions.session import Session
+from ..sessions.stores import Stores
+from ..upstream import dynamo
+from .budget import sizes_for
+from .in_turn import FairLock
+from .overwritten_slots import OverwriteFinder, Overwritten, slots_taken
+
+
+class Decoder:
+    """A compiled decoder that works on a session's stores; it holds no state of any text.
+
+    Attributes:
+        replays: the recorded steps on full stores.
+        watch: finds what a step will overwrite.
+        vocabulary: token ids are below this number; None if the graph doesn't show it.
+        rotations: for each attention the rotation that moves its stored keys; empty if keys are never moved.
+
+    Args:
+        skipped: the optimisations that the capture didn't use, by name, each with the reason.
+    """
+
+    def __init__(
+        self,
+        outlined: Outlined,
+        sites: Sequence[Site],
+        filters: QFilters | TrainedFilters | None,
+        sizes: Sizes,
+        config: Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        fingerprint: str,
+        vocabulary: int | None,
+        rotations: Sequence[Rotation | None],
+        skipped: Mapping[str, str],
+    ) -> None:
+        self._skipped = skipped
+        self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
+        self.sites, self.sizes, self.config = tuple(sites), sizes, config
+        self.device, self.dtype, self.filters = device, dtype, filters
+        self.outlined = outlined
+        self._lock = FairLock()
+        self._default_dtype = torch.get_default_dtype()
+        self._copied = CopiedWeights(outlined.copied)
+        self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
+        options = config.compile_options.get("options") or {}
+        # What another backend runs is called as it is, also what finds the slots that a step overwrites.
+        wanted = config.switches.replay and config.backend == "inductor"
+        self.replays = Replays(device, self._graphs.weights, options, wanted)
+        self.watch = OverwriteFinder(config, self.replays)
+        self._shares, self._step_inputs = bounded_shares(sites), StepInputs(sites)
+        self._filters_by_slots = dict[int, tuple[torch.Tensor, ...]]()
+        self._max_tokens = max(sizes.context_length, *(site.rule.slots for site in sites))
+        # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
+        self._size_source = torch.empty(self._max_tokens + 1, device=device)
+        self._batch_sizes = set[int]()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A context for running graphs: threads take turns, and torch's settings are those at compile."""
+        with self._lock.held(), compile_time_settings(self.device, self._default_dtype):
+            yield
+
+    def session(self, budget: int | None = None) -> Session:
+        """A new, empty session that uses `budget` slots per head in bounded layers, by default all of them.
+
+        Raises:
+            ConfigError, SessionError: this budget isn't possible; see `sizes_for`.
+        """
+        sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.sites)
+        return Session(self.sites, sizes, self.dtype, self.device, owner=self)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a saved session must have in common with this decoder to be loaded, by name."""
+        filters = hashlib.sha256()
+        for tensor in self.filters.filters if self.filters else ():
+            filters.update(tensor.cpu().numpy().tobytes())
+        return {
+            "dtype": str(self.dtype),
+            "weights": self.fingerprint,
+            "stores": "; ".join(str(site.rule) for site in self.sites),
+            "filters": filters.hexdigest() if self.filters else "none",
+        }
+
+    @property
+    def weights(self) -> Sequence[torch.Tensor]:
+        """The tensors that the graphs read in place: weights, constants, and compact copies of weights."""
+        return self._graphs.weights
+
+    @property
+    def weights_read(self) -> Sequence[torch.Tensor]:
+        """`weights`, and the weights that compact copies were made of."""
+        return [*self.weights, *self.outlined.copied]
+
+    @property
+    def graphs_compiled(self) -> int:
+        """The number of graphs that Dynamo has compiled for this decoder so far."""
+        modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
+        return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
+
+    @property
+    def unused_optimisations(self) -> dict[str, str]:
+        """The optimisations that aren't used now, by name, each with the reason; see `qfpass.report`."""
+        on_processor = self.device.type == "cpu"
+        no_processor = None if on_processor else f"the device is {self.device.type}"
+        has_loops = any(site.kernel_call.own_loops for site in self.sites)
+        no_loops = None if has_loops else "Inductor knows no vector instructions of this processor"
+        reasons = {
+            "piecewise": self._graphs.why_not_piecewise,
+            "replay": self.replays.why_not("step"),
+            "own_loops": no_processor or no_loops,
+            "vector_trials": no_processor,
+            "guard_filter": None,
+        }
+        if self.config.backend != "inductor":
+            reasons = dict.fromkeys(reasons, f"the backend is {self.config.backend!r}")
+        return {**self._skipped, **{name: reason for name, reason in reasons.items() if reason}}
+
+    def chunk(
+        self,
+        ids: torch.Tensor,
+        stores: Stores,
+        row: Row,
+        sizes: Sizes,
+        wanted: torch.Tensor,
+        call_end: int,
+    ) -> torch.Tensor | None:
+        """Read ids [B, S], S > 1, into `stores`; logits [B, len(wanted), V], None if nothing is wanted.
+
+        Args:
+            row: how far all B rows are.
+            wanted: indices of the tokens in `ids` whose logits are returned.
+            call_end: the position of the last token of the call that the chunk is part of.
+        """
+        self._copied.check()
+        position = torch.arange(row.position, row.position + ids.shape[1], device=self.device)
+        position = position.expand(ids.shape[0], -1).contiguous()
+        ids = ids.clone(memory_format=torch.contiguous_format)
+        for tensor in (ids, position):
+            mark_length(tensor, 1, self._graphs.longest)
+        inputs = self._inputs(row.tokens, None, stores, sizes, call_end)
+        hidden = self._graphs.chunk(ids, position, *inputs)
+        if len(wanted) == 0:
+            return None
+        chosen = hidden[:, wanted.to(self.device)]
+        return chosen if self._graphs.head is None else self._logits(chosen)
+
+    def step(
+        self,
+        ids: torch.Tensor,
+        stores: Stores,
+        rows: Sequence[Row],
+        sizes: Sizes,
+        reading_rows: Sequence[int],
+        overwritten: Overwritten | None,
+    ) -> torch.Tensor:
+        """Read ids [B, 1], one token per row, into `stores`; logits [B, 1, V].
+
+        Args:
+            reading_rows: indices of the rows that really read a token; results of the others are meaningless.
+            overwritten: what `watch` found that this step overwrites, with the slots; None if not asked.
+        """
+        self._copied.check()
+        tokens = [rows[i].tokens + 1 for i in reading_rows]
+        lengths, is_full = None, min(tokens) >= max(site.rule.slots for site in self.sites)
+        if not all_equal(tokens) and not is_full:
+            lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
+            if self._batch_sizes - {len(rows)}:
+                # The graphs take any number of rows by now. Lengths of a fixed size would fix that number
+                # inside a region, and Dynamo could not reuse the region.
+                dynamo.maybe_mark_dynamic(lengths, 0)
+        self._batch_sizes.add(len(rows))
+        stores.set_write_slots(
+            overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device)
+        )
+        position = torch.tensor([[row.position] for row in rows], device=self.device)
+
+        def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+            inputs = self._inputs(max(tokens), lengths, stores, sizes, call_end=0)
+            return lambda ids, position: self._graphs.step(ids, position, *inputs)
+
+        ids = ids.clone(memory_format=torch.contiguous_format)
+        if is_full and self.config.backend == "inductor":
+            # From now on every step runs the same kernels on the same memory.
+            return self.replays.run("step", prepare, stores, ids, position).clone()
+        return prepare()(ids, position)
+
+    def _inputs(
+        self, tokens: int, lengths: torch.Tensor | None, stores: Stores, sizes: Sizes, call_end: int
+    ) -> list[torch.Tensor | None]:
+        """The graphs' inputs after ids and positions, for rows that have read at most `tokens` tokens.
+
+        `lengths` [B] counts the tokens row by row; None if all rows are equal or all stores are full.
+        """
+        reach = SharedInputs(
+            seen=_with_unbacked_size(self._size_source[: min(tokens, self._max_tokens)]),
+            lengths=lengths,
+            recent=torch.tensor(sizes.recent, device=self.device),
+            call_end=torch.tensor(call_end, device=self.device),
+            held=tuple(
+                _with_unbacked_size(self._size_source[: min(tokens, sizes.slots_of(s))]) for s in self._shares
+            ),
+        )
+        return self._step_inputs.values(reach, stores, self._filters_for(sizes.slots), stores.write_slots)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that one graph serves every T."""
+        tokens = hidden.shape[1]
+        if tokens == 1:
+            hidden = hidden.repeat(1, 2, 1)
+        hidden = hidden.contiguous()
+        dynamo.mark_dynamic(hidden, 1)
+        assert self._graphs.head is not None
+        return self._graphs.head(hidden)[:, :tokens]
+
+    def _filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
+        """The filters of every attention for a budget of `slots`; empty without filters."""
+        if slots not in self._filters_by_slots:
+            self._filters_by_slots[slots] = self.filters.for_slots(slots) if self.filters else ()
+        return self._filters_by_slots[slots]
+
+
+def _with_unbacked_size(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` [n], marked so that one graph serves every n, 0 and 1 included; only its size is read."""
+    dynamo.mark_unbacked(tensor, 0)
+    return tensor

@@ -1,0 +1,138 @@
+"""Find what a step is about to overwrite, one slot per head, in all layers at once before the step runs."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from ..config import Config, Sizes
+from ..lowering.lower import lower
+from ..lowering.replays import Replays
+from ..rewriting.site import Rule
+from ..sessions.rows import Row
+from ..sessions.stores import Stack, Store, Stores
+from ..store.ring import Ring, RingRule
+from ..store.slots import Protection, slot_of_position, slot_to_replace
+
+if TYPE_CHECKING:
+    from ..sessions.session import Session
+
+
+class SlotContents(NamedTuple):
+    """A slot [L * B, Hkv, 1] per head of a stack, and each tensor's contents there, [L * B, Hkv, 1, ...]."""
+
+    slot: torch.Tensor
+    tensors: tuple[torch.Tensor, ...]
+
+
+class Overwritten:
+    """A copy of what a step will overwrite in a session, by which the step can be undone."""
+
+    def __init__(self, stacks: Sequence[Stack], held: Sequence[SlotContents], batch: int) -> None:
+        self._stacks, self._held, self._batch = stacks, held, batch
+
+    @property
+    def slots(self) -> list[torch.Tensor]:
+        """The slots that the step writes to, [L * B, Hkv, 1] for each bounded stack."""
+        return [h.slot for h, stack in zip(self._held, self._stacks, strict=True) if stack.rule.is_bounded]
+
+    def restore(self, rows: Sequence[int]) -> None:
+        """Write the contents before the step back into the stores of these rows, in place."""
+        for stack, held in zip(self._stacks, self._held, strict=True):
+            layers = range(len(stack.layers))
+            own = [layer * self._batch + row for layer in layers for row in rows]
+            row = torch.tensor(own, device=held.slot.device)
+            head = torch.arange(held.slot.shape[1], device=row.device)[None, :, None]
+            for tensor, before in zip(stack.flat, held.tensors, strict=True):
+                tensor[row[:, None, None], head, held.slot[row]] = before[row]
+
+
+def slots_taken(
+    stores: Stores, rows: Sequence[Row], sizes: Sizes, device: torch.device
+) -> list[torch.Tensor]:
+    """The slots that the rows' next tokens take, [L * B, Hkv, 1] for each bounded stack; found eagerly."""
+    position, recent = _positions_of(rows, device), torch.tensor(sizes.recent, device=device)
+    return [
+        _slot_taken(stack.rule, stack.flat, recent, position.repeat(len(stack.layers), 1))
+        for stack in stores.stacks
+        if stack.rule.is_bounded
+    ]
+
+
+def _positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    """The position of each row's next token, [B, 1] int64."""
+    return torch.tensor([[row.position] for row in rows], device=device)
+
+
+class OverwriteFinder:
+    """Finds what a step will overwrite, by one graph instead of a dozen small operations per stack.
+
+    Attributes:
+        module: that graph; None before the first call. Only Inductor compiles it, else it runs eagerly.
+    """
+
+    def __init__(self, config: Config, replays: Replays) -> None:
+        self._config, self._replays = config, replays
+        self.module: fx.GraphModule | None = None
+        self._find: Callable[..., list[SlotContents]] | None = None
+
+    def __call__(self, session: "Session") -> Overwritten:
+        """The slots that the next token of every row of `session` takes, and their contents now."""
+        stores = session.stores
+        if self._find is None:
+            self.module = _build_graph(stores.stacks)
+            is_lowered = self._config.backend == "inductor"
+            self._find = lower(self.module, self._config) if is_lowered else self.module.forward
+        position = _positions_of(session.rows, session.device)
+        held = self._replays.run("watch", partial(self._prepare, session), stores, position)
+        return Overwritten(stores.stacks, held, len(session.rows))
+
+    def _prepare(self, session: "Session") -> Callable[[torch.Tensor], list[SlotContents]]:
+        tensors = [t for stack in session.stores.stacks for t in stack.flat]
+        recent = torch.tensor(session.sizes.recent, device=session.device)
+        find = self._find
+        assert find is not None
+        return lambda position: find(position, recent, *tensors)
+
+
+class _FindInStack(nn.Module):
+    """A module that finds what a step will overwrite in one stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.rule, self.store_type, self.layers = stack.rule, type(stack.store), len(stack.layers)
+
+    def forward(self, position: torch.Tensor, recent: torch.Tensor, *tensors: torch.Tensor) -> SlotContents:
+        """The slots and contents, from position [B, 1], recent [] and tensors [L * B, Hkv, C, ...]."""
+        slot = _slot_taken(self.rule, self.store_type(*tensors), recent, position.repeat(self.layers, 1))
+        return SlotContents(slot, tuple(_gather_slot(tensor, slot) for tensor in tensors))
+
+
+def _build_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
+    """The graph (position [B, 1], recent [], *tensors of every stack) -> one `SlotContents` per stack."""
+    finders = nn.ModuleDict({f"stack_{i}": _FindInStack(stack) for i, stack in enumerate(stacks)})
+    graph = fx.Graph()
+    position, recent = graph.placeholder("position"), graph.placeholder("recent")
+    found = []
+    for name, stack in zip(finders, stacks, strict=True):
+        tensors = [graph.placeholder(f"{field}_{name}") for field in stack.store._fields]
+        found.append(graph.call_module(name, (position, recent, *tensors)))
+    graph.output(found)
+    return fx.GraphModule(finders, graph)
+
+
+def _slot_taken(rule: Rule, store: Store, recent: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """The slots [B, Hkv, 1] of a store that the tokens at position [B, 1] take."""
+    if isinstance(store, Ring) or isinstance(rule, RingRule):
+        return (position % rule.slots)[:, None].expand(-1, store.keys.shape[1], -1)
+    if not rule.is_bounded:
+        return slot_of_position(store.positions, position)
+    return slot_to_replace(store.scores, store.positions, Protection(recent, rule.sinks), position)
+
+
+def _gather_slot(tensor: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """The contents [B, Hkv, 1, ...] of a tensor [B, Hkv, C, ...] at slot [B, Hkv, 1]."""
+    wide = slot if tensor.dim() == 3 else slot[..., None].expand(-1, -1, -1, tensor.shape[3])
+    return tensor.gather(2, wide)

@@ -1,0 +1,167 @@
+"""Read a call's tokens into a session.
+
+Rows that are at the same position and have tokens in the same columns are read together, others one by one.
+A row that is read alone runs exactly the graph calls that it would run in a session of its own. A step always
+runs all rows together; afterwards the stores of rows without a token are restored. Calls of other threads get
+their turn between the chunks of a prompt.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+
+from ..sessions.rows import TokenColumns, Wanted, all_equal
+from ..sessions.session import Session
+from .decoder import Decoder
+from .overflow import move_keys_back, overflows
+from .overwritten_slots import Overwritten
+from .undo import Undo
+
+
+@torch.no_grad()
+def read(
+    decoder: Decoder, session: Session, ids: torch.Tensor, spans: Sequence[TokenColumns], wanted: torch.Tensor
+) -> torch.Tensor:
+    """Read ids [B, S] int64 into the session; logits [B, len(wanted), V] of the wanted columns.
+
+    If anything fails, or another thread cancels the call, the session is restored to its state before.
+
+    Args:
+        spans: the columns of each row's tokens; the others are padding.
+        wanted: ascending columns, int64 on the CPU; see `Wanted` for the logits of padding.
+    """
+    tokens = [span.tokens for span in spans]
+    is_step = max(tokens) == 1
+    # A step keeps its turn from here on: `Undo` runs the graph that finds what the step overwrites, and no
+    # other thread may run that graph before the step.
+    with session.in_use(), decoder.running() if is_step else nullcontext():
+        moves = any(map(partial(overflows, decoder), session.rows, tokens))
+        undo = Undo(session, decoder.watch, is_step, moves)
+        try:
+            session.refuse_if_cancelled()
+            session.allocate(len(spans))
+            if all_equal(session.rows) and all_equal(spans):
+                logits = _read_together(decoder, session, ids, spans[0], wanted, undo.overwritten)
+            elif is_step:
+                logits = _read_step(decoder, session, ids, spans, wanted, undo.overwritten)
+            else:
+                logits = _read_row_by_row(decoder, session, ids, spans, wanted)
+            session.note_read(ids, spans)
+        except BaseException:
+            undo.restore()
+            raise
+    return logits
+
+
+def _read_together(
+    decoder: Decoder,
+    session: Session,
+    ids: torch.Tensor,
+    span: TokenColumns,
+    wanted: torch.Tensor,
+    overwritten: Overwritten | None,
+) -> torch.Tensor:
+    """Read the columns `span` of ids [B, S] into every row; logits [B, len(wanted), V]."""
+    chosen, own = Wanted(wanted, span), ids[:, slice(*span)]
+    if span.tokens > 1:
+        return chosen.spread(_read_chunks(decoder, session, own, None, chosen.tokens))
+    logits = _read_chunk_or_token(decoder, session, own, None, chosen.tokens, 0, overwritten)
+    assert logits is not None  # `Wanted.tokens` is never empty for a row with tokens
+    return chosen.spread(logits)
+
+
+def _read_chunks(
+    decoder: Decoder, session: Session, ids: torch.Tensor, row: int | None, wanted: torch.Tensor
+) -> torch.Tensor:
+    """Read ids [B, S] in chunks into every row, or into `row` alone; logits [B, len(wanted), V].
+
+    `wanted` holds indices of tokens in `ids`.
+    """
+    size, parts = session.sizes.chunk, []
+    for start in range(0, ids.shape[1], size):
+        session.refuse_if_cancelled()
+        piece, left = ids[:, start : start + size], ids.shape[1] - start
+        inside = wanted[(wanted >= start) & (wanted < start + piece.shape[1])] - start
+        with decoder.running():
+            part = _read_chunk_or_token(decoder, session, piece, row, inside, left)
+        if part is not None:
+            parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _read_chunk_or_token(
+    decoder: Decoder,
+    session: Session,
+    ids: torch.Tensor,
+    row: int | None,
+    wanted: torch.Tensor,
+    left: int,
+    overwritten: Overwritten | None = None,
+) -> torch.Tensor | None:
+    """Read ids [B, S] at once into every row, or into `row` alone; logits [B, len(wanted), V] or None.
+
+    Args:
+        wanted: indices of tokens in `ids`; None is returned if it is empty.
+        left: the number of tokens from the first of `ids` to the end of the call; unused for one token.
+        overwritten: what a single token will overwrite, if that is known.
+    """
+    stores = session.stores if row is None else session.stores_of(row)
+    affected = range(len(session.rows)) if row is None else (row,)
+    length = ids.shape[1]
+    move_keys_back(decoder, session, affected, length)
+    rows = [session.rows[i] for i in affected]
+    logits: torch.Tensor | None
+    if length == 1:
+        logits = decoder.step(ids, stores, rows, session.sizes, range(len(rows)), overwritten)
+        logits = logits if len(wanted) else None
+    else:
+        logits = decoder.chunk(ids, stores, rows[0], session.sizes, wanted, rows[0].position + left - 1)
+    session.advance(affected, length)
+    return logits
+
+
+def _read_row_by_row(
+    decoder: Decoder, session: Session, ids: torch.Tensor, spans: Sequence[TokenColumns], wanted: torch.Tensor
+) -> torch.Tensor:
+    """Read each row's columns of ids [B, S] by themselves; logits [B, len(wanted), V]."""
+    parts: list[torch.Tensor | None] = []
+    for row, span in enumerate(spans):
+        if span.tokens == 0:
+            parts.append(None)
+            continue
+        chosen = Wanted(wanted, span)
+        own = ids[row : row + 1, slice(*span)]
+        parts.append(chosen.spread(_read_chunks(decoder, session, own, row, chosen.tokens)))
+    return _join_rows(parts)
+
+
+def _read_step(
+    decoder: Decoder,
+    session: Session,
+    ids: torch.Tensor,
+    spans: Sequence[TokenColumns],
+    wanted: torch.Tensor,
+    overwritten: Overwritten | None,
+) -> torch.Tensor:
+    """Read one token into each row whose span isn't empty; logits [B, len(wanted), V]."""
+    reading = [row for row, span in enumerate(spans) if span.tokens]
+    move_keys_back(decoder, session, reading, 1)
+    resting = [row for row in range(len(spans)) if row not in reading]
+    if resting and overwritten is None:
+        overwritten = decoder.watch(session)
+    column = torch.tensor([span.start for span in spans], device=ids.device)
+    token = ids.gather(1, column[:, None])
+    logits = decoder.step(token, session.stores, session.rows, session.sizes, reading, overwritten)
+    if resting and overwritten is not None:
+        overwritten.restore(resting)
+    session.advance(reading, 1)
+    parts = [Wanted(wanted, s).spread(logits[i : i + 1]) if s.tokens else None for i, s in enumerate(spans)]
+    return _join_rows(parts)
+
+
+def _join_rows(parts: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """The logits [B, T, V] of rows [1, T, V]; zeros for None, a row that read nothing."""
+    like = next(part for part in parts if part is not None)
+    return torch.cat([torch.zeros_like(like) if part is None else part for part in parts])

@@ -1,0 +1,103 @@
+"""Finds filters that exist already for a model: in the user's cache folder, or published on the hub."""
+
+import logging
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from ..errors import FilterFileError
+from . import hub, layout
+from .q_filters import QFilters
+
+log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """The folder that qfpass keeps files in between runs: `$QFPASS_CACHE`, else the user's cache folder."""
+    chosen = os.environ.get("QFPASS_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("qfpass", appauthor=False)
+
+
+def find_cached(fingerprint: str) -> QFilters | None:
+    """The cached filters of the model with this fingerprint, or None.
+
+    Raises:
+        FilterFileError: the cached files can't be read or belong to another model.
+    """
+    folder = _entry(fingerprint)
+    if not (folder / layout.TENSORS_FILE).is_file():  # never saved, or the first save was interrupted
+        return None
+    filters = _load_entry(folder, folder)
+    if filters.source.get("fingerprint") != fingerprint:
+        raise FilterFileError(
+            f"The filters cached in {folder} belong to the model "
+            f"{filters.source.get('fingerprint')!r}. Delete that folder to calibrate again."
+        )
+    return filters
+
+
+def store_cached(filters: QFilters) -> Path:
+    """Write the filters into the cache under their `source["fingerprint"]`; returns the folder.
+
+    Raises:
+        FilterFileError: the source has no fingerprint, or the cache can't be written.
+    """
+    folder = _entry(filters.source.get("fingerprint"))
+    try:
+        filters.save(folder)
+    except OSError as error:
+        raise FilterFileError(
+            f"The cache can't be written ({error}): set QFPASS_CACHE to a folder that can be."
+        ) from error
+    return folder
+
+
+def find_on_hub(name_or_path: str | None) -> QFilters | None:
+    """The filters published as `nthngdy/<name>_qfilt` for a hub model `organisation/name`.
+
+    None for a local path, for a name of another form, and if the hub can't be reached, is switched off
+    (`HF_HUB_OFFLINE`) or has no such repository. The reason is logged at debug level. A hub that doesn't
+    answer costs a few seconds at most.
+
+    Raises:
+        FilterFileError: the repository's file is broken or holds something else.
+    """
+    if name_or_path is None or not hub.is_repository_name(name_or_path):
+        log.debug("no published filters looked for: %r is no hub name", name_or_path)
+        return None
+    if Path(name_or_path).exists():
+        log.debug("no published filters looked for: %s is a local path", name_or_path)
+        return None
+    repository = f"nthngdy/{name_or_path.partition('/')[2]}_qfilt"
+    try:
+        path = hub.fetch(repository, layout.PUBLISHED_FILE)
+    except hub.UNAVAILABLE as error:
+        log.debug("no published filters from %s: %s: %s", repository, type(error).__name__, error)
+        return None
+    # The hub's cache has the file at models--<organisation>--<name>/snapshots/<revision>/<file>. It is a
+    # link, so a broken copy is replaced only if the repository's whole folder is deleted.
+    filters = _load_entry(path.parent, path.parents[2])
+    return replace(filters, source=hub.source(repository, path))
+
+
+def _entry(fingerprint: object) -> Path:
+    if not isinstance(fingerprint, str) or not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint):
+        raise FilterFileError(
+            f"Filters are cached by the model's fingerprint, hexadecimal digits, not by "
+            f"{fingerprint!r}: set source['fingerprint'] to what fingerprint() returns."
+        )
+    return cache_folder() / "filters" / fingerprint
+
+
+def _load_entry(folder: Path, disposable: Path) -> QFilters:
+    """The filters in `folder`; the error for a broken copy says to delete `disposable`."""
+    try:
+        return QFilters.load(folder)
+    except FilterFileError as error:
+        raise FilterFileError(
+            f"A cached copy of Q-Filters is broken: {error} "
+            f"Delete the folder {disposable} to have them made or fetched again."
+        ) from error

@@ -1,0 +1,51 @@
+"""The captured graph of a decoder, and the example inputs that a trace reads."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from ..errors import CaptureError
+
+# Rows and tokens of the example that a trace reads. They differ from each other and from sizes that models
+# use, so that a dimension of that size can be recognised.
+BATCH, LENGTH = 2, 11
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A decoder's graph: placeholders `input_ids` and `position_ids` [B, S], output logits [B, S, V].
+
+    Attributes:
+        module: the graph module; its parameters and buffers are the model's own tensors, not copies.
+        device: the device of the model's first floating-point parameter.
+        dtype: the dtype of that parameter.
+        batch: the number of rows that the graph is made for, or None for any number.
+        lean: whether graph modules made from this one generate their Python code only when it is needed.
+        conditions: what the trace assumed about the inputs' sizes, as Python expressions.
+    """
+
+    module: fx.GraphModule
+    device: torch.device
+    dtype: torch.dtype
+    batch: int | None = None
+    lean: bool = True
+    conditions: tuple[str, ...] = ()
+
+
+def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype of a model's first floating-point parameter.
+
+    Raises:
+        CaptureError: the model has no floating-point parameter.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.device, parameter.dtype
+    raise CaptureError(f"{type(model).__name__} has no floating-point parameters.")
+
+
+def example_inputs(device: torch.device, batch: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token ids (all 0) and positions that a trace reads, both [batch or BATCH, LENGTH] int64."""
+    ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
+    return ids, torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()

@@ -1,0 +1,112 @@
+"""A decoder's compiled graphs: a chunk of any length, a step of one token, and the head."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..config import Config
+from ..regions.outline import Outlined
+from ..regions.pieces import take_apart
+from ..upstream.inductor import backend_for_pieces
+from .lower import lower
+from .piecewise import Piecewise
+from .weight_guard import weights_of, with_weights_checked
+
+Call = Callable[..., torch.Tensor]
+
+# On CPUs Inductor writes the parts of a concatenation (a rotary embedding's halves) to memory. For a single
+# token it is faster to compute them where they are read.
+STEP_OPTIONS = {"force_pointwise_cat": True}
+RUNS_NOT_REPORTED = "Inductor doesn't tell of its code's runs"
+
+
+class Graphs:
+    """A decoder's graphs, each compiled at its first call.
+
+    Chunk and step are compiled piece by piece (see `piecewise`) if the decoder has repeated layers and the
+    backend is Inductor and reports the runs of its code. Otherwise each of them is compiled as one graph.
+
+    Attributes:
+        chunk: (input_ids [B, S], position_ids [B, S], *rest) -> hidden [B, S, E], 1 < S <= `longest`; it
+            returns logits [B, S, V] if there is no head.
+        step: (input_ids [B, 1], position_ids [B, 1], *rest) -> logits [B, 1, V].
+        head: hidden [B, T, E] -> logits [B, T, V], T > 1; None if the body returns logits.
+        modules: the graph modules that Dynamo compiles.
+        weights: the parameters and buffers that the graphs read in place.
+        why_not_piecewise: why chunks and steps aren't run piece by piece; None if they are.
+    """
+
+    def __init__(self, outlined: Outlined, config: Config, longest: int) -> None:
+        body, head = outlined.body, outlined.head
+        self.longest = longest
+        self.modules: list[fx.GraphModule] = []
+        self.weights = weights_of(nn.ModuleList([body, *([head] if head else [])]))
+
+        def whole_chunk() -> Call:
+            return self._compile_whole(body, config, longest)
+
+        def whole_step() -> Call:
+            return self._compile_whole(_sequence(body, head) if head else body, config, None, **STEP_OPTIONS)
+
+        self.why_not_piecewise = _why_whole(outlined, config)
+        self.chunk: Call
+        self.step: Call
+        if self.why_not_piecewise is None:
+            chunks = Piecewise(take_apart(outlined), None, config, longest)
+            steps = Piecewise(take_apart(outlined), head, config, **STEP_OPTIONS)
+            self.chunk = self._compile_piecewise("chunk", chunks, whole_chunk)
+            self.step = self._compile_piecewise("step", steps, whole_step)
+            self.why_not_piecewise = "nothing has been read yet"
+        else:
+            self.chunk, self.step = whole_chunk(), whole_step()
+        self.head = self._compile_whole(head, config, None) if head else None
+
+    def _compile_whole(
+        self, module: fx.GraphModule, config: Config, longest: int | None, **options: Any
+    ) -> Call:
+        # Dynamo's graphs are counted by code object. A graph module regenerates the code of those inside it,
+        # so this one must be in no other.
+        module = fx.GraphModule(module, module.graph)
+        self.modules.append(module)
+        return lower(module, config, longest, **options)
+
+    def _compile_piecewise(self, name: str, pieces: Piecewise, whole: Callable[[], Call]) -> Call:
+        """The first value of the attribute `name`: its first call replaces it by `pieces` or by `whole()`.
+
+        It takes `pieces` if Inductor reports the runs of its code, which only a call shows.
+        """
+        self.modules.extend(piece.module for piece in pieces.pieces)
+        checked = with_weights_checked(pieces, self.weights)
+
+        def choose_and_call(*inputs: Any) -> torch.Tensor:
+            call, self.why_not_piecewise = checked, None
+            if backend_for_pieces.failure is None and not pieces.reports_runs(inputs):
+                backend_for_pieces.give_up("it told of no run")
+            if backend_for_pieces.failure is not None:
+                call, self.why_not_piecewise = whole(), RUNS_NOT_REPORTED
+            setattr(self, name, call)
+            return call(*inputs)
+
+        return choose_and_call
+
+
+def _why_whole(outlined: Outlined, config: Config) -> str | None:
+    """The reason why a decoder can't run piece by piece; None if it can."""
+    if not config.switches.piecewise:
+        return "it is turned off"
+    if config.backend != "inductor":
+        return f"the backend is {config.backend!r}"
+    if outlined.head is None:
+        return "the graph has no repeated layers"
+    return None if backend_for_pieces.failure is None else RUNS_NOT_REPORTED
+
+
+def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
+    """One graph that calls body, then head; its inputs are the body's."""
+    graph = fx.Graph()
+    inputs = [graph.placeholder(n.name) for n in body.graph.nodes if n.op == "placeholder"]
+    hidden = graph.call_module("body", tuple(inputs))
+    graph.output(graph.call_module("head", (hidden,)))
+    return fx.GraphModule(nn.ModuleDict({"body": body, "head": head}), graph)

@@ -1,0 +1,128 @@
+"""Compile one graph with torch.compile, with guards only on what a call can change."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..config import Config
+from ..graph.tracing import forgetting_source_lines, generate_python
+from ..upstream import dynamo, inductor
+from ..upstream.fake_tensors import without_fake_results_kept
+from ..upstream.fx import without_stack_traces
+from .inductor_backend import OnRun, caches_for_bound, recordable_inductor, reporting_inductor
+from .replays import CUDA_GRAPHS
+from .weight_guard import are_plain, weights_of, with_weights_checked
+
+Call = Callable[..., Any]
+
+
+def lower(module: fx.GraphModule, config: Config, longest: int | None = None, **options: Any) -> Call:
+    """A callable that runs `module`, compiled as one graph by the config's backend.
+
+    `options` are Inductor's. `longest` is the bound that inputs are marked with by `mark_length`, if any are.
+
+    Raises:
+        QFPassError: from the call, if a weight of an Inductor graph has changed (see `weight_guard`).
+    """
+    if config.backend != "inductor":
+        return _compiled(module, config, backend=config.backend, **config.compile_options)
+    return with_weights_checked(compiled_by_inductor(module, config, longest, **options), weights_of(module))
+
+
+def compiled_by_inductor(
+    module: fx.GraphModule,
+    config: Config,
+    longest: int | None = None,
+    on_run: OnRun | None = None,
+    **options: Any,
+) -> Call:
+    """A callable that runs `module`, compiled by Inductor with `options` and those of the config.
+
+    `on_run` is called after every run of the generated code, if this version of torch can report runs.
+
+    Raises:
+        RuntimeError: from torch.compile, if a user's option doesn't exist in Inductor.
+    """
+    asked = dict(config.compile_options)
+    user_options = {**(asked.pop("options", None) or {})}
+    dynamo_options = _dynamo_options(module, config, user_options)
+    inductor_options = _inductor_options(asked.pop("mode", None), options, user_options)
+    backend = None
+    if on_run is not None:
+        backend = reporting_inductor(inductor_options, on_run, longest)
+    elif config.switches.replay:
+        backend = recordable_inductor(inductor_options, longest)
+    if backend is not None:
+        return _compiled(module, config, backend=backend, options=dynamo_options, **asked)
+    call = _compiled(
+        module, config, backend="inductor", options={**inductor_options, **dynamo_options}, **asked
+    )
+
+    def call_with_own_caches(*inputs: Any) -> Any:
+        with caches_for_bound(longest):
+            return call(*inputs)
+
+    return call_with_own_caches
+
+
+def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
+    """Mark a dimension as dynamic, 2 to `longest`, so that Dynamo doesn't compile a graph for this length."""
+    dynamo.mark_dynamic(tensor, dim, 2, longest)
+
+
+def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Call:
+    is_lean = config.switches.lean_tracing
+    if is_lean:
+        generate_python(module)
+    compiled = torch.compile(module.forward, fullgraph=True, **asked)
+
+    def call(*inputs: Any) -> Any:
+        try:
+            return compiled(*inputs)
+        except Exception as error:
+            if not inductor.gave_up_loops(error):
+                raise
+        return compiled(*inputs)  # compiles again, now without our C++ loops
+
+    def call_lean(*inputs: Any) -> Any:
+        # Any call may compile.
+        with without_stack_traces(), without_fake_results_kept(), forgetting_source_lines():
+            return call(*inputs)
+
+    return call_lean if is_lean else call
+
+
+def _dynamo_options(module: fx.GraphModule, config: Config, user_options: dict[str, Any]) -> dict[str, Any]:
+    """torch.compile's own options; those that the user gave are removed from `user_options`."""
+    keep = None
+    if config.switches.guard_filter:
+        keep = dynamo.guard_filter(of_weights=not are_plain(weights_of(module)))
+    keep = user_options.pop("guard_filter_fn", keep)
+    return {} if keep is None else {"guard_filter_fn": keep}
+
+
+def _inductor_options(
+    mode: str | None, own: Mapping[str, Any], user_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Inductor's options: those of `mode`, then `own`, then the user's, which take precedence.
+
+    CUDA graphs are always off here: `replays` captures whole steps, and a CUDA graph can't contain another.
+    """
+    ours = {
+        # Every region's code would compare the sizes of its inputs, which Dynamo's guards have done already.
+        "size_asserts": False,
+        # Fused multiply-add on CPUs: one instruction, and more exact.
+        "cpp.enable_floating_point_contract_flag": "fast",
+        **own,
+    }
+    without_graphs = inductor.known_options({CUDA_GRAPHS: False})
+    if user_options:
+        inductor.refuse_unknown({**user_options, **without_graphs})
+    return {
+        **(inductor.options_of_mode(mode) if mode not in (None, "default") else {}),
+        **inductor.known_options(ours),
+        **user_options,
+        **without_graphs,
+    }

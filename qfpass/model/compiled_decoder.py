@@ -1,0 +1,161 @@
+"""CompiledDecoder: the object that `qfpass.compile` returns, called like the model it was made from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..decoder.decoder import Decoder
+from ..decoder.read import read
+from ..errors import InputError, QFPassError
+from ..sessions.session import Session
+from ..upstream.cache import cache_argument, causal_output
+from ..upstream.module_object import SharedParameters
+from .changes import DecoderVersions
+from .check_inputs import check_inputs, check_session, wanted_indices
+from .returned import MakeOutput
+
+_UNSUPPORTED = "is not something that a compiled decoder computes: leave it out or use the original model."
+
+
+class CompiledDecoder(SharedParameters):
+    """A compiled decoder that is called like its original model and shares the original's parameters."""
+
+    qfpass_decoder: Decoder
+    qfpass_original: nn.Module
+    qfpass_changes: DecoderVersions
+
+    def follow_changes(self) -> Decoder:
+        """The decoder of the original model as it is now; this object uses it from now on.
+
+        Raises:
+            QFPassError: the original can't be compiled as it is now.
+        """
+        self.qfpass_decoder = self.qfpass_changes.current()
+        return self.qfpass_decoder
+
+    def session(self, budget: int | None = None) -> Session:
+        """A new, empty session; pass it as `past_key_values` in each call on the same texts.
+
+        Args:
+            budget: slots per key/value head, at most those compiled for; the session then gives the results
+                of a model compiled with this budget.
+
+        Raises:
+            ConfigError, SessionError: the model can't have a session of this budget.
+        """
+        return self.follow_changes().session(budget)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Session | None = None,
+        cache: Session | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool | None = None,
+        **unsupported: Any,
+    ) -> Any:
+        """The model's output for ids [B, S], with logits [B, S or fewer, V]; the session is updated.
+
+        Args:
+            attention_mask: [B, S], or [B, earlier columns + S]: 1 for tokens, 0 for padding, which goes to
+                the left or the right of a row's tokens and is never stored, attended or counted. Padding
+                on the right has the logits of the row's last token, padding on the left has zeros.
+            position_ids: [B, S]; they are only checked: they must continue each row's positions.
+            past_key_values, cache: a session of this model, by transformers' name before and from version
+                5.24; without one the call uses a new session.
+            logits_to_keep: 0 for every token's logits, n for the last n, or ascending indices.
+
+        Raises:
+            InputError, SessionError: an argument is wrong; the message says what to do.
+        """
+        for name, value in unsupported.items():
+            if value is not None and value is not False and not _is_default(name, value):
+                raise InputError(f"{name}= {_UNSUPPORTED}")
+        decoder = self.follow_changes()
+        session = cache_argument(past_key_values, cache)
+        if session is None:
+            session = decoder.session()
+        check_session(decoder, session, self.qfpass_changes)
+        with session.in_use():
+            ids, spans = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
+            logits = read(decoder, session, ids, spans, wanted_indices(logits_to_keep, ids.shape[1]))
+        return self.returned(logits, None if use_cache is False else session, return_dict)
+
+    def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
+        """What the original would return: an output object, or a tuple if `return_dict` is False."""
+        if return_dict is None:
+            return_dict = getattr(getattr(self, "config", None), "return_dict", True)
+        out = causal_output(logits, session)
+        return out if return_dict else out.to_tuple()
+
+    def train(self, mode: bool = True) -> "CompiledDecoder":
+        """Refuse training mode, since the layers are the original's and an evicting graph has no gradient.
+
+        Raises:
+            QFPassError: `mode` is True.
+        """
+        if mode:
+            raise QFPassError("a compiled decoder can't be trained: train the original, then compile again.")
+        return self
+
+    def refuse_to_become(self, like: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Refuse `.to()`, `.cuda()`, `.half()` and the like if they would change the shared parameters.
+
+        Raises:
+            QFPassError: `like`, applied to a tensor, changes its device or dtype.
+        """
+        decoder = self.qfpass_decoder
+        before = torch.empty(0, dtype=decoder.dtype, device=decoder.device)
+        after = like(before)
+        if (after.device, after.dtype) != (before.device, before.dtype):
+            raise QFPassError(
+                f"a compiled decoder stays on {before.device} in {before.dtype}: its parameters are the "
+                "original's. Move or cast the original, then compile again."
+            )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse `copy` and `pickle`, which call this: compiled code can't leave its process."""
+        raise QFPassError(
+            "a compiled decoder can't be copied or pickled: save its session with session.save(path), copy "
+            "or save the original, which is its attribute qfpass_original, and compile that again."
+        )
+
+
+class CompiledPlainModel(CompiledDecoder):
+    """A compiled decoder whose original isn't a transformers model; `like` makes its outputs."""
+
+    def __init__(
+        self, model: nn.Module, decoder: Decoder, changes: DecoderVersions, like: MakeOutput
+    ) -> None:
+        super().__init__()
+        self.qfpass_original = model
+        self.qfpass_decoder = decoder
+        self.qfpass_changes = changes
+        self._make_output = like
+        self.training = False
+
+    def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
+        """What the original would return: logits, a tuple, or an object with them."""
+        return self._make_output(logits, session)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether an argument only states the default: many tokenizers return token types that are all 0."""
+    return name == "token_type_ids" and isinstance(value, torch.Tensor) and not bool(value.any())
+
+
+def decoder_of(model: nn.Module) -> Decoder:
+    """The decoder inside a model that `qfpass.compile` returned.
+
+    Raises:
+        QFPassError: `model` is another model.
+    """
+    decoder = getattr(model, "qfpass_decoder", None)
+    if not isinstance(decoder, Decoder):
+        raise QFPassError(f"{type(model).__name__} was not made by qfpass.compile.")
+    return decoder

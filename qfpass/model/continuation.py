@@ -1,0 +1,57 @@
+"""Find which of the ids given to generate a session has not read yet."""
+
+import torch
+
+from ..errors import InputError
+from ..sessions.session import Session
+
+
+def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | None) -> int:
+    """The number of columns at the end of ids [B, S] that the session has not read.
+
+    All are new to a session without tokens or of another number of rows (which `check_inputs` refuses), or
+    if the mask [B, earlier columns + S] covers the whole text.
+    Otherwise ids that begin with everything read are the whole text, and only the rest is new. Ids whose
+    first token differs from what was read, in every row, are all new. Anything else is refused.
+
+    Raises:
+        InputError: the ids begin like what was read but differ later (the message says where), or hold
+            nothing new.
+    """
+    batch, length = ids.shape
+    same_batch = session.tokens_seen and batch == session.batch
+    if not same_batch or (mask is not None and tuple(mask.shape) == (batch, session.columns + length)):
+        return length
+    texts, read = _without_padding(ids, mask), session.read_ids.rows()
+    common = [_common_length(text, had) for text, had in zip(texts, read, strict=True)]
+    if all(same == len(had) for same, had in zip(common, read, strict=True)) and length > session.columns:
+        return length - session.columns
+    if all(same == 0 for same, had in zip(common, read, strict=True) if len(had)):
+        return length
+    for row, (same, text, had) in enumerate(zip(common, texts, read, strict=True)):
+        if same < min(len(text), len(had)):
+            raise InputError(
+                f"row {row} begins like the {len(had)} tokens that the session has read and differs at "
+                f"token {same}: {int(text[same])} in the place of {int(had[same])}. A session can't take "
+                "tokens back: make a new session, or, if these ids are new ones that go on after what was "
+                f"read, say so by an attention_mask of [{batch}, {session.columns + length}], for both."
+            )
+    raise InputError(
+        f"the session has read all of these ids already ({session.row_tokens} tokens in its rows), and can't "
+        "take the last one back: give what follows them too."
+    )
+
+
+def _without_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+    """The tokens [n] of each row, on the CPU, without padding."""
+    ids = ids.cpu()
+    if mask is None or tuple(mask.shape) != tuple(ids.shape):
+        return list(ids)
+    return [row[shown.bool()] for row, shown in zip(ids, mask.cpu(), strict=True)]
+
+
+def _common_length(text: torch.Tensor, had: torch.Tensor) -> int:
+    """The number of leading tokens that `text` [n] and `had` [m] have in common."""
+    length = min(len(text), len(had))
+    differs = (text[:length] != had[:length]).nonzero()
+    return int(differs[0]) if len(differs) else length

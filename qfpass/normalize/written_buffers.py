@@ -1,0 +1,78 @@
+"""Buffers that a forward writes: values of the call if written before they are read, else state, refused."""
+
+import torch
+from torch import fx
+
+from ..errors import CaptureError
+from ..graph.dependence import SHAPE_ONLY
+from ..graph.nodes import gives_views
+from ..graph.subgraph import ancestors
+from ..upstream.operators import written_arguments
+
+aten = torch.ops.aten
+
+
+def rewrite_written_buffers(graph: fx.Graph) -> None:
+    """Remove the writes to buffers from `graph`, in place: later nodes read what was copied there instead.
+
+    A write that doesn't reach the logits is removed too.
+
+    Raises:
+        CaptureError: the logits of a call depend on what earlier calls have written.
+    """
+    for node in list(graph.nodes):
+        buffer = _written(node)
+        if buffer is None:
+            continue
+        order = {n: i for i, n in enumerate(graph.nodes)}
+        readers = _readers(graph, str(buffer.target)) - {node}
+        before = {reader for reader in readers if order[reader] < order[node]}
+        if node.target is aten.copy_.default and node.args[0] is buffer and not before:
+            _use_what_is_written(node, buffer, readers)
+        elif node.users or readers & ancestors([graph.output_node()]):
+            raise CaptureError(
+                f"the forward writes {buffer.target} while it reads a text ({node.target}), so that what it "
+                "computes depends on earlier calls, which a session doesn't carry. A model's own cache must "
+                "not be set up: a session takes its place."
+            )
+        else:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _written(node: fx.Node) -> fx.Node | None:
+    """The get_attr node of the tensor that `node` changes in place, maybe by a view; None without one."""
+    for place, name in written_arguments(node.target):
+        changed = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        while isinstance(changed, fx.Node) and changed.op == "call_function" and gives_views(changed):
+            changed = changed.args[0]
+        if isinstance(changed, fx.Node) and changed.op == "get_attr" and "detach_" not in str(node.target):
+            return changed
+    return None
+
+
+def _readers(graph: fx.Graph, path: str) -> set[fx.Node]:
+    """The nodes that read the values of the attribute at `path`, not its shape alone."""
+    return {
+        user
+        for node in graph.nodes
+        if node.op == "get_attr" and node.target == path
+        for user in node.users
+        if user.target not in SHAPE_ONLY
+    }
+
+
+def _use_what_is_written(node: fx.Node, buffer: fx.Node, readers: set[fx.Node]) -> None:
+    """Let `readers` of a buffer read what the copy_ call `node` writes to it, and erase that call."""
+    graph, like = node.graph, node.meta["val"]
+    with graph.inserting_before(node):
+        value = graph.call_function(aten.to.dtype, (node.args[1], like.dtype))
+        value = graph.call_function(aten.expand.default, (value, list(like.shape)))
+    for new in (value.args[0], value):
+        new.meta = dict(node.meta)
+    for reader in readers:
+        for given in list(reader.all_input_nodes):
+            if given.op == "get_attr" and given.target == buffer.target:
+                reader.replace_input_with(given, value)
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)

@@ -1,0 +1,164 @@
+"""qfpass.compile, step by step: capture and prove, decide, rewrite, outline, lower, attach."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .capture.computation_digest import digest_computation
+from .capture.decoder_call import own_context_length
+from .capture.original import original_of
+from .capture.suitable import refuse_unsuitable
+from .config import Config
+from .decoder.decoder import Decoder
+from .decoder.overflow import find_rotations
+from .filters import QFilters, TrainedFilters
+from .filters.calibrate import model_fingerprint
+from .graph.tracing import without_autocast
+from .kernels.kernel import Kernel
+from .layer_rules import ChooseRule, layer_rule
+from .model.attach import attach
+from .model.changes import DecoderVersions
+from .model.compiled_decoder import CompiledDecoder
+from .model.returned import output_maker
+from .plan import filters_for, make_plan, make_sites, own_loops_for, start_vector_trials
+from .proof.prove import capture_and_prove
+from .regions.compact_weights import compact_weights as with_compact_weights
+from .regions.outline import outline
+from .regions.step_linears import stream_weights
+from .rewriting.rewrite import rewrite
+from .rewriting.vocabulary import vocabulary
+from .store.scores import Score, score_named
+from .switches import Switches
+from .upstream.versions import warn_if_untested
+
+
+def compile(
+    model: nn.Module,
+    *,
+    ratio: float | None = None,
+    budget: int | None = None,
+    context_length: int | None = None,
+    recent: int | None = None,
+    sinks: int = 4,
+    score: str | Score | None = None,
+    store_dtype: torch.dtype | None = None,
+    chunk: int | None = None,
+    filters: QFilters | TrainedFilters | str | Path | None = None,
+    skip_layers: Sequence[int] = (),
+    overflow: str = "error",
+    compact_weights: bool = False,
+    kernel: Kernel | None = None,
+    backend: Any = "inductor",
+    verify: bool = True,
+    switches: Switches = Switches(),
+    **compile_options: Any,
+) -> CompiledDecoder:
+    """A decoder like `model` whose attention keeps a fixed number of keys, however long the text.
+
+    Args:
+        model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
+            mode. It is left as it was; its parameters are shared. Of a compiled one, the original is taken.
+        ratio: slots = ceil(context_length / ratio), or as many more as fit in their bytes if `store_dtype` is
+            smaller than the model's; 1, the default, keeps every key.
+        budget: slots per key/value head, instead of `ratio`.
+        context_length: tokens a session may see; by default the model's own.
+        recent: newest tokens never evicted; by default a half of the slots for the published score, an
+            eighth of up to 256 growing to half of 1,024 and more for the trained, a quarter for the others.
+        sinks: first tokens never evicted.
+        score: which key goes first, a `qfpass.Score` of your own or a name: "published" (Godey et al. 2025,
+            arXiv 2503.02812), "trained" (by `qfpass.train`), "recency", "knorm" or "random"; by default what
+            the filters are for.
+        store_dtype: of the stored keys and values: by default the model's own, or torch.int8, which holds
+            some 3.6 times as many tokens in the bytes of float32 and 1.8 times in those of bfloat16. Windows
+            and `skip_layers` stay in the model's.
+        chunk: tokens of a prompt read at a time; by default 512, or one less than the slots, if fewer.
+        filters: Q-Filters or trained filters, a folder or hub repository of them; by default Q-Filters are
+            found or made.
+        skip_layers: attentions, counted from 0, that keep every key.
+        overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
+            "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
+        compact_weights: for steps of a single text on a processor, keep copies of float32 weights in fewer
+            bits where these hold exactly the same numbers: of a checkpoint in half precision, or a
+            dequantised GGUF (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1). `qfpass.report` tells of how many. The weights
+            must not change then: a call refuses to run if one has, but can't see what is written to `.data`.
+        kernel: attention of your own, in the place of every kernel; its contract is `qfpass.kernels`'.
+        backend: a torch.compile backend by name or callable; "eager" compiles nothing.
+        verify: compare the rewritten graph with `model` before returning.
+        switches: which optimisations are used; see `qfpass.Switches`.
+        compile_options: further arguments of torch.compile, such as `mode` or `options`.
+
+    Returns:
+        A model that is called, and generates, as `model` does; `.session()` makes sessions.
+
+    Raises:
+        QFPassError: see `qfpass.errors`.
+    """
+    named = None if score is None else score_named(score)
+    config = Config(
+        ratio, budget, context_length, recent, sinks, named, store_dtype, chunk, filters, tuple(skip_layers),
+        overflow, compact_weights, kernel, backend, verify, switches, compile_options,
+    )  # fmt: skip
+    return build(model, config)
+
+
+def build(
+    model: nn.Module, config: Config, batch: int | None = None, choose_rule: ChooseRule = layer_rule
+) -> CompiledDecoder:
+    """Compile `model` as `config` says, and put the decoder in the place of its forward.
+
+    Args:
+        batch: the number of rows of every call, for a model that is made for that number alone.
+        choose_rule: how each layer keeps keys.
+    """
+    warn_if_untested()
+    model = original_of(model)
+    refuse_unsuitable(model)
+
+    def make(config: Config) -> tuple[Decoder, str | None]:
+        with without_autocast(model):
+            return make_decoder(model, config, batch, choose_rule)
+
+    decoder, digest = make(config)
+    length = config.context_length or own_context_length(model)
+
+    def digest_now() -> str | None:
+        if digest is None or length is None:
+            return None
+        with without_autocast(model):
+            known = digest_computation(model, batch, length, layers=False, lean=config.switches.lean_tracing)
+        return known.digest if known else None
+
+    def compile_anew() -> Decoder:
+        return make(replace(config, filters=decoder.filters) if decoder.filters else config)[0]
+
+    changes = DecoderVersions(model, decoder, digest, digest_now, compile_anew)
+    return attach(model, decoder, changes, output_maker(model, decoder.device))
+
+
+def make_decoder(
+    model: nn.Module, config: Config, batch: int | None, choose_rule: ChooseRule
+) -> tuple[Decoder, str | None]:
+    """The compiled decoder, and a digest of what the model computes (None if it can't be told)."""
+    start_vector_trials(model, config)
+    proven = capture_and_prove(model, batch, config, config.context_length or own_context_length(model))
+    captured = proven.captured
+    plan = make_plan(model, config, proven)
+    own_loops = own_loops_for(model, plan.config)
+    sites = make_sites(captured, plan, choose_rule, own_loops)
+    filters = filters_for(model, proven, plan, sites)
+    rewritten = rewrite(captured, sites)
+    rotations = find_rotations(rewritten, sites, plan.sizes, plan.config)
+    outlined = outline(rewritten, config.switches.lean_tracing)
+    if own_loops:
+        stream_weights(outlined)
+    if config.compact_weights:
+        outlined = with_compact_weights(outlined)
+    decoder = Decoder(
+        outlined, sites, filters, plan.sizes, plan.config, captured.device, captured.dtype,
+        model_fingerprint(captured, proven.attentions), vocabulary(captured), rotations, proven.skipped,
+    )  # fmt: skip
+    return decoder, proven.digest

@@ -1,0 +1,120 @@
+"""Decide, before a model's graph is rewritten, its sizes, filters, loops and each layer's rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from .attention.find import Attention
+from .capture.decoder_call import own_context_length
+from .choose_filters import find_or_make_filters, load_given_filters
+from .config import Config, Sizes
+from .errors import ConfigError
+from .filters import QFilters, TrainedFilters
+from .graph.captured import Captured
+from .kernels.cpu import lowerings
+from .layer_rules import ChooseRule, layer_shares, shares_within, slots_per_model_slot
+from .proof.prove import Proven
+from .rewriting.site import Site
+from .rewriting.uncompressed import kernel_call_of
+from .store.scores import SCORES, score_named, try_score
+from .upstream.vector_isa import start_trials
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings as decided for one model.
+
+    Attributes:
+        config: the settings; if they named no score, with the score that the filters are for.
+        sizes: in tokens and slots.
+        shares: each attention's part of the slots, relative to the mean.
+        given: the filters that the settings gave, loaded and checked; None if they gave none.
+    """
+
+    config: Config
+    attentions: Sequence[Attention]
+    sizes: Sizes
+    shares: tuple[float, ...]
+    given: QFilters | TrainedFilters | None
+
+
+def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
+    """The score, sizes and shares for a model, equal in all processes that run it together.
+
+    Raises:
+        ConfigError: the settings can't work for this model.
+        FilterFileError, FilterMismatchError: the filters can't be read, or belong to another model.
+        RanksError: the processes decide differently.
+    """
+    attentions, ranks = proven.attentions, proven.ranks
+    given = ranks.together(lambda: load_given_filters(config, attentions))
+    config = replace(config, score=config.score or score_named(given.score if given else "published"))
+    assert config.score is not None
+    if config.score not in SCORES.values():
+        for kv_heads, head_dim, value_dim in {(a.kv_heads, a.head_dim, a.value_dim) for a in attentions}:
+            captured = proven.captured
+            try_score(config.score, kv_heads, head_dim, value_dim, captured.dtype, captured.device)
+    shares = layer_shares(given, config, attentions)
+    slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured.dtype, config.store_dtype)
+    sizes = ranks.together(
+        lambda: config.resolve(own_context_length(model), len(attentions), min(shares), slots_in_bytes_of_one)
+    )
+    shares = shares_within(shares, sizes.largest_share)
+    ranks.require_same({"score": str(config.score), "sizes": sizes, "shares": shares})
+    return Plan(config, attentions, sizes, shares, given)
+
+
+def start_vector_trials(model: nn.Module, config: Config) -> None:
+    """Start Inductor's trials of vector instructions early, if it will compile for a processor."""
+    if _compiles_for_processor(model, config) and config.switches.vector_trials:
+        start_trials()
+
+
+def own_loops_for(model: nn.Module, config: Config) -> bool:
+    """Whether Inductor compiles this model with the package's C++ loops; it knows them from now on.
+
+    Raises:
+        ConfigError: `compact_weights` needs the loops, but they aren't available.
+    """
+    on_processor = _compiles_for_processor(model, config)
+    own_loops = on_processor and config.switches.own_loops and lowerings.register()
+    if config.compact_weights and not own_loops:
+        if not on_processor:
+            raise ConfigError("compact_weights is for a model on a processor: leave it out.")
+        needed = "a processor with vector instructions, and a version of torch that takes loops of ours"
+        if not config.switches.own_loops:
+            needed = "the switch own_loops, which is off"
+        raise ConfigError(f"compact_weights needs {needed}: leave it out.")
+    return own_loops
+
+
+def _compiles_for_processor(model: nn.Module, config: Config) -> bool:
+    return config.backend == "inductor" and all(p.device.type == "cpu" for p in model.parameters())
+
+
+def make_sites(captured: Captured, plan: Plan, choose_rule: ChooseRule, own_loops: bool) -> list[Site]:
+    """The site of each attention: its rule and its kernel call."""
+    own = plan.config.kernel
+    streams = plan.config.backend == "inductor" and own is None
+    return [
+        Site(
+            attention,
+            choose_rule(attention, plan.config, plan.sizes, share),
+            replace(kernel_call_of(captured, attention, kernel=own), streams=streams, own_loops=own_loops),
+        )
+        for attention, share in zip(plan.attentions, plan.shares, strict=True)
+    ]
+
+
+def filters_for(
+    model: nn.Module, proven: Proven, plan: Plan, sites: Sequence[Site]
+) -> QFilters | TrainedFilters | None:
+    """The filters that the layers' scores read, on the model's device; None if no score reads filters."""
+    if not any(site.rule.needs_filters for site in sites):
+        return None
+    captured = proven.captured
+    chosen = plan.given or find_or_make_filters(
+        model, captured, proven.attentions, plan.sizes.context_length, proven.ranks
+    )
+    return chosen.to(captured.device)

@@ -1,0 +1,46 @@
+"""The text that a proof reads: random token ids, and ids that the model itself finds likely."""
+
+import torch
+from torch import nn
+
+from ..capture.decoder_call import call_decoder, logits_of
+from ..graph.captured import Captured
+
+ROUNDS = 3  # in which the likely tokens are chosen
+
+
+def random_text(captured: Captured, tokens: int) -> torch.Tensor:
+    """Random ids [B, tokens] below the number of logits, since the embedding's size isn't known."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (captured.batch or 1, tokens)
+    return torch.randint(_vocabulary(captured), shape, generator=generator).to(captured.device)
+
+
+def with_likely_end(model: nn.Module, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """The ids [B, S], where all after the `first` ones are replaced by ids that the model finds likely there.
+
+    All are chosen at once, in `ROUNDS` rounds: each is the likeliest after the tokens of the round before, as
+    in Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427). One by one would take S - first readings.
+    """
+    text = ids
+    for _ in range(ROUNDS):
+        likely = original_logits(model, text)[:, first - 1 : -1].argmax(-1)
+        text = torch.cat([ids[:, :first], likely.to(ids.dtype)], dim=1)
+    return text
+
+
+@torch.no_grad()
+def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The model's own logits [B, S, V] for ids [B, S], without a cache."""
+    return logits_of(call_decoder(model, ids, positions_of(ids)))
+
+
+def positions_of(ids: torch.Tensor) -> torch.Tensor:
+    """The positions [B, S] of ids [B, S] that start a text."""
+    return torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+
+
+def _vocabulary(captured: Captured) -> int:
+    """The size of the logits' last dimension; no known decoder has fewer rows in its embedding."""
+    (logits,) = captured.module.graph.output_node().all_input_nodes
+    return int(logits.meta["val"].shape[-1])

@@ -1,0 +1,189 @@
+"""The report on a compiled model: what each attention keeps, its bytes, and which optimisations are on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from torch import nn
+
+from .decoder.decoder import Decoder
+from .model.compiled_decoder import decoder_of
+from .rewriting.site import Site
+from .store.slots import Slots
+from .switches import NAMES
+from .upstream.entry import failures_of
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One attention that was rewritten.
+
+    Attributes:
+        stored: the dtype of stored keys and values.
+        nbytes: bytes of the stored keys and values of one row.
+        full_nbytes: the same for a cache that keeps every key of the context length.
+        kernel: the name of the kernel for many queries.
+    """
+
+    index: int
+    name: str
+    span: str
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    slots: int
+    stored: str
+    nbytes: int
+    full_nbytes: int
+    kernel: str
+    score: str
+
+
+@dataclass(frozen=True)
+class OptimisationReport:
+    """One of the optimisations in `qfpass.Switches`.
+
+    Attributes:
+        state: "on", "off by choice", "not available here" (with these versions) or "not used" (for this
+            model, or not yet).
+        reason: why it isn't on, or why a part of it isn't.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `qfpass.compile` made of a model; prints as a table.
+
+    Attributes:
+        context_length: the most tokens that a session may see.
+        chunk: how many tokens of a prompt are read at a time.
+        region_kinds: the number of kinds of layer, each compiled once.
+        graphs_compiled: the graphs that torch.compile has made so far.
+        compact_nbytes: bytes of the copies that `compact_weights=True` keeps.
+        copied_nbytes: bytes of the weights that have such copies.
+        weight_nbytes: bytes of all weights.
+        optimisations: one for each switch, as of now: some are used only once steps have run.
+    """
+
+    sites: tuple[SiteReport, ...]
+    context_length: int
+    chunk: int
+    region_kinds: int
+    graphs_compiled: int
+    compact_nbytes: int
+    copied_nbytes: int
+    weight_nbytes: int
+    optimisations: tuple[OptimisationReport, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored keys and values of one row, in all sites."""
+        return sum(site.nbytes for site in self.sites)
+
+    @property
+    def full_nbytes(self) -> int:
+        """The same for a cache that keeps every key of the context length."""
+        return sum(site.full_nbytes for site in self.sites)
+
+    def __rich__(self) -> Group:
+        return Group(self._attentions_table(), self._optimisations_table())
+
+    def _optimisations_table(self) -> Table:
+        table = Table(title="optimisations", show_header=False)
+        for each in self.optimisations:
+            table.add_row(each.name, f"{each.state}: {each.reason}" if each.reason else each.state)
+        return table
+
+    def _attentions_table(self) -> Table:
+        table = Table(title=f"{len(self.sites)} attentions on bounded stores")
+        for column in (
+            "#",
+            "attention",
+            "span",
+            "heads",
+            "dim",
+            "slots",
+            "stored in",
+            "KV MiB",
+            "kernel",
+            "score",
+        ):
+            table.add_column(column)
+        for s in self.sites:
+            heads = f"{s.query_heads}/{s.kv_heads}"
+            row = (s.index, s.name, s.span, heads, s.head_dim, s.slots, s.stored, f"{s.nbytes / 2**20:.2f}")
+            table.add_row(*map(str, row), s.kernel, s.score)
+        share = self.full_nbytes / self.nbytes
+        table.caption = (
+            f"{self.nbytes / 2**20:.1f} MiB a row against {self.full_nbytes / 2**20:.1f} MiB for the full "
+            f"cache of {self.context_length} tokens ({share:.1f}x smaller); chunks of {self.chunk}; "
+            f"{self.region_kinds} kinds of layer; {self.graphs_compiled} graphs compiled"
+        )
+        if self.compact_nbytes:
+            sizes = (self.copied_nbytes, self.weight_nbytes, self.compact_nbytes)
+            copied, weights, compact = (f"{size / 2**20:.1f}" for size in sizes)
+            table.caption += f"; steps read {copied} of {weights} MiB of weights as {compact} of compact ones"
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=140)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get()
+
+
+def report(model: nn.Module) -> Report:
+    """The report of a model that `qfpass.compile` returned."""
+    decoder = decoder_of(model)
+    return Report(
+        tuple(_site_report(decoder, site) for site in decoder.sites),
+        decoder.sizes.context_length,
+        decoder.sizes.chunk,
+        decoder.outlined.kinds,
+        decoder.graphs_compiled,
+        nbytes_of(decoder.outlined.copies),
+        nbytes_of(decoder.outlined.copied),
+        nbytes_of(decoder.weights) - nbytes_of(decoder.outlined.copies),
+        tuple(_optimisation_report(name, decoder) for name in NAMES),
+    )
+
+
+def _optimisation_report(name: str, decoder: Decoder) -> OptimisationReport:
+    if not getattr(decoder.config.switches, name):
+        return OptimisationReport(name, "off by choice")
+    failed = "; ".join(failures_of(name))
+    if reason := decoder.unused_optimisations.get(name):
+        return OptimisationReport(name, "not available here" if failed else "not used", failed or reason)
+    return OptimisationReport(name, "on", f"but for {failed}" if failed else "")
+
+
+def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """The bytes of all tensors; one that occurs several times counts once."""
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
+
+
+def _site_report(decoder: Decoder, site: Site) -> SiteReport:
+    attention = site.attention
+    dims = (attention.head_dim, attention.value_dim, decoder.dtype)
+    slot_bytes = attention.kv_heads * site.rule.store_type.slot_nbytes(*dims)
+    token_bytes = attention.kv_heads * Slots.slot_nbytes(*dims)
+    return SiteReport(
+        attention.index,
+        attention.name,
+        str(attention.span),
+        attention.query_heads,
+        attention.kv_heads,
+        attention.head_dim,
+        site.rule.slots,
+        str(getattr(site.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
+        site.rule.slots * slot_bytes,
+        decoder.sizes.context_length * token_bytes,
+        site.kernel_call.kernel.name,
+        str(site.rule.score),
+    )

@@ -1,0 +1,236 @@
+"""Session: the stores of a batch of texts and how far each row is, as a Hugging Face cache."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..config import Sizes
+from ..errors import SessionError
+from ..rewriting.site import Site
+from ..store.ring import Ring, held_positions
+from . import files
+from .hf_cache import SessionCache, State
+from .read_ids import ReadIds
+from .rows import Row, TokenColumns
+from .single_user import SessionLock
+from .stores import Stores
+
+
+class Owner(Protocol):
+    """The compiled decoder that a session belongs to."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What a saved session must have in common with the decoder to be loaded, by name."""
+
+
+class Session(SessionCache):
+    """The state of a batch of texts on a compiled decoder; made by `model.session()`.
+
+    Pass it as `past_key_values` to the model or to `generate`. Sessions share no state. Its memory is
+    allocated when the first tokens come (the batch size is known then) and its size never changes. One
+    thread uses it at a time; meanwhile a call from another thread raises SessionError.
+    """
+
+    def __init__(
+        self, sites: Sequence[Site], sizes: Sizes, dtype: torch.dtype, device: torch.device, owner: Owner
+    ) -> None:
+        super().__init__()
+        self.sites, self.sizes, self.dtype, self.device = tuple(sites), sizes, dtype, device
+        self._owner = owner
+        self._exclusive = SessionLock()
+        self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
+        # How many of the last columns of generate's ids are new; None once generate has read them.
+        self.columns_to_read: int | None = None
+
+    def belongs_to(self, owner: object) -> bool:
+        """Whether `owner`, a compiled decoder, made this session."""
+        return self._owner is owner
+
+    @property
+    def slots(self) -> int:
+        """Slots per key/value head that this session uses, on average over bounded layers."""
+        return self.sizes.slots
+
+    def allocate(self, batch: int) -> None:
+        """Make empty stores for `batch` rows, unless there are stores for that many already.
+
+        The caller has checked that a session with tokens keeps its number of rows.
+        """
+        if self.batch == batch:
+            return
+        self._state = State(self._empty_stores(batch), (Row(),) * batch)
+
+    def _empty_stores(self, batch: int) -> Stores:
+        stores = Stores.empty(self.sites, batch, self.dtype, self.device)
+        self._clear(stores)
+        return stores
+
+    def _clear(self, stores: Stores) -> None:
+        for _, rule, store in stores.stacks:
+            slots = self.sizes.slots_of(rule.share) if rule.is_bounded else None
+            rule.clear(store, slots)  # type: ignore[arg-type]
+
+    def stores_of(self, row: int) -> Stores:
+        """Views [1, Hkv, C, ...] of one row of every store."""
+        return self.stores.map(lambda tensor: tensor[:, row : row + 1])
+
+    def advance(self, rows: Iterable[int], tokens: int) -> None:
+        """Count `tokens` more tokens as read by each of `rows`."""
+        affected = set(rows)
+        moved = (row.advanced(tokens) if i in affected else row for i, row in enumerate(self.rows))
+        self._state = self._state._replace(rows=tuple(moved))
+
+    def set_position(self, row: int, position: int) -> None:
+        """Set the position of a row's next token."""
+        rows = list(self.rows)
+        rows[row] = rows[row]._replace(position=position)
+        self._state = self._state._replace(rows=tuple(rows))
+
+    def note_read(self, ids: torch.Tensor, spans: Sequence[TokenColumns]) -> None:
+        """Count the columns of a successful call, and keep its ids [B, S]; `spans`: each row's columns."""
+        columns, read = self.columns + ids.shape[1], self.read_ids.after(ids, spans)
+        self._state = self._state._replace(columns=columns, read_ids=read)
+
+    def reset(self) -> None:
+        """Forget all tokens read, keep the stores' memory, and make a broken session usable again."""
+        with self.in_use(resetting=True):
+            self._empty(State(self.stores, (Row(),) * len(self.rows)))
+            self._exclusive.is_broken = False
+
+    def _empty(self, state: State) -> None:
+        self._clear(state.stores)
+        self._state = state
+
+    def fork(self) -> "Session":
+        """A copy of this session; reading into either doesn't change the other."""
+        with self.in_use():
+            twin = Session(self.sites, self.sizes, self.dtype, self.device, self._owner)
+            twin._state = self._state._replace(stores=self.copied_stores())
+        return twin
+
+    def copied_stores(self) -> Stores:
+        """A copy of all stores."""
+        return self.stores.map(torch.clone)
+
+    def in_use(self, resetting: bool = False) -> AbstractContextManager[None]:
+        """A context that holds the session for this thread, or raises SessionError; see `SessionLock.hold`.
+
+        `resetting`: the use overwrites everything, so a broken session is allowed.
+        """
+        return self._exclusive.hold(allow_broken=resetting)
+
+    def cancel(self) -> bool:
+        """Cancel the call or `generate` that another thread runs on this session; True if there is one.
+
+        That call raises CancelledError before its next chunk or token, and what it has read is undone. It
+        may still be running when `cancel` returns.
+        """
+        return self._exclusive.cancel()
+
+    def refuse_if_cancelled(self) -> None:
+        """Raise CancelledError if `cancel` was called for the running call."""
+        self._exclusive.refuse_if_cancelled()
+
+    @contextmanager
+    def restoring(self, before: State) -> Iterator[None]:
+        """A context whose body restores the stores' contents; on exit the session's state is `before`.
+
+        The session is broken meanwhile, so that after an interrupt it refuses calls until `reset`.
+        """
+        self._exclusive.is_broken = True
+        yield
+        if any(row.tokens for row in before.rows):
+            self._state = before
+        else:
+            self._empty(before)
+        self._exclusive.is_broken = False
+
+    @property
+    def state(self) -> State:
+        """The session's current state, for `restoring`."""
+        return self._state
+
+    def positions(self, layer: int) -> torch.Tensor:
+        """Positions [B, Hkv, slots] int32 of the keys that attention `layer` (from 0) holds; -1: empty slot.
+
+        Raises:
+            SessionError: there is no such attention, or no tokens have been read yet.
+        """
+        if not 0 <= layer < len(self.stores):
+            raise SessionError(
+                f"no positions of attention {layer}: the session has {len(self.stores)} stores so far "
+                "(they are made when the first tokens come)."
+            )
+        store = self.stores[layer]
+        if not isinstance(store, Ring):
+            return store.positions
+        return held_positions(store, torch.tensor([row.position for row in self.rows], device=self.device))
+
+    def save(self, path: str | Path) -> None:
+        """Write the session to a safetensors file, which `load` can read in another process.
+
+        Raises:
+            SessionError: the file can't be written.
+        """
+        with self.in_use():
+            seen = self._state if self.tokens_seen else State()
+            files.write(path, seen.stores, seen.rows, seen.columns, seen.read_ids.rows(), self._identity)
+
+    def load(self, path: str | Path) -> "Session":
+        """This session, after its contents have been replaced by those of a saved session.
+
+        Raises:
+            SessionError: no session there, or one of another model, budget, score or dtype; nothing changed.
+        """
+        kinds = [site.rule.store_type for site in self.sites]
+        with self.in_use(resetting=True):
+            held, rows, columns, ids = files.read(path, kinds, self._identity)
+            stores = self._empty_stores(len(rows)) if rows else Stores()
+            stores.copy_(held)
+            self._state = State(stores, rows, columns, ReadIds(ids))
+            self._exclusive.is_broken = False
+        return self
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {**self._owner.identity, "budget": str(self.slots)}
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Replace each row i by row `beam_idx[i]`, in place; beam search calls this."""
+        with self.in_use():
+            chosen = beam_idx.to(self.device)
+            for store in self.stores:
+                for tensor in store:
+                    tensor.copy_(tensor.index_select(0, chosen))
+            rows = beam_idx.tolist()
+            self._state = self._state._replace(
+                rows=tuple(self.rows[i] for i in rows), read_ids=self.read_ids.chosen(rows)
+            )
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Replace the batch by one in which each row stands `repeats` times, one after the other."""
+        self.batch_select_indices(torch.arange(len(self.rows)).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Replace the batch by the rows `indices`, in this order."""
+        with self.in_use():
+            chosen = torch.arange(len(self.rows))[indices.cpu()]
+            stores = self.stores.map(lambda tensor: tensor[:, chosen.to(tensor.device)])
+            rows, read = tuple(self.rows[i] for i in chosen.tolist()), self.read_ids.chosen(chosen.tolist())
+            self._state = self._state._replace(stores=stores, rows=rows, read_ids=read)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        return self.fork()
+
+    def __getstate__(self) -> object:
+        raise SessionError("a session can't be pickled: save(path) it and load(path) it.")
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __repr__(self) -> str:
+        return f"Session(tokens_seen={self.tokens_seen}, nbytes={self.nbytes})"

@@ -1,0 +1,36 @@
+"""The inputs of a layer's attention beside query, key and value."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class LayerInputs(NamedTuple):
+    """The inputs of `SlotAttention` and `RingAttention` that follow query, key and value, in this order.
+
+    The tensors of the layer's store follow these.
+
+    Attributes:
+        position: [B, S], the positions of the tokens that are read.
+        visible: any tensor whose last size is the number of tokens in the store: with the new one for S = 1,
+            without the new ones for a chunk.
+        lengths: [B], the same number for each row where a step's rows differ; else None.
+        recent: [], how many of the newest tokens a chunk doesn't evict; None takes the rule's number.
+        filters: [Hkv, P], the filters of the layer's score; None if it reads none.
+        sink: [Hq], a learned sink: one more logit a query head; None if the model has none.
+        slot: [B, Hkv, 1], the slot that a single token is written to; None if the layer isn't bounded.
+    """
+
+    position: torch.Tensor
+    visible: torch.Tensor
+    lengths: torch.Tensor | None = None
+    recent: torch.Tensor | None = None
+    filters: torch.Tensor | None = None
+    sink: torch.Tensor | None = None
+    slot: torch.Tensor | None = None
+
+
+def split(inputs: tuple[torch.Tensor | None, ...]) -> tuple[LayerInputs, tuple[torch.Tensor, ...]]:
+    """The `LayerInputs` at the front of `inputs`, and the store's tensors behind them."""
+    count = len(LayerInputs._fields)
+    return LayerInputs(*inputs[:count]), inputs[count:]  # type: ignore[arg-type, return-value]

@@ -1,0 +1,99 @@
+"""The command line: `qfpass evaluate`, `calibrate`, `train`, `push`, `census` and `bench`.
+
+Needs typer: pip install 'qfpass[evaluate]'.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import InputError, QFPassError
+from ..filters import QFilters, TrainedFilters, load_filters, push_filters
+from ..filters.calibrate import calibrate as calibrate_model
+from ..training.train import train as train_filters
+from . import evaluate
+from .bench.command import run_bench
+from .census.command import run_census
+from .evaluate.command import commands
+from .evaluate.models import load_model, load_tokenizer
+from .options import Data, Device, Dtype, ModelName, Progress, Seed
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Long contexts in a small, constant memory."
+)
+
+
+app.add_typer(commands, name="evaluate")
+app.command("census")(run_census)
+app.command("bench")(run_bench)
+
+
+@app.command()
+def calibrate(
+    model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
+    sequences: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 20,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens a piece.")] = 2048,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Tokens of the texts to come.")] = None,
+    seed: Seed = 0, dtype: Dtype = "float32", device: Device = "cpu", progress: Progress = True,
+) -> None:  # fmt: skip
+    """Make Q-Filters of a model from a text."""
+    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    rows = evaluate.token_rows(tokenizer, evaluate.read_text(data), tokens=tokens, rows=sequences, seed=seed)
+    described = f"{sequences} x {tokens} tokens of {data.name}, seed {seed}"
+    filters = calibrate_model(
+        original, list(rows), sequence_length=tokens, context_length=context_length, description=described,
+        progress=progress,
+    )  # fmt: skip
+    _save(filters, out)
+    Console().print(f"Q-Filters of {len(filters.filters)} layers from {described}, in {out}")
+
+
+@app.command()
+def train(
+    model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
+    ratio: Annotated[float, typer.Option(help="How many times smaller the store will be.")] = 8.0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 700,
+    lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 80,
+    tokens: Annotated[list[int] | None, typer.Option(min=64, help="Of a piece; repeatable: in turn.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pieces a step: several on a GPU.")] = 1,
+    seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
+) -> None:  # fmt: skip
+    """Train filters of a model on a text, for `qfpass.compile(model, filters=OUT)`."""
+    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    filters = train_filters(
+        original, tokenizer, evaluate.read_texts(data), ratio=ratio, steps=steps, lessons=lessons,
+        lengths=tokens or [1024], batch=batch, seed=seed, description=data.name, progress=progress,
+    )  # fmt: skip
+    _save(filters, out)
+    Console().print(f"trained filters of {len(filters.filters)} layers, in {out}")
+
+
+@app.command()
+def push(
+    filters: Annotated[str, typer.Argument(metavar="FILTERS", help="A folder of filters.")],
+    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="On the hub: organisation/name.")],
+    base_model: Annotated[str | None, typer.Option(help="The hub name of their model.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that is made.")] = False,
+) -> None:
+    """Upload filters to the hub, with a model card."""
+    address = push_filters(load_filters(filters), repository, base_model=base_model, private=private)
+    Console().print(f"pushed to {address}")
+
+
+def _save(filters: QFilters | TrainedFilters, out: Path) -> None:
+    try:
+        filters.save(out)
+    except OSError as error:
+        raise InputError(f"can't write the filters into {out} ({error}): give another --out.") from error
+
+
+def run() -> None:
+    """Run the command line; a QFPassError prints one line on standard error and exits with status 1."""
+    try:
+        app()
+    except QFPassError as error:
+        Console(stderr=True).print(f"[bold red]qfpass:[/] {error}", highlight=False)
+        sys.exit(1)

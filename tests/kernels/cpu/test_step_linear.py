@@ -1,0 +1,97 @@
+"""The operator's loops, compiled by Inductor, against products in float64; and its own contract."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from qfpass.kernels.cpu.step_linear.op import DTYPES, fits, one_token_linears
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lowering() -> None:
+    from qfpass.kernels.cpu import lowerings
+
+    lowerings.register()
+
+
+def operands(
+    columns: int, rows: Sequence[int], dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A token and weights of so many rows."""
+    generator = torch.Generator().manual_seed(0)
+    token = torch.randn(1, 1, columns, generator=generator)
+    return token, [torch.randn(n, columns, generator=generator).to(dtype) for n in rows]
+
+
+def wanted(token: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([(token.double() @ weight.double().mT).float() for weight in weights], -1)
+
+
+def compiled(function: Any, *operands: Any) -> Any:
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        return torch.compile(function, fullgraph=True, dynamic=False)(*operands)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("columns", [3, 16, 40, 64, 167])
+def test_loops_are_the_products(columns: int, dtype: torch.dtype) -> None:
+    """Weights that leave rows of four parts, columns that leave numbers of lines and of vectors."""
+    token, weights = operands(columns, (24, 7, 1), dtype)
+    out = compiled(lambda x, *weights: one_token_linears(2 * x, list(weights)) + 1, token, *weights)
+    torch.testing.assert_close(out, 2 * wanted(token, weights) + 1, rtol=2e-5, atol=2e-5)
+
+
+def test_weights_may_be_parts_of_others_and_alike() -> None:
+    """Every other row, the first columns, one weight twice."""
+    token, (large,) = operands(32, (20,))
+    narrow = torch.cat([large, large], 1)[:, :32]
+    weights = [large[::2], narrow, large, large]
+    assert fits(weights)
+    out = compiled(lambda x, *weights: one_token_linears(x, list(weights)), token, *weights)
+    torch.testing.assert_close(out, wanted(token, weights), rtol=2e-5, atol=2e-5)
+
+
+def test_a_weight_may_be_computed() -> None:
+    """In the same graph, where Inductor chooses how it lies."""
+    token, (weight,) = operands(32, (12,))
+
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return one_token_linears(x, [(weight.mT * 2).mT, weight.softmax(1)])
+
+    out = compiled(product, token, weight.mT.contiguous().mT)
+    torch.testing.assert_close(out, wanted(token, [2 * weight, weight.softmax(1)]), rtol=2e-5, atol=2e-5)
+
+
+def test_a_token_may_have_gaps() -> None:
+    """Its last dimension has a stride of 2, though one of size 1 has a stride of 1."""
+    _, weights = operands(32, (6,))
+    values = torch.randn(1, 64, 1, generator=torch.Generator().manual_seed(0))
+    out = compiled(lambda x, w: one_token_linears(x[:, ::2].transpose(1, 2), [w]), values, *weights)
+    torch.testing.assert_close(out, wanted(values[:, ::2].mT, weights), rtol=2e-5, atol=2e-5)
+
+
+def test_the_loops_are_what_inductor_runs() -> None:
+    from torch._inductor.utils import run_and_get_code
+
+    token, weights = operands(32, (8,))
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        function = torch.compile(lambda x, w: one_token_linears(x, [w]), fullgraph=True)
+        _, codes = run_and_get_code(function, token, *weights)
+    assert any("one_token_linears_loops" in code or "products<STREAMS" in code for code in codes)
+    assert not any("torch.ops.qfpass.one_token_linears.default(" in code for code in codes)
+
+
+def test_operator() -> None:
+    token, weights = operands(32, (8, 3))
+    torch.library.opcheck(one_token_linears, (token, weights))
+
+
+def test_fits_rows_of_floats() -> None:
+    _, (weight,) = operands(32, (8,))
+    assert fits([weight, weight.bfloat16(), weight[::2], weight[:, :5]])
+    assert not fits([weight, weight.double()]) and not fits([weight.mT])
+    assert not fits([weight[0]]) and not fits([weight.to("meta")])

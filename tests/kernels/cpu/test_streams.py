@@ -1,0 +1,67 @@
+"""Our loops on the vectors of other processors than this one: what they widen without masks."""
+
+import pytest
+import torch
+
+from qfpass.kernels.cpu.coded_linear.op import LARGEST, Codes, coded_linear
+from qfpass.kernels.cpu.step_attention.attend import attend_step, attend_written_out
+from qfpass.kernels.cpu.step_linear.op import DTYPES, one_token_linears
+
+BITS = 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrower_vectors() -> object:
+    """Inductor with vectors of 256 bits."""
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    from qfpass.kernels.cpu import lowerings
+
+    if BITS not in [isa.bit_width() for isa in valid_vec_isa_list()]:
+        pytest.skip(f"this processor has no vectors of {BITS} bits")
+    lowerings.register()
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({"cpp.simdlen": BITS, "force_disable_caches": True}):
+        yield
+    torch._dynamo.reset()
+
+
+def compiled(function: object, *operands: object) -> object:
+    return torch.compile(function, fullgraph=True, dynamic=False)(*operands)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_of_one_token(dtype: torch.dtype) -> None:
+    token, weight = random(1, 1, 77), random(9, 77).to(dtype)
+    out = compiled(lambda x, w: one_token_linears(x, [w]), token, weight)
+    torch.testing.assert_close(out, token @ weight.float().mT, rtol=2e-5, atol=2e-5)
+
+
+def test_products_with_codes() -> None:
+    """Every one of them."""
+    codes = torch.arange(LARGEST + 1, dtype=torch.uint8).view(4, 64)
+    weight = Codes(codes, random(4, 2).abs() / LARGEST, random(4, 2) / 2)
+    token = random(1, 1, 64)
+    torch.testing.assert_close(compiled(coded_linear, token, *weight), coded_linear(token, *weight))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8], ids=str)
+def test_attention_of_one_query(dtype: torch.dtype) -> None:
+    """Of eight bits, all codes from -127 on."""
+    query, key, value = random(1, 4, 1, 16), random(1, 2, 17, 16), random(1, 2, 17, 32)
+    scales = None
+    if dtype == torch.int8:
+        key, value = (torch.arange(x.numel()).view(x.shape) % 255 - 127 for x in (key, value))
+        scales = random(1, 2, 17).abs() / 100, random(1, 2, 17) / 100
+    key, value = key.to(dtype), value.to(dtype)
+
+    def attend(*operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return attend_step(*operands[:3], scale=0.25, scales=operands[3:] or None)
+
+    out = compiled(attend, query, key, value, *(scales or ()))
+    wanted = attend_written_out(query, key, value, scale=0.25, scales=scales)
+    torch.testing.assert_close(out, wanted, rtol=2e-5, atol=2e-5)

@@ -1,0 +1,59 @@
+"""`qfpass bench` on a tiny model in a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from qfpass.errors import ConfigError
+from qfpass.tools import cli
+from qfpass.tools.bench.run import CONTENDERS
+from qfpass.tools.bench.setup import Setup
+
+
+def run(*words: Any) -> Any:
+    return CliRunner().invoke(cli.app, ["bench", *map(str, words)], catch_exceptions=False)
+
+
+def test_it_leaves_records_a_table_and_plots(setup: Setup, tmp_path: Path) -> None:
+    words = [setup.model, "--measure", "decode", "--measure", "prefill", "--tokens", 60, "--slots", 16]
+    words += ["--batch", 1, "--whole", 20, "--rounds", 2, "--seconds", 0, "--score", "recency"]
+    words += ["--backend", "eager", "--without", "compiled", "--without", "static", "--out", tmp_path]
+    result = run(*words)
+    assert result.exit_code == 0
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "decode-float32.json", "decode-float32.png", "prefill-float32.json", "prefill-float32.png",
+    }  # fmt: skip
+    record = json.loads((tmp_path / "decode-float32.json").read_text())
+    assert record["settings"]["tokens"] == [60] and record["settings"]["score"] == "recency"
+    assert {f["contender"] for f in record["figures"]} == {
+        "DynamicCache, eager", "qfpass, ratio 1", "qfpass, 16 slots", "qfpass, 16 slots without eviction",
+        "reading memory",
+    }  # fmt: skip
+    drawn_again = run("--out", tmp_path)
+    assert drawn_again.exit_code == 0 and "qfpass, ratio 1" in drawn_again.output
+
+
+@pytest.mark.parametrize("words", [["--measure", "speed"], ["--without", "ours"]])
+def test_unknown_names_are_refused(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose from"):
+        run("model", *words, "--out", tmp_path)
+
+
+def test_compact_weights_are_measured_where_asked(setup: Setup, tmp_path: Path) -> None:
+    """Beside the others, and of steps alone."""
+    model = AutoModelForCausalLM.from_pretrained(setup.model)
+    model.bfloat16().float().save_pretrained(tmp_path / "half")
+    words = ["--compact-weights", "--tokens", 20, "--slots", 16, "--batch", 1, "--rounds", 1, "--no-plot"]
+    words += ["--score", "recency", "--out", tmp_path]
+    words += [word for name in CONTENDERS if name != "bounded" for word in ("--without", name)]
+    run(tmp_path / "half", *words, "--measure", "decode")
+    figures = json.loads((tmp_path / "decode-float32.json").read_text())["figures"]
+    bounds = {f["contender"]: f["bound"] for f in figures if f["unit"] == "ms"}
+    assert set(bounds) == {"qfpass, 16 slots", "qfpass, 16 slots, compact weights"}
+    assert bounds["qfpass, 16 slots, compact weights"] < bounds["qfpass, 16 slots"]
+    with pytest.raises(ConfigError, match="--measure decode"):
+        run(tmp_path / "half", *words, "--measure", "steady")
