@@ -17,7 +17,7 @@ from .errors import ConfigError, FilterFileError
 from .filters import QFilters, TrainedFilters, find_cached, find_on_hub, load_filters, store_cached
 from .filters.calibrate import calibrate_captured, model_fingerprint
 from .filters.self_written import ROWS, TOKENS, write_text
-from .graph.captured import Captured
+from .graph.captured import Captured, logits_width
 from .rewriting.uncompressed import Uncompressed
 
 log = logging.getLogger(__name__)
@@ -85,9 +85,8 @@ def _make(captured: Captured, attentions: Sequence[Attention], context_length: i
     progress = console.is_terminal
     rows, tokens = captured.batch or ROWS, min(TOKENS, context_length)
     program = Uncompressed(captured, attentions, capacity=tokens, batch=rows)
-    (logits,) = captured.module.graph.output_node().all_input_nodes
-    vocabulary = int(logits.meta["val"].shape[-1])
-    first = torch.randint(vocabulary, (rows, 1), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(logits_width(captured.module), (rows, 1), generator=generator)
     text = write_text(program.read, first.to(captured.device), tokens, progress)
     filters = calibrate_captured(
         captured,

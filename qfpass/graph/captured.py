@@ -49,3 +49,9 @@ def example_inputs(device: torch.device, batch: int | None) -> tuple[torch.Tenso
     """The token ids (all 0) and positions that a trace reads, both [batch or BATCH, LENGTH] int64."""
     ids = torch.zeros(batch or BATCH, LENGTH, dtype=torch.long, device=device)
     return ids, torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
+
+
+def logits_width(module: fx.GraphModule) -> int:
+    """The size V of the logits [B, S, V] that a decoder's graph gives."""
+    (logits,) = module.graph.output_node().all_input_nodes
+    return int(logits.meta["val"].shape[-1])

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..capture.decoder_call import call_decoder, logits_of
-from ..graph.captured import Captured
+from ..graph.captured import Captured, logits_width
 
 ROUNDS = 3  # in which the likely tokens are chosen
 
@@ -13,7 +13,7 @@ def random_text(captured: Captured, tokens: int) -> torch.Tensor:
     """Random ids [B, tokens] below the number of logits, since the embedding's size isn't known."""
     generator = torch.Generator().manual_seed(0)
     shape = (captured.batch or 1, tokens)
-    return torch.randint(_vocabulary(captured), shape, generator=generator).to(captured.device)
+    return torch.randint(logits_width(captured.module), shape, generator=generator).to(captured.device)
 
 
 def with_likely_end(model: nn.Module, ids: torch.Tensor, first: int) -> torch.Tensor:
@@ -38,9 +38,3 @@ def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def positions_of(ids: torch.Tensor) -> torch.Tensor:
     """The positions [B, S] of ids [B, S] that start a text."""
     return torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-
-
-def _vocabulary(captured: Captured) -> int:
-    """The size of the logits' last dimension; no known decoder has fewer rows in its embedding."""
-    (logits,) = captured.module.graph.output_node().all_input_nodes
-    return int(logits.meta["val"].shape[-1])

@@ -8,12 +8,12 @@ read the originals.
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 
 import torch
 from torch import fx
 
 from ..errors import ConfigError
+from ..graph.nodes import attribute
 from ..kernels.cpu.coded_linear.op import encode
 from .outline import Outlined
 from .step_linears import linears
@@ -73,7 +73,7 @@ def _compact_own(module: fx.GraphModule) -> list[torch.Tensor]:
     """Add copies for linears whose weights the module holds itself; returns the weights that were copied."""
     copied: list[torch.Tensor] = []
     for node in _linears(module.graph, "get_attr"):
-        weights = [_weight(module, weight) for weight in node.args[1]]
+        weights = [attribute(module, weight) for weight in node.args[1]]
         if copy := copy_of(weights):
             with module.graph.inserting_before(node):
                 _pass_copy(node, [module.graph.get_attr(name) for name in _register(module, copy)])
@@ -93,7 +93,7 @@ def _compact_region(root: fx.GraphModule, name: str, calls: Sequence[fx.Node]) -
         if any(operand.op != "get_attr" for layer in operands for operand in layer):
             continue
         layers = {tuple(operand.target for operand in layer): layer for layer in operands}
-        weights = {names: [_weight(root, operand) for operand in layer] for names, layer in layers.items()}
+        weights = {names: [attribute(root, operand) for operand in layer] for names, layer in layers.items()}
         copies = {names: copy_of(layer) for names, layer in weights.items()}
         if None in copies.values() or len({_shapes_and_dtypes(copy) for copy in copies.values()}) > 1:
             continue
@@ -112,11 +112,6 @@ def _linears(graph: fx.Graph, kind: str) -> list[fx.Node]:
     """The calls of `linears` whose weights are all nodes of this kind, get_attr or placeholder."""
     found = [node for node in graph.nodes if node.target is linears]
     return [node for node in found if all(weight.op == kind for weight in node.args[1])]
-
-
-def _weight(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
-    weight: torch.Tensor = attrgetter(str(node.target))(module)
-    return weight
 
 
 def _shapes_and_dtypes(copy: Copy) -> Hashable:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 from torch import fx
 
+from ..graph.nodes import attribute
 from .outline import Outlined
 
 
@@ -57,7 +57,7 @@ def take_apart(outlined: Outlined) -> Pieces:
         prologue=_prologue(body, nodes, results),
         kinds={layer.kind: body.get_submodule(layer.kind) for layer in layers},
         layers=layers,
-        weights=tuple(attrgetter(str(node.target))(body) for node in weights),
+        weights=tuple(attribute(body, node) for node in weights),
         with_length=tuple(_dims_of_size(node, length) for node in results),
     )
 
