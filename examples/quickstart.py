@@ -80,14 +80,14 @@ def read_and_continue(
     cache = new_cache()
     with PeakMemory() as memory:
         start = time.perf_counter()
-        output = model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+        output = model(input_ids=ids, cache=cache, logits_to_keep=1)
         prefill = time.perf_counter() - start
         written, steps = [], []
         for _ in range(NEW_TOKENS):
             token = output.logits[:, -1:].argmax(-1)
             written.append(int(token))
             start = time.perf_counter()
-            output = model(input_ids=token, past_key_values=cache)
+            output = model(input_ids=token, cache=cache)
             steps.append(time.perf_counter() - start)
     return Run(kv_bytes(cache), memory.extra, prefill, statistics.median(steps), written)
 
@@ -137,7 +137,7 @@ def main() -> None:
     compiled = qfpass.compile(model, ratio=RATIO, filters=filters)
     warm = compiled.session()
     for ids in (prompt[:, :600], prompt[:, :1]):
-        compiled(input_ids=ids, past_key_values=warm, logits_to_keep=1)
+        compiled(input_ids=ids, cache=warm, logits_to_keep=1)
     console.print(f"ready in {time.perf_counter() - start:.0f} s")
     console.print(qfpass.report(compiled))
 
