@@ -19,7 +19,7 @@ def main() -> None:
         text = tokenizer(essays_text(), return_tensors="pt", verbose=False).input_ids[0]
         filters_for(AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=torch.float32).eval(), text)
     sys.argv[1:] = ["bench", str(weights_folder()), "--filters", str(filters_folder()), *sys.argv[1:]]
-    cli.main()
+    cli.run()
 
 
 if __name__ == "__main__":
