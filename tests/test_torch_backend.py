@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from decoders import Decoder, causal, decoder, places, text
+from packaging.version import Version
 from tiny import FAMILIES
 from torch import nn
 
@@ -219,6 +220,10 @@ def test_pytorchs_own_transformer_encoder(dynamic: bool | None) -> None:
     model, ids = Encoder().eval(), text(40)
     options = {"ratio": 1, "context_length": 64, "backend": "eager"}
     reader = torch.compile(model, backend="qfpass", dynamic=dynamic, options=options)
+    if Version(torch.__version__) < Version("2.13"):
+        with qfpass.session(), pytest.raises(CaptureError, match="broke its forward into several graphs"):
+            read(reader, ids, (0, 1, 2, 20, 33, 40))
+        return
     with qfpass.session() as session:
         actual = read(reader, ids, (0, 1, 2, 20, 33, 40))
     assert session.tokens_seen == 40
