@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from decoders import Decoder, causal, masked
 from torch import nn
 
@@ -117,6 +118,18 @@ def by_the_last_id(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
     return x * (1 + call.ids[:, -1:, None] / border)
 
 
+def once_an_id_was_read(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
+    return torch.where(((call.ids == border).cumsum(1) > 0)[..., None], 2 * x, x)
+
+
+def after_an_id(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
+    return torch.where((F.pad(call.ids, (1, 0))[:, :-1] == border)[..., None], 2 * x, x)
+
+
+def by_the_largest_id(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
+    return torch.where((call.ids.amax(1, keepdim=True) == border)[..., None], 2 * x, x)
+
+
 def by_the_mean(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
     return x + x.mean(1, keepdim=True)
 
@@ -157,7 +170,8 @@ def noise(x: torch.Tensor, call: Call, border: int) -> torch.Tensor:
 HABITS: Sequence[Habit] = (
     by_length, by_log_of_length, branch, branch_on_a_rest, in_blocks, by_largest, by_largest_of_a_row,
     by_mean_position, by_own_position, by_clamped_position, from_the_end, from_the_start_of_the_call,
-    from_the_first_position, by_ids, by_earlier_ids, by_the_last_id, by_the_mean, by_the_other_rows, counting,
+    from_the_first_position, by_ids, by_earlier_ids, once_an_id_was_read, after_an_id,
+    by_the_largest_id, by_the_last_id, by_the_mean, by_the_other_rows, counting,
     counting_past, remembering, remembering_in_python, turning_a_flag, noise,
 )  # fmt: skip
 

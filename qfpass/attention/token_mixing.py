@@ -1,11 +1,13 @@
 """Find layers that pass information between tokens outside attention, by changing one token."""
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import fx
 
-from ..graph.captured import BATCH, LENGTH
+from ..graph.captured import BATCH, LENGTH, logits_width
 from ..graph.nodes import operator_name, site_name
 from ..graph.patterns import SOFTMAX, product_with_values
 from .operators import OPERATORS
@@ -21,28 +23,34 @@ def mixing_layer(module: fx.GraphModule) -> str | None:
     the first run. A value that still differs at another token, and that reaches the logits other than through
     an attention, has been changed by a recurrence, a convolution or a shift.
     """
-    (logits,) = module.graph.output_node().all_input_nodes
-    vocabulary = int(logits.meta["val"].shape[-1])
-    shape = (_batch(module), LENGTH)
-    ids = torch.randint(1, vocabulary, shape, generator=torch.Generator().manual_seed(0))
-    ids = ids.to(logits.meta["val"].device)
-    position = torch.arange(LENGTH, device=ids.device).expand(len(ids), -1).contiguous()
-    attentions = set(filter(None, map(_attention_output, module.graph.nodes)))
-    first = _Run(module, {})
+    ids, position = trace_inputs(module)
+    attentions = attention_outputs(module.graph)
+    first = Recorder(module)
     first.run(ids, position)
     changed = ids.clone()
     changed[:, CHANGED] = 0
-    second = _Run(module, {n: first.outputs[n] for n in attentions})
+    second = Recorder(module, {n: first.outputs[n] for n in attentions})
     second.run(changed, position)
-    outside = _read_outside(module.graph, attentions)
+    outside = reach_logits_outside(module.graph, attentions)
     for node, before in first.outputs.items():
-        if node in outside and _differs_elsewhere(before, second.outputs[node]):
+        is_real = isinstance(before, torch.Tensor) and before.is_floating_point()
+        if is_real and node in outside and differ_elsewhere(before, second.outputs[node]):
             return site_name(node)
     return None
 
 
-def _read_outside(graph: fx.Graph, attentions: set[fx.Node]) -> set[fx.Node]:
-    """The nodes that reach the logits on a path through no attention's output."""
+def trace_inputs(module: fx.GraphModule) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ids without 0, and positions, [B, LENGTH] int64, for a decoder's graph."""
+    ids = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"]
+    rows = ids.shape[0] if isinstance(ids.shape[0], int) else BATCH
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(1, logits_width(module), (rows, LENGTH), generator=generator).to(ids.device)
+    position = torch.arange(LENGTH, device=ids.device).expand(rows, -1).contiguous()
+    return chosen, position
+
+
+def reach_logits_outside(graph: fx.Graph, attentions: Collection[fx.Node]) -> set[fx.Node]:
+    """The nodes that reach the logits on a path through none of these attentions' outputs."""
     found, pending = set[fx.Node](), [graph.output_node()]
     while pending:
         node = pending.pop()
@@ -52,19 +60,15 @@ def _read_outside(graph: fx.Graph, attentions: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _batch(module: fx.GraphModule) -> int:
-    """The number of rows that the graph is made for; BATCH if it takes any number."""
-    ids = next(node for node in module.graph.nodes if node.op == "placeholder")
-    rows = ids.meta["val"].shape[0]
-    return rows if isinstance(rows, int) else BATCH
-
-
-def _attention_output(node: fx.Node) -> fx.Node | None:
-    """The output of the attention whose operator or softmax `node` is; None for other nodes."""
-    name = operator_name(node)
-    if name in OPERATORS:
-        return node
-    return product_with_values(node)[1] if name in SOFTMAX else None
+def attention_outputs(graph: fx.Graph) -> set[fx.Node]:
+    """The outputs of all attentions, be they operators or softmaxes between two products."""
+    found = set[fx.Node]()
+    for node in graph.nodes:
+        name = operator_name(node)
+        output = node if name in OPERATORS else product_with_values(node)[1] if name in SOFTMAX else None
+        if output is not None:
+            found.add(output)
+    return found
 
 
 def mixing_reason(module: fx.GraphModule) -> str | None:
@@ -79,31 +83,45 @@ def mixing_reason(module: fx.GraphModule) -> str | None:
     )
 
 
-class _Run(fx.Interpreter):
-    """Runs a graph in which the outputs of some nodes are given, and keeps the outputs of all nodes."""
+class Recorder(fx.Interpreter):
+    """Runs a graph in which the outputs of some nodes are given.
 
-    def __init__(self, module: fx.GraphModule, given: dict[fx.Node, Any]) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    Attributes:
+        outputs: those of the nodes `kept`, by default of all.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        given: Mapping[fx.Node, Any] = MappingProxyType({}),
+        kept: Collection[fx.Node] | None = None,
+    ) -> None:
+        super().__init__(module)
         self.outputs = dict[fx.Node, Any]()
-        self._given = given
+        self._given, self._kept = given, kept
 
     def run_node(self, node: fx.Node) -> Any:
+        """The node's value, computed or given."""
         result = self._given[node] if node in self._given else super().run_node(node)
-        self.outputs[node] = result
+        if self._kept is None or node in self._kept:
+            self.outputs[node] = result
         return result
 
 
-def _differs_elsewhere(before: Any, after: Any) -> bool:
-    """Whether two values of a node differ at a token that wasn't changed.
+def token_dim(value: Any) -> int | None:
+    """The only dimension of LENGTH tokens of a tensor; None for anything else."""
+    dims = [dim for dim, size in enumerate(getattr(value, "shape", ())) if size == LENGTH]
+    return dims[0] if len(dims) == 1 else None
 
-    Only floating-point tensors with exactly one dimension of LENGTH tokens are compared.
+
+def differ_elsewhere(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether two values of a node differ at a token other than CHANGED.
+
+    Only tensors with exactly one dimension of LENGTH tokens are compared.
     """
-    if not isinstance(before, torch.Tensor) or not before.is_floating_point():
+    dim = token_dim(before)
+    if dim is None or before.shape != after.shape:
         return False
-    tokens = [dim for dim, size in enumerate(before.shape) if size == LENGTH]
-    if len(tokens) != 1 or before.shape != after.shape:
-        return False
-    kept = [token for token in range(LENGTH) if token != CHANGED]
-    chosen = torch.tensor(kept, device=before.device)
-    before, after = (x.index_select(tokens[0], chosen) for x in (before, after))
+    kept = torch.tensor([token for token in range(LENGTH) if token != CHANGED], device=before.device)
+    before, after = (x.index_select(dim, kept).double() for x in (before, after))
     return not torch.allclose(before, after, rtol=1e-3, atol=1e-4, equal_nan=True)

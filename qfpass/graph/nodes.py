@@ -50,3 +50,8 @@ def insert(before: fx.Node, target: Operator, *args: object, **kwargs: object) -
 def gives_views(node: fx.Node) -> bool:
     """Whether a node may return a view of its input, be it only at times, as reshape and contiguous do."""
     return node.target not in _FRESH and may_give_views(node.target)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether a node calls an operator that computes each element from the elements in its place alone."""
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())

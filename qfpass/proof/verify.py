@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from ..attention.find import Attention
+from ..attention.possible_mixing import mixes, possible_mixing, possible_mixing_reason
 from ..attention.token_mixing import mixing_reason
 from ..capture.module_snapshot import Snapshot
 from ..capture.ranks import ALONE, Ranks
@@ -49,7 +50,22 @@ def verify(
     ids = with_likely_end(model, random_ids, PROOF_TOKENS // 2)
     proof = _Proof(type(model).__name__, captured, attentions, ids, ranks, kernel)
     proof.compare(original_logits(model, ids))
+    _refuse_mixing_for_rare_ids(type(model).__name__, captured, ranks)
     refuse_by_text_length(proof.program.module, context_length, PROOF_TOKENS)
+
+
+def _refuse_mixing_for_rare_ids(name: str, captured: Captured, ranks: Ranks) -> None:
+    """Raise if an operator passes something between tokens for ids that no text of the proof may hold.
+
+    Collectives of the graph run here, so all processes decide alike before each run.
+    """
+    possible = possible_mixing(captured.module)
+    if ranks.all(not possible):
+        return
+    ranks.require_same({"operators that may pass something between tokens": [n.name for n in possible]})
+    for node in possible:
+        if not ranks.all(not mixes(captured.module, node)):
+            raise VerificationError(f"{name} can't be compiled: {possible_mixing_reason(node)}.")
 
 
 class _Proof:

@@ -10,6 +10,15 @@ _NAMESPACES = ("_c10d_functional", "_c10d_functional_autograd", "c10d")
 
 
 @Needed
+def is_collective(node: fx.Node) -> bool:
+    """Whether a node runs a collective, or waits for one.
+
+    Without it: values that processes exchange would be taken for values that tokens do.
+    """
+    return getattr(node.target, "namespace", None) in _NAMESPACES
+
+
+@Needed
 def groups_joined_by(graph: fx.Graph) -> list[Any]:
     """The process groups whose collectives a graph runs, in the order of first use.
 
@@ -19,7 +28,7 @@ def groups_joined_by(graph: fx.Graph) -> list[Any]:
 
     groups = list[ProcessGroup]()
     for node in graph.nodes:
-        if getattr(node.target, "namespace", None) not in _NAMESPACES:
+        if not is_collective(node):
             continue
         group = node.kwargs.get("group_name", node.args[-1] if node.args else None)  # wait nodes have none
         if isinstance(group, str):

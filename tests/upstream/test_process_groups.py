@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from qfpass.upstream.process_groups import groups_joined_by
+from qfpass.upstream.process_groups import groups_joined_by, is_collective
 
 
 class Summed(nn.Module):
@@ -32,5 +32,17 @@ def test_groups_joined_by_a_graph_in_their_order(tmp_path: Path) -> None:
             program = torch.export.export(Summed(order), (torch.ones(2),), strict=False)
             assert [id(group) for group in groups_joined_by(program.graph)] == [id(g) for g in order]
         assert not groups_joined_by(torch.export.export(nn.Linear(2, 2), (torch.ones(2),)).graph)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_is_collective_of_what_processes_exchange(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        groups = [dist.new_group([0]), dist.new_group([0])]
+        program = torch.export.export(Summed(groups), (torch.ones(2),), strict=False)
+        found = [node.name for node in program.graph.nodes if is_collective(node)]
+        assert found and all(name.startswith(("all_", "wait_")) for name in found)
     finally:
         dist.destroy_process_group()
