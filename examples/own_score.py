@@ -4,6 +4,7 @@ It keeps the tokens whose value vectors are longest.
 """
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qfpass
@@ -14,13 +15,7 @@ class LargeValues(qfpass.Score):
 
     name = "large values"
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         """Norms [B, Hkv, S] of values [B, Hkv, S, Dv]."""
         return torch.linalg.vector_norm(values.float(), dim=-1)
 

@@ -17,7 +17,8 @@ from .layer_rules import ChooseRule, layer_shares, shares_within, slots_per_mode
 from .proof.prove import Proven
 from .rewriting.site import Site
 from .rewriting.uncompressed import kernel_call_of
-from .store.scores import SCORES, score_named, try_score
+from .store.scores import SCORES, score_named
+from .store.try_score import try_score
 from .upstream.vector_isa import start_trials
 
 

@@ -3,12 +3,15 @@
 A score of your own is a subclass of `Score`, an instance of which goes to `qfpass.compile(model, score=...)`.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
+from torch import Tensor
 
 from ..errors import ConfigError
 
 
-class Score:
+class Score(ABC):
     """Ranks the keys of a layer. A token's score is computed once, when it is read, and never changes.
 
     So it may depend on that token's key, value and position alone, whatever else is read with it. It takes
@@ -29,13 +32,8 @@ class Score:
         if "name" not in vars(cls):
             cls.name = cls.__name__
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    @abstractmethod
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         """The scores [B, Hkv, S] of tokens; they are kept in float32.
 
         Args:
@@ -44,7 +42,6 @@ class Score:
             positions: [B, S] int64.
             filters: [Hkv, P] float32, if the score reads some.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs a __call__ that gives the scores of tokens")
 
     def recent(self, slots: int) -> int:
         """How many of so many slots protect the newest tokens, if `recent=` isn't given: a quarter."""
@@ -71,13 +68,7 @@ class Published(Score):
     name = "published"
     filters = "published"
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         assert filters is not None, "the published score reads filters"
         return (keys.float() * filters[:, None, :]).sum(-1)
 
@@ -99,13 +90,7 @@ class Trained(Score):
     filters = "trained"
     reads_all_heads = True
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         assert filters is not None, "the trained score reads filters"
         heads, width = keys.shape[1], keys.shape[-1] + values.shape[-1]
         weights, norm_weight, position_weight = filters.split([heads * width, 1, 1], dim=1)
@@ -126,7 +111,7 @@ class Trained(Score):
         return max(1, slots // 8, min(slots // 2, slots**2 // 2048))
 
 
-def _project_one_token(keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def _project_one_token(keys: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     """Projections [B, Hkv, 1] on weights [Hkv, Hkv, D + Dv], as sums that Inductor can fuse."""
     for_keys, for_values = weights.split([keys.shape[-1], values.shape[-1]], dim=-1)
     of_keys = (keys.float().squeeze(2)[:, None] * for_keys).sum((-1, -2))
@@ -142,13 +127,7 @@ class Recency(Score):
 
     name = "recency"
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         return positions[:, None, :].expand(-1, keys.shape[1], -1).float()
 
 
@@ -157,13 +136,7 @@ class KNorm(Score):
 
     name = "knorm"
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         return -torch.linalg.vector_norm(keys.float(), dim=-1)
 
 
@@ -175,13 +148,7 @@ class Random(Score):
 
     name = "random"
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         head = torch.arange(keys.shape[1], device=keys.device)[None, :, None]
         # Two rounds of multiply and shift on 32 bits; no product reaches 2^63.
         bits = (positions[:, None, :] * 2654435761 + head * 2246822519 + 374761393) & 0xFFFFFFFF
@@ -221,42 +188,3 @@ def score_named(score: str | Score) -> Score:
             "and tuples; a dataclass needs frozen=True."
         ) from error
     return score
-
-
-@torch.no_grad()
-def try_score(
-    score: Score, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Score five random tokens of a layer of this form, at once and one by one.
-
-    Raises:
-        ConfigError: it fails, or doesn't give each token one finite number that depends on it alone.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, kv_heads, 5)
-    keys, values = (
-        torch.randn(*shape, size, generator=generator).to(device, dtype) for size in (head_dim, value_dim)
-    )
-    positions = torch.arange(7, 12, device=device).expand(2, -1)
-    width = {None: 0, "published": head_dim, "trained": kv_heads * (head_dim + value_dim) + 2}[score.filters]
-    filters = torch.randn(kv_heads, width, generator=generator).to(device) if width else None
-    try:
-        whole = score(keys, values, positions, filters)
-        parts = [
-            score(keys[:, :, i : i + 1], values[:, :, i : i + 1], positions[:, i : i + 1], filters)
-            for i in range(5)
-        ]
-    except Exception as error:  # the caller's own code raises anything
-        raise ConfigError(
-            f"the score {score.name} fails for keys {list(keys.shape)} and values {list(values.shape)} of "
-            f"{dtype}: {error}"
-        ) from error
-    if not isinstance(whole, torch.Tensor) or whole.shape != shape or not bool(whole.isfinite().all()):
-        raise ConfigError(
-            f"the score {score.name} must give one finite number a head and token, [B, Hkv, S]."
-        )
-    if not torch.allclose(torch.cat(parts, dim=2).float(), whole.float(), rtol=1e-3, atol=1e-5):
-        raise ConfigError(
-            f"the score {score.name} gives a token another number when it is read with others. A score is "
-            "computed once, so it may depend on the token's own key, value and position alone."
-        )

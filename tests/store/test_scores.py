@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from decoders import decoder, text
+from torch import Tensor
 
 import qfpass
 from qfpass.errors import ConfigError
@@ -95,46 +96,22 @@ class LastPlaces(Score):
     def __init__(self, factor: Any) -> None:
         self.factor = factor
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         return self.factor * recency(keys, values, positions, filters)
 
 
 class OfTheMean(LastPlaces):
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         return (keys - keys.mean(2, keepdim=True)).norm(dim=-1)
 
 
 class OfOneHead(LastPlaces):
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         return positions.float()
 
 
 class Failing(LastPlaces):
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         raise ValueError("no idea")
 
 
@@ -143,6 +120,14 @@ def test_scores_of_ones_own_are_equal_if_they_hold_the_same() -> None:
     assert hash(LastPlaces(2.0)) == hash(LastPlaces(2.0))
     assert repr(LastPlaces(2.0)) == "LastPlaces(factor=2.0)"
     assert score_named(LastPlaces(2.0)) == LastPlaces(2.0)
+
+
+def test_a_score_without_a_call_can_not_be_made() -> None:
+    class Empty(Score):
+        pass
+
+    with pytest.raises(TypeError, match="__call__"):
+        Empty()  # type: ignore[abstract]
 
 
 @pytest.mark.parametrize(
@@ -165,13 +150,7 @@ def test_a_score_that_breaks_the_contract_is_refused(score: Any, said: str) -> N
 class ByHead(Score):
     """Weights made for a model: [Hkv, D], in half precision if the keys are."""
 
-    def __call__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        filters: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
         weights = torch.arange(1.0, 17.0, dtype=keys.dtype, device=keys.device).view(2, 8)
         return torch.einsum("bhsd,hd->bhs", keys, weights)
 

@@ -1,0 +1,45 @@
+"""Try a score of the caller's own on a few tokens, before anything is compiled with it."""
+
+import torch
+
+from ..errors import ConfigError
+from .scores import Score
+
+
+@torch.no_grad()
+def try_score(
+    score: Score, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Score five random tokens of a layer of this form, at once and one by one.
+
+    Raises:
+        ConfigError: it fails, or doesn't give each token one finite number that depends on it alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, kv_heads, 5)
+    keys, values = (
+        torch.randn(*shape, size, generator=generator).to(device, dtype) for size in (head_dim, value_dim)
+    )
+    positions = torch.arange(7, 12, device=device).expand(2, -1)
+    width = {None: 0, "published": head_dim, "trained": kv_heads * (head_dim + value_dim) + 2}[score.filters]
+    filters = torch.randn(kv_heads, width, generator=generator).to(device) if width else None
+    try:
+        whole = score(keys, values, positions, filters)
+        parts = [
+            score(keys[:, :, i : i + 1], values[:, :, i : i + 1], positions[:, i : i + 1], filters)
+            for i in range(5)
+        ]
+    except Exception as error:  # the caller's own code raises anything
+        raise ConfigError(
+            f"the score {score.name} fails for keys {list(keys.shape)} and values {list(values.shape)} of "
+            f"{dtype}: {error}"
+        ) from error
+    if not isinstance(whole, torch.Tensor) or whole.shape != shape or not bool(whole.isfinite().all()):
+        raise ConfigError(
+            f"the score {score.name} must give one finite number a head and token, [B, Hkv, S]."
+        )
+    if not torch.allclose(torch.cat(parts, dim=2).float(), whole.float(), rtol=1e-3, atol=1e-5):
+        raise ConfigError(
+            f"the score {score.name} gives a token another number when it is read with others. A score is "
+            "computed once, so it may depend on the token's own key, value and position alone."
+        )
