@@ -205,8 +205,7 @@ class Decoder:
             return lambda ids, position: self._graphs.step(ids, position, *inputs)
 
         ids = ids.clone(memory_format=torch.contiguous_format)
-        if is_full and self.config.backend == "inductor":
-            # From now on every step runs the same kernels on the same memory.
+        if is_full:  # from now on every step runs the same kernels on the same memory
             return self.replays.run("step", prepare, stores, ids, position).clone()
         return prepare()(ids, position)
 
