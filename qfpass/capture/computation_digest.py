@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from ..graph.captured import device_and_dtype, example_inputs
 from ..graph.tracing import trace_settings
 from ..upstream.entry import describe
 from ..upstream.fake_tensors import Fakes, fakes
-from .decoder_call import LogitsWrapper, call_decoder, logits_of
+from .decoder_call import LogitsWrapper, logits_of, run_decoder
 from .equal_layers import (
     LayerLines,
     LayerSteps,
@@ -34,6 +34,7 @@ from .equal_layers import (
     weights_by_name,
 )  # fmt: skip
 from .layer_copies import layer_copies_stand_in
+from .left_behind import HeldByModules, put_back
 from .operator_log import OperatorLog, form_of
 
 log = logging.getLogger(__name__)
@@ -109,8 +110,8 @@ def digest_computation(
         short = example_inputs(device, batch)
         ids = torch.zeros(batch or len(short[0]) + 1, context_length + 1, dtype=torch.long, device=device)
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
-        with trace_settings(model, lean):
-            logits_of(call_decoder(model, *short))  # so that what a model makes once and keeps isn't fake
+        with trace_settings(model, lean), put_back(model):
+            logits_of(run_decoder(model, *short))  # so that what a model makes once and keeps isn't fake
             reader = _Reader(LogitsWrapper(model, lean), without_numbers, layers)
             texts = reader.read(short), reader.read(long)
             lines = [*_versions(), *_forms(reader.model), *(line for text in texts for line in text.lines)]
@@ -167,7 +168,7 @@ def _forms(model: nn.Module) -> Iterator[str]:
 class _Reader:
     """Runs a model on fake tensors and logs its operators; undoes what a run leaves in modules."""
 
-    def __init__(self, model: nn.Module, fakes: Fakes, layers: bool = True) -> None:
+    def __init__(self, model: LogitsWrapper, fakes: Fakes, layers: bool = True) -> None:
         self.model, self._fakes = model, fakes
         self._layers = layers_of(model) if layers else {}
         own = weights_by_name(model)
@@ -179,9 +180,7 @@ class _Reader:
             for name, fake in self._weights.items()
             if names[id(fake)] == 1
         ]
-        self._containers = dict[int, tuple[Any, Any]]()
-        for module in model.modules():
-            _copy_containers(vars(module), self._containers)
+        self._held = HeldByModules(model)
 
     def read(
         self, given: tuple[torch.Tensor, torch.Tensor], repeats: Mapping[str, str] = MappingProxyType({})
@@ -198,22 +197,8 @@ class _Reader:
             ):  # fmt: skip
                 weights = dict(self._weights)  # functional_call writes what a forward replaces into it
                 logits = functional_call(self.model, weights, (ids, positions))
+                operators.lines.append(f"leaves behind {sorted(self.model.left_behind)}")
         finally:
-            self._restore_attributes()
+            self._held.put_back()
         operators.lines.append(f"gives {operators.told(logits)}")
         return LoggedText(given, operators.lines, layers, named)
-
-    def _restore_attributes(self) -> None:
-        """Undo what a forward left in its modules and their containers: it may be fake tensors."""
-        for container, before in self._containers.values():
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(before)
-
-
-def _copy_containers(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
-    """Add each dictionary, list and set within `value` to `found`, by id, with a copy of its content."""
-    if not isinstance(value, (dict, list, set)) or id(value) in found:
-        return
-    found[id(value)] = value, (dict if isinstance(value, dict) else list)(value)
-    for each in value.values() if isinstance(value, dict) else value:
-        _copy_containers(each, found)

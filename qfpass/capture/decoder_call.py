@@ -10,12 +10,22 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..upstream import export
+from .left_behind import put_back
 
 _ALWAYS = {"use_cache": False, "return_dict": True}  # passed if forward accepts them
 _ONE_ROW = {"input_pos", "cache_position"}  # arguments that take positions [S], one row for the whole batch
 
 
 def call_decoder(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> Any:
+    """The output of `model` for token ids [B, S] at positions [B, S]; what it leaves in modules is put back.
+
+    See `run_decoder`.
+    """
+    with put_back(model):
+        return run_decoder(model, ids, positions)
+
+
+def run_decoder(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> Any:
     """The output of `model` for token ids [B, S] at positions [B, S].
 
     Positions are passed as `position_ids`, else as an argument that has no default and "pos" in its name. A
@@ -64,13 +74,21 @@ def own_context_length(model: nn.Module) -> int | None:
 class LogitsWrapper(nn.Module):
     """A model as a module (input_ids, position_ids) -> logits.
 
-    If `lean`, switches of the grad mode in its forward aren't traced.
+    If `lean`, switches of the grad mode in its forward aren't traced. What a call leaves in the
+    model's modules is put back.
+
+    Attributes:
+        left_behind: the paths of the numbers and flags that calls had changed.
     """
 
     def __init__(self, model: nn.Module, lean: bool = True) -> None:
         super().__init__()
         self.model, self.lean = model, lean
+        self.left_behind = set[str]()  # torch.export puts other attributes back after a trace, but no sets
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        with export.without_grad_mode() if self.lean else nullcontext():
-            return logits_of(call_decoder(self.model, input_ids, position_ids))
+        without_grad_mode = export.without_grad_mode() if self.lean else nullcontext()
+        with without_grad_mode, put_back(self.model) as held:
+            logits = logits_of(run_decoder(self.model, input_ids, position_ids))
+            self.left_behind.update(held.changed_numbers())
+        return logits

@@ -76,7 +76,8 @@ def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], l
                 export.forget_last_trace()
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
-    return Captured(_clean(module), device, dtype, batch, lean, export.size_conditions(program))
+    conditions, left_behind = export.size_conditions(program), tuple(sorted(whole.left_behind))
+    return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind)
 
 
 def captured_program(program: torch.export.ExportedProgram) -> Captured:

@@ -23,6 +23,7 @@ class Captured:
         batch: the number of rows that the graph is made for, or None for any number.
         lean: whether graph modules made from this one generate their Python code only when it is needed.
         conditions: what the trace assumed about the inputs' sizes, as Python expressions.
+        left_behind: the paths of the model's attributes, numbers and flags, that a traced call had changed.
     """
 
     module: fx.GraphModule
@@ -31,6 +32,7 @@ class Captured:
     batch: int | None = None
     lean: bool = True
     conditions: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -34,14 +34,14 @@ def verify_lengths(
     """
     lengths = _lengths(captured, context_length)
     others = [tokens for tokens in lengths if not _conditions_hold(captured, tokens)]
-    for tokens in _spread(others):
+    for tokens in (*_spread(others), 1):  # no condition tells of one token, which a trace sets apart
         if tokens <= LONGEST_READ and ranks.all(_logits_agree(model, captured, tokens)):
             continue
         name, longest = type(model).__name__, max((n for n in lengths if n < tokens), default=1)
         if tokens < LENGTH:
             raise CaptureError(
-                f"{name} does something else with a text of {tokens} tokens than with one of {LENGTH}: its "
-                "forward branches on the length, and a session can't know that of the whole text."
+                f"{name} does something else with a text of {tokens} token{'s' * (tokens > 1)} than with one "
+                f"of {LENGTH}: its forward branches on the length, and a session can't know the whole text's."
             )
         raise CaptureError(
             f"{name} takes texts of {longest} tokens, but not of {tokens}: its forward does something else "

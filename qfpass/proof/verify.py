@@ -9,7 +9,6 @@ from torch import fx, nn
 from ..attention.find import Attention
 from ..attention.possible_mixing import mixes, possible_mixing, possible_mixing_reason
 from ..attention.token_mixing import mixing_reason
-from ..capture.module_snapshot import Snapshot
 from ..capture.ranks import ALONE, Ranks
 from ..errors import VerificationError
 from ..graph.captured import Captured
@@ -17,6 +16,7 @@ from ..graph.in_float32 import HALF, InFloat32, can_be_widened
 from ..kernels.kernel import Kernel
 from ..rewriting.uncompressed import Uncompressed
 from .length_dependence import refuse_by_text_length
+from .repeatable import require_repeatable
 from .rounding import amplified_rounding, relative_difference, row_differences, tolerance_of
 from .text import original_logits, positions_of, random_text, with_likely_end
 
@@ -46,7 +46,7 @@ def verify(
         VerificationError: the logits differ by more than rounding; names the first attention that differs.
     """
     random_ids = random_text(captured, PROOF_TOKENS)
-    _require_repeatable(model, random_ids[:, :2], tolerance_of(captured.dtype), ranks)
+    require_repeatable(model, captured, random_ids, ranks)
     ids = with_likely_end(model, random_ids, PROOF_TOKENS // 2)
     proof = _Proof(type(model).__name__, captured, attentions, ids, ranks, kernel)
     proof.compare(original_logits(model, ids))
@@ -178,21 +178,6 @@ def _differences(actual: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """The relative differences of logits [B, S, V], for each row's first and second half: [2 * B]."""
     halves = (tensor.unflatten(1, (2, -1)).flatten(0, 1) for tensor in (actual, expected))
     return row_differences(*halves)
-
-
-def _require_repeatable(model: nn.Module, ids: torch.Tensor, tolerance: float, ranks: Ranks) -> None:
-    """Raise VerificationError if the model gives other logits when it reads the same text again."""
-    expected, before = original_logits(model, ids), Snapshot(model)
-    difference = relative_difference(original_logits(model, ids), expected)
-    if ranks.all(difference <= tolerance):
-        return
-    changed = before.differences()
-    what = f": each call changes its {', '.join(changed[:3])}" if changed else ", as if by chance"
-    raise VerificationError(
-        f"{type(model).__name__} gives other logits for the same text when it is called again, by "
-        f"{difference:.1e} of the largest{what}. A session can't carry that: what a call computes must "
-        "depend on its inputs alone."
-    )
 
 
 def _cannot_run(name: str, captured: Captured, way: str, error: Exception) -> VerificationError:
