@@ -20,6 +20,7 @@ from .filters.calibrate import model_fingerprint
 from .graph.tracing import without_autocast
 from .kernels.kernel import Kernel
 from .layer_rules import ChooseRule, layer_rule
+from .lowering.decoder_graphs import Graphs
 from .model.attach import attach
 from .model.changes import DecoderVersions
 from .model.compiled_decoder import CompiledDecoder
@@ -30,6 +31,7 @@ from .regions.compact_weights import compact_weights as with_compact_weights
 from .regions.outline import outline
 from .regions.step_linears import stream_weights
 from .rewriting.rewrite import rewrite
+from .rewriting.site import layers_of
 from .rewriting.vocabulary import vocabulary
 from .store.scores import Score, score_named
 from .switches import Switches
@@ -157,8 +159,9 @@ def make_decoder(
         stream_weights(outlined)
     if config.compact_weights:
         outlined = with_compact_weights(outlined)
+    graphs = Graphs(outlined, plan.config, longest=max(3, plan.sizes.chunk), own_loops=own_loops)
     decoder = Decoder(
-        outlined, sites, filters, plan.sizes, plan.config, captured.device, captured.dtype,
+        graphs, layers_of(sites), filters, plan.sizes, plan.config, captured.device, captured.dtype,
         model_fingerprint(captured, proven.attentions), vocabulary(captured), rotations, proven.skipped,
     )  # fmt: skip
     return decoder, proven.digest

@@ -10,7 +10,7 @@ from torch import nn
 
 from .decoder.decoder import Decoder
 from .model.compiled_decoder import decoder_of
-from .rewriting.site import Site
+from .store.layer import Layer
 from .store.slots import Slots
 from .switches import NAMES
 from .upstream.entry import failures_of
@@ -142,14 +142,14 @@ def report(model: nn.Module) -> Report:
     """The report of a model that `qfpass.compile` returned."""
     decoder = decoder_of(model)
     return Report(
-        tuple(_site_report(decoder, site) for site in decoder.sites),
+        tuple(_site_report(decoder, layer) for layer in decoder.layers),
         decoder.sizes.context_length,
         decoder.sizes.chunk,
-        decoder.outlined.kinds,
+        decoder.graphs.kinds,
         decoder.graphs_compiled,
-        nbytes_of(decoder.outlined.copies),
-        nbytes_of(decoder.outlined.copied),
-        nbytes_of(decoder.weights) - nbytes_of(decoder.outlined.copies),
+        nbytes_of(decoder.graphs.copies),
+        nbytes_of(decoder.graphs.copied),
+        nbytes_of(decoder.weights) - nbytes_of(decoder.graphs.copies),
         tuple(_optimisation_report(name, decoder) for name in NAMES),
     )
 
@@ -168,22 +168,21 @@ def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
-def _site_report(decoder: Decoder, site: Site) -> SiteReport:
-    attention = site.attention
-    dims = (attention.head_dim, attention.value_dim, decoder.dtype)
-    slot_bytes = attention.kv_heads * site.rule.store_type.slot_nbytes(*dims)
-    token_bytes = attention.kv_heads * Slots.slot_nbytes(*dims)
+def _site_report(decoder: Decoder, layer: Layer) -> SiteReport:
+    dims = (layer.head_dim, layer.value_dim, decoder.dtype)
+    slot_bytes = layer.kv_heads * layer.rule.store_type.slot_nbytes(*dims)
+    token_bytes = layer.kv_heads * Slots.slot_nbytes(*dims)
     return SiteReport(
-        attention.index,
-        attention.name,
-        str(attention.span),
-        attention.query_heads,
-        attention.kv_heads,
-        attention.head_dim,
-        site.rule.slots,
-        str(getattr(site.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
-        site.rule.slots * slot_bytes,
+        layer.index,
+        layer.name,
+        layer.span,
+        layer.query_heads,
+        layer.kv_heads,
+        layer.head_dim,
+        layer.rule.slots,
+        str(getattr(layer.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
+        layer.rule.slots * slot_bytes,
         decoder.sizes.context_length * token_bytes,
-        site.kernel_call.kernel.name,
-        str(site.rule.score),
+        layer.kernel,
+        str(layer.rule.score),
     )

@@ -20,7 +20,7 @@ def compiled(model: nn.Module, **settings: Any) -> nn.Module:
 def run_plainly(model: nn.Module) -> nn.Module:
     """A compiled model whose graphs run as plain Python: fast to begin, and any part of them can fail."""
     decoder = model.qfpass_decoder
-    graphs, body, head = decoder._graphs, decoder.outlined.body, decoder.outlined.head
+    graphs, body, head = decoder.graphs, decoder.graphs.outlined.body, decoder.graphs.outlined.head
     graphs.chunk = graphs.step = body
     if head is not None:
         graphs.head, graphs.step = head, lambda *inputs: head(body(*inputs))
@@ -33,7 +33,7 @@ def graphs_of_one_batch(model: nn.Module) -> int:
     Piece by piece, of chunk and step what comes before the layers and each kind of layer is one; the step has
     a head too.
     """
-    outlined = model.qfpass_decoder.outlined
+    outlined = model.qfpass_decoder.graphs.outlined
     if outlined.head is None:
         return 3
     return 5 + 2 * outlined.kinds if "piecewise" not in model.qfpass_decoder.unused_optimisations else 4

@@ -40,7 +40,7 @@ def test_compact_weights_write_what_the_weights_write(model: torch.nn.Module, te
     """A dequantised GGUF: every linear of 30 layers and the head have codes, in a third of their bytes."""
     compact = qfpass.compile(model, budget=64, recent=32, score="recency", compact_weights=True, verify=False)
     plain = qfpass.compile(model, budget=64, recent=32, score="recency", backend="eager", verify=False)
-    outlined = compact.qfpass_decoder.outlined
+    outlined = compact.qfpass_decoder.graphs.outlined
     assert len(outlined.copied) == 30 * 7 + 1
     held = sum(weight.nbytes for weight in outlined.copied)
     assert sum(copy.nbytes for copy in outlined.copies) < held / 3

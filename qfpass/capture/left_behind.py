@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..upstream.modules import attributes_of
+from ..upstream.modules import attributes_of, version_counters
 
 _SYMBOLIC = (torch.SymBool, torch.SymInt, torch.SymFloat)
 
@@ -15,11 +15,14 @@ _SYMBOLIC = (torch.SymBool, torch.SymInt, torch.SymFloat)
 class HeldByModules:
     """What a model's modules hold now: attributes, and what is in their dictionaries, lists and sets.
 
-    The values of tensors aren't copied: a buffer that is written in place stays written.
+    The values of tensors aren't copied. Where one has been written in place, attributes aren't put back
+    either, since a flag may tell of it: that weights have been rescaled, say.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules())
+        self._tensors = [*model.parameters(), *model.buffers()]
+        self._versions = version_counters(self._tensors)
         self._before = dict[int, tuple[Any, Any]]()
         for module in self._modules.values():
             _copy_containers(attributes_of(module), self._before)
@@ -27,7 +30,9 @@ class HeldByModules:
             _copy_containers(vars(model.config), self._before)
 
     def put_back(self) -> None:
-        """Put every attribute back to the object that it was."""
+        """Put every attribute back to the object that it was, unless a tensor has been written in place."""
+        if version_counters(self._tensors) != self._versions:
+            return
         for container, before in self._before.values():
             if not _same_objects(container, before):
                 container.clear()

@@ -14,17 +14,16 @@ import torch
 from ..config import Config, Sizes
 from ..filters import QFilters, TrainedFilters
 from ..lowering.as_compiled import compile_time_settings
-from ..lowering.decoder_graphs import Graphs
+from ..lowering.decoder_graphs import DecoderGraphs
 from ..lowering.lower import mark_length
 from ..lowering.replays import Replays
 from ..lowering.weight_guard import CopiedWeights
-from ..regions.outline import Outlined
 from ..rewriting.rotary import Rotation
-from ..rewriting.site import Site, bounded_shares
 from ..rewriting.step_inputs import SharedInputs, StepInputs
 from ..sessions.rows import Row, all_equal
 from ..sessions.session import Session
 from ..sessions.stores import Stores
+from ..store.layer import Layer, bounded_shares
 from ..upstream import dynamo
 from .budget import sizes_for
 from .in_turn import FairLock
@@ -46,8 +45,8 @@ class Decoder:
 
     def __init__(
         self,
-        outlined: Outlined,
-        sites: Sequence[Site],
+        graphs: DecoderGraphs,
+        layers: Sequence[Layer],
         filters: QFilters | TrainedFilters | None,
         sizes: Sizes,
         config: Config,
@@ -60,21 +59,20 @@ class Decoder:
     ) -> None:
         self._skipped = skipped
         self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
-        self.sites, self.sizes, self.config = tuple(sites), sizes, config
+        self.layers, self.sizes, self.config = tuple(layers), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
-        self.outlined = outlined
+        self.graphs = graphs
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
-        self._copied = CopiedWeights(outlined.copied)
-        self._graphs = Graphs(outlined, config, longest=max(3, sizes.chunk))
+        self._copied = CopiedWeights(graphs.copied)
         options = config.compile_options.get("options") or {}
         # What another backend runs is called as it is, also what finds the slots that a step overwrites.
         wanted = config.switches.replay and config.backend == "inductor"
-        self.replays = Replays(device, self._graphs.weights, options, wanted)
+        self.replays = Replays(device, graphs.weights, options, wanted)
         self.watch = OverwriteFinder(config, self.replays)
-        self._shares, self._step_inputs = bounded_shares(sites), StepInputs(sites)
+        self._shares, self._step_inputs = bounded_shares(layers), StepInputs(layers)
         self._filters_by_slots = dict[int, tuple[torch.Tensor, ...]]()
-        self._max_tokens = max(sizes.context_length, *(site.rule.slots for site in sites))
+        self._max_tokens = max(sizes.context_length, *(layer.rule.slots for layer in layers))
         # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
         self._size_source = torch.empty(self._max_tokens + 1, device=device)
         self._batch_sizes = set[int]()
@@ -91,8 +89,8 @@ class Decoder:
         Raises:
             ConfigError, SessionError: this budget isn't possible; see `sizes_for`.
         """
-        sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.sites)
-        return Session(self.sites, sizes, self.dtype, self.device, owner=self)
+        sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.layers)
+        return Session(self.layers, sizes, self.dtype, self.device, owner=self)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -103,24 +101,24 @@ class Decoder:
         return {
             "dtype": str(self.dtype),
             "weights": self.fingerprint,
-            "stores": "; ".join(str(site.rule) for site in self.sites),
+            "stores": "; ".join(str(layer.rule) for layer in self.layers),
             "filters": filters.hexdigest() if self.filters else "none",
         }
 
     @property
     def weights(self) -> Sequence[torch.Tensor]:
         """The tensors that the graphs read in place: weights, constants, and compact copies of weights."""
-        return self._graphs.weights
+        return self.graphs.weights
 
     @property
     def weights_read(self) -> Sequence[torch.Tensor]:
         """`weights`, and the weights that compact copies were made of."""
-        return [*self.weights, *self.outlined.copied]
+        return [*self.weights, *self.graphs.copied]
 
     @property
     def graphs_compiled(self) -> int:
         """The number of graphs that Dynamo has compiled for this decoder so far."""
-        modules = [*self._graphs.modules, *([self.watch.module] if self.watch.module else [])]
+        modules = [*self.graphs.modules, *([self.watch.module] if self.watch.module else [])]
         return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
 
     @property
@@ -128,12 +126,11 @@ class Decoder:
         """The optimisations that aren't used now, by name, each with the reason; see `qfpass.report`."""
         on_processor = self.device.type == "cpu"
         no_processor = None if on_processor else f"the device is {self.device.type}"
-        has_loops = any(site.kernel_call.own_loops for site in self.sites)
-        no_loops = None if has_loops else "Inductor knows no vector instructions of this processor"
+        no_vectors = "Inductor knows no vector instructions of this processor"
         reasons = {
-            "piecewise": self._graphs.why_not_piecewise,
+            "piecewise": self.graphs.why_not_piecewise,
             "replay": self.replays.why_not("step"),
-            "own_loops": no_processor or no_loops,
+            "own_loops": no_processor or (None if self.graphs.own_loops else no_vectors),
             "vector_trials": no_processor,
             "guard_filter": None,
         }
@@ -162,13 +159,13 @@ class Decoder:
         position = position.expand(ids.shape[0], -1).contiguous()
         ids = ids.clone(memory_format=torch.contiguous_format)
         for tensor in (ids, position):
-            mark_length(tensor, 1, self._graphs.longest)
+            mark_length(tensor, 1, self.graphs.longest)
         inputs = self._inputs(row.tokens, None, stores, sizes, call_end)
-        hidden = self._graphs.chunk(ids, position, *inputs)
+        hidden = self.graphs.chunk(ids, position, *inputs)
         if len(wanted) == 0:
             return None
         chosen = hidden[:, wanted.to(self.device)]
-        return chosen if self._graphs.head is None else self._logits(chosen)
+        return chosen if self.graphs.head is None else self._logits(chosen)
 
     def step(
         self,
@@ -187,7 +184,7 @@ class Decoder:
         """
         self._copied.check()
         tokens = [rows[i].tokens + 1 for i in reading_rows]
-        lengths, is_full = None, min(tokens) >= max(site.rule.slots for site in self.sites)
+        lengths, is_full = None, min(tokens) >= max(layer.rule.slots for layer in self.layers)
         if not all_equal(tokens) and not is_full:
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
             if self._batch_sizes - {len(rows)}:
@@ -202,7 +199,7 @@ class Decoder:
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
             inputs = self._inputs(max(tokens), lengths, stores, sizes, call_end=0)
-            return lambda ids, position: self._graphs.step(ids, position, *inputs)
+            return lambda ids, position: self.graphs.step(ids, position, *inputs)
 
         ids = ids.clone(memory_format=torch.contiguous_format)
         if is_full:  # from now on every step runs the same kernels on the same memory
@@ -234,8 +231,8 @@ class Decoder:
             hidden = hidden.repeat(1, 2, 1)
         hidden = hidden.contiguous()
         dynamo.mark_dynamic(hidden, 1)
-        assert self._graphs.head is not None
-        return self._graphs.head(hidden)[:, :tokens]
+        assert self.graphs.head is not None
+        return self.graphs.head(hidden)[:, :tokens]
 
     def _filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
         """The filters of every attention for a budget of `slots`; empty without filters."""

@@ -13,9 +13,10 @@ from torch import fx
 from ..config import Config, Sizes
 from ..errors import ConfigError
 from ..rewriting.rotary import Rotation, RotationFinder
-from ..rewriting.site import Site
+from ..rewriting.site import Site, layers_of
 from ..sessions.rows import Row
 from ..sessions.session import Session
+from ..store.layer import Layer
 from ..store.ring import Ring, RingRule
 from ..store.slots import SlotRule, Slots
 from .decoder import Decoder
@@ -61,7 +62,7 @@ def find_rotations(
             f"overflow='rerotate' scores moved keys anew, which the {config.score} score can't, since it "
             "reads the keys of all heads at a token: use overflow='continue' or 'error', or another score."
         )
-    start = restart_position(sites, sizes.slots)
+    start = restart_position(layers_of(sites), sizes.slots)
     if start + sizes.chunk > sizes.context_length:
         raise ConfigError(
             f"overflow='rerotate' goes on from position {start}, which leaves no room for a chunk of "
@@ -81,24 +82,24 @@ def move_keys_back(decoder: Decoder, session: Session, rows: Sequence[int], toke
         row = session.rows[index]
         if not overflows(decoder, row, tokens):
             continue
-        start = restart_position(decoder.sites, session.slots)
-        for site, store, rotation in zip(
-            decoder.sites, session.stores_of(index), decoder.rotations, strict=True
+        start = restart_position(decoder.layers, session.slots)
+        for layer, store, rotation in zip(
+            decoder.layers, session.stores_of(index), decoder.rotations, strict=True
         ):
             if isinstance(store, Ring):
                 _move_ring(store, rotation, start - row.position)
             else:
-                assert isinstance(site.rule, SlotRule) and isinstance(store, Slots)
+                assert isinstance(layer.rule, SlotRule) and isinstance(store, Slots)
                 filters = None
-                if site.rule.needs_filters and decoder.filters is not None:
-                    filters = decoder.filters.filters[site.attention.index]
-                _move_slots(store, site.rule, rotation, start, filters)
+                if layer.rule.needs_filters and decoder.filters is not None:
+                    filters = decoder.filters.filters[layer.index]
+                _move_slots(store, layer.rule, rotation, start, filters)
         session.set_position(index, start)
 
 
-def restart_position(sites: Sequence[Site], slots: int) -> int:
+def restart_position(layers: Sequence[Layer], slots: int) -> int:
     """The position where a text goes on after its keys have moved: behind every key in the stores."""
-    return max([slots, *(site.rule.slots for site in sites if site.is_ring)])
+    return max([slots, *(layer.rule.slots for layer in layers if layer.is_ring)])
 
 
 def _move_ring(ring: Ring, rotation: Rotation | None, difference: int) -> None:

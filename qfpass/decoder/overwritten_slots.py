@@ -10,9 +10,9 @@ from torch import fx, nn
 from ..config import Config, Sizes
 from ..lowering.lower import lower
 from ..lowering.replays import Replays
-from ..rewriting.site import Rule
 from ..sessions.rows import Row
 from ..sessions.stores import Stack, Store, Stores
+from ..store.layer import Rule
 from ..store.ring import Ring, RingRule
 from ..store.slots import Protection, slot_of_position, slot_to_replace
 

@@ -1,7 +1,7 @@
-"""A decoder's compiled graphs: a chunk of any length, a step of one token, and the head."""
+"""A decoder's graphs as callables: a chunk of any length, a step of one token, and the head."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
@@ -22,35 +22,62 @@ STEP_OPTIONS = {"force_pointwise_cat": True}
 RUNS_NOT_REPORTED = "Inductor doesn't tell of its code's runs"
 
 
+class DecoderGraphs(Protocol):
+    """The callables of a decoder, and the weights that they read.
+
+    Attributes:
+        chunk: (input_ids [B, S], position_ids [B, S], *rest) -> hidden [B, S, E], 1 < S; it returns logits
+            [B, S, V] if there is no head. `rest` are the inputs of `StepInputs`.
+        step: (input_ids [B, 1], position_ids [B, 1], *rest) -> logits [B, 1, V].
+        head: hidden [B, T, E] -> logits [B, T, V], T > 1; None if chunks return logits.
+        longest: S is at most this.
+        modules: the graph modules that Dynamo compiles.
+        weights: the parameters and buffers that are read in place, and compact copies of weights.
+        kinds: the number of kinds of layer.
+        own_loops: whether the package's C++ loops are used.
+        copied, copies: the weights that compact copies are read instead of, and these copies.
+        why_not_piecewise: why chunks and steps aren't run piece by piece; None if they are.
+    """
+
+    chunk: Call
+    step: Call
+    head: Call | None
+    longest: int
+    modules: list[fx.GraphModule]
+    weights: Sequence[torch.Tensor]
+    kinds: int
+    own_loops: bool
+    copied: Sequence[torch.Tensor]
+    copies: Sequence[torch.Tensor]
+    why_not_piecewise: str | None
+
+
 class Graphs:
-    """A decoder's graphs, each compiled at its first call.
+    """A decoder's graphs, compiled by torch.compile, each at its first call; see `DecoderGraphs`.
 
     Chunk and step are compiled piece by piece (see `piecewise`) if the decoder has repeated layers and the
     backend is Inductor and reports the runs of its code. Otherwise each of them is compiled as one graph.
 
-    Attributes:
-        chunk: (input_ids [B, S], position_ids [B, S], *rest) -> hidden [B, S, E], 1 < S <= `longest`; it
-            returns logits [B, S, V] if there is no head.
-        step: (input_ids [B, 1], position_ids [B, 1], *rest) -> logits [B, 1, V].
-        head: hidden [B, T, E] -> logits [B, T, V], T > 1; None if the body returns logits.
-        modules: the graph modules that Dynamo compiles.
-        weights: the parameters and buffers that the graphs read in place.
-        why_not_piecewise: why chunks and steps aren't run piece by piece; None if they are.
     """
 
-    def __init__(self, outlined: Outlined, config: Config, longest: int) -> None:
+    def __init__(self, outlined: Outlined, config: Config, longest: int, own_loops: bool = False) -> None:
         body, head = outlined.body, outlined.head
-        self.longest = longest
+        self.outlined, self.longest, self.own_loops = outlined, longest, own_loops
+        self.kinds = outlined.kinds
+        self.copied: Sequence[torch.Tensor] = outlined.copied
+        self.copies: Sequence[torch.Tensor] = outlined.copies
         self.modules: list[fx.GraphModule] = []
-        self.weights = weights_of(nn.ModuleList([body, *([head] if head else [])]))
+        self.weights: Sequence[torch.Tensor] = weights_of(nn.ModuleList([body, *([head] if head else [])]))
 
         def whole_chunk() -> Call:
             return self._compile_whole(body, config, longest)
 
         def whole_step() -> Call:
-            return self._compile_whole(_sequence(body, head) if head else body, config, None, **STEP_OPTIONS)
+            return self._compile_whole(
+                body_and_head(body, head) if head else body, config, None, **STEP_OPTIONS
+            )
 
-        self.why_not_piecewise = _why_whole(outlined, config)
+        self.why_not_piecewise: str | None = _why_whole(outlined, config)
         self.chunk: Call
         self.step: Call
         if self.why_not_piecewise is None:
@@ -61,7 +88,7 @@ class Graphs:
             self.why_not_piecewise = "nothing has been read yet"
         else:
             self.chunk, self.step = whole_chunk(), whole_step()
-        self.head = self._compile_whole(head, config, None) if head else None
+        self.head: Call | None = self._compile_whole(head, config, None) if head else None
 
     def _compile_whole(
         self, module: fx.GraphModule, config: Config, longest: int | None, **options: Any
@@ -103,7 +130,7 @@ def _why_whole(outlined: Outlined, config: Config) -> str | None:
     return None if backend_for_pieces.failure is None else RUNS_NOT_REPORTED
 
 
-def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
+def body_and_head(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
     """One graph that calls body, then head; its inputs are the body's."""
     graph = fx.Graph()
     inputs = [graph.placeholder(n.name) for n in body.graph.nodes if n.op == "placeholder"]

@@ -11,7 +11,7 @@ from .outline import Outlined
 
 
 @dataclass(frozen=True)
-class Layer:
+class RegionCall:
     """A call of the region `kind` with hidden [B, S, E] and the values of these numbers; see `Pieces`."""
 
     kind: str
@@ -35,7 +35,7 @@ class Pieces:
 
     prologue: fx.GraphModule
     kinds: dict[str, fx.GraphModule]
-    layers: tuple[Layer, ...]
+    layers: tuple[RegionCall, ...]
     weights: tuple[torch.Tensor, ...]
     with_length: tuple[tuple[int, ...], ...]
 
@@ -50,7 +50,7 @@ def take_apart(outlined: Outlined) -> Pieces:
     weights = [node for node in used if node.op == "get_attr"]
     made = [node for node in used if node.op not in ("placeholder", "get_attr")]
     number = {node: i for i, node in enumerate([*inputs, *weights, *made])}
-    layers = tuple(Layer(str(c.target), tuple(number[operand] for operand in c.args[1:])) for c in calls)
+    layers = tuple(RegionCall(str(c.target), tuple(number[operand] for operand in c.args[1:])) for c in calls)
     results = [calls[0].args[0], *made]
     length = inputs[0].meta["val"].shape[1]
     return Pieces(

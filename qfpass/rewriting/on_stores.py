@@ -6,10 +6,11 @@ import torch
 
 from ..errors import InputError
 from ..graph.captured import Captured
+from ..store.layer import bounded_shares
 from ..store.ring import Ring
 from ..store.slots import AnySlots, Protection, SlotRule, slot_to_replace
 from .rewrite import rewrite
-from .site import Site, bounded_shares
+from .site import Site, layers_of
 from .step_inputs import SharedInputs, StepInputs
 
 Store = AnySlots | Ring
@@ -25,7 +26,7 @@ class OnStores:
     def __init__(self, captured: Captured, sites: Sequence[Site]) -> None:
         self.sites, self.dtype, self.device = tuple(sites), captured.dtype, captured.device
         self.module = rewrite(captured, sites)
-        self.step_inputs = StepInputs(sites)
+        self.step_inputs = StepInputs(layers_of(sites))
 
     def allocate(self, batch: int, dtype: torch.dtype | None = None) -> list[Store]:
         """Empty stores for `batch` rows, one an attention, in the model's dtype or another."""
@@ -91,7 +92,7 @@ class OnStores:
             call_end=torch.tensor(seen + length - 1 if call_end is None else call_end, device=self.device),
             held=tuple(
                 torch.empty(min(count, slots_of[share]), device=self.device)
-                for share in bounded_shares(self.sites)
+                for share in bounded_shares(layers_of(self.sites))
             ),
         )
         slots = {

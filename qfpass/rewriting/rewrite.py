@@ -12,7 +12,7 @@ from ..store.layer_inputs import LayerInputs
 from ..store.ring_attention import RingAttention
 from ..store.slot_attention import SlotAttention
 from .positions import follow_positions
-from .site import Site
+from .site import Site, layers_of
 from .step_inputs import StepInputs
 from .text_length import follow_text_length
 
@@ -28,7 +28,7 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     graph.output(graph.graph_copy(captured.module.graph, copies))
     module = lazy_code_module(captured.module, graph, captured.lean)
     position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
-    step_inputs, inputs, last = StepInputs(sites), dict[str, fx.Node](), position
+    step_inputs, inputs, last = StepInputs(layers_of(sites)), dict[str, fx.Node](), position
     for name in step_inputs.names:
         with graph.inserting_after(last):
             last = inputs[name] = graph.placeholder(name)
@@ -55,7 +55,7 @@ def _replace(
     layer = RingAttention if site.is_ring else SlotAttention
     name = f"attention_{attention.index}"
     module.add_submodule(name, layer(site.kernel_call, site.rule))
-    own = {field: inputs[name] for field, name in step_inputs.names_of(site).items()}
+    own = {field: inputs[name] for field, name in step_inputs.names_of(site.layer).items()}
     old, graph = copies[attention.node], module.graph
     with graph.inserting_before(old):
         operands = [copies[n] for n in (attention.query, attention.key, attention.value)]
@@ -63,7 +63,7 @@ def _replace(
             operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
         given = LayerInputs(
             position=position,
-            visible=inputs[step_inputs.visible_name(site)],
+            visible=inputs[step_inputs.visible_name(site.layer)],
             lengths=inputs["lengths"],
             recent=inputs["recent"] if site.rule.is_bounded else None,
             filters=own.get("filters"),

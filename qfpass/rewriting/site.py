@@ -1,30 +1,36 @@
-"""A site: one attention, the rule that keeps its keys and the kernel that reads them."""
+"""A site: one attention of a graph, the rule that keeps its keys and the kernel that reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..attention.find import Attention
 from ..store.kernel_call import KernelCall
-from ..store.ring import RingRule
-from ..store.slots import SlotRule
-
-Rule = SlotRule | RingRule
+from ..store.layer import Layer, Rule
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention of a decoder, the rule of its layer's store, and the kernel call that reads the store."""
+    """One attention of a graph, the rule of its layer's store, and the kernel call that reads the store."""
 
     attention: Attention
     rule: Rule
     kernel_call: KernelCall
 
     @property
+    def layer(self) -> Layer:
+        """What remains of the site in a compiled decoder."""
+        a = self.attention
+        return Layer(
+            a.index, a.name, str(a.span), a.query_heads, a.kv_heads, a.head_dim, a.value_dim, self.rule,
+            self.kernel_call.kernel.name,
+        )  # fmt: skip
+
+    @property
     def is_ring(self) -> bool:
         """Whether the layer keeps exactly the tokens of its window or chunk."""
-        return isinstance(self.rule, RingRule)
+        return self.layer.is_ring
 
 
-def bounded_shares(sites: Sequence[Site]) -> list[float]:
-    """The distinct shares of slots among the bounded layers, ascending."""
-    return sorted({site.rule.share for site in sites if site.rule.is_bounded})
+def layers_of(sites: Sequence[Site]) -> list[Layer]:
+    """The layer of each site."""
+    return [site.layer for site in sites]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from .site import Site, bounded_shares
+from ..store.layer import Layer, bounded_shares
 
 
 class SharedInputs(NamedTuple):
@@ -30,31 +30,31 @@ class SharedInputs(NamedTuple):
 class StepInputs:
     """The inputs of a rewritten graph after `input_ids` [B, S] and `position_ids` [B, S].
 
-    The fields of `SharedInputs` come first. Then, for each site: its filters [Hkv, P] if its score does,
+    The fields of `SharedInputs` come first. Then, for each layer: its filters [Hkv, P] if its score does,
     the slot [B, Hkv, 1] that a single token is written to if the layer is bounded, and the tensors of its
     store, which the graph changes in place.
     """
 
-    def __init__(self, sites: Sequence[Site]) -> None:
-        self._sites = tuple(sites)
-        self._held = {share: f"held_{i}" for i, share in enumerate(bounded_shares(sites))}
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = tuple(layers)
+        self._held = {share: f"held_{i}" for i, share in enumerate(bounded_shares(layers))}
 
     @property
     def names(self) -> list[str]:
         """The names of the graph's placeholders for these inputs, in order."""
         shared = [name for name in SharedInputs._fields if name != "held"]
-        return [*shared, *self._held.values(), *(n for s in self._sites for n in self.names_of(s).values())]
+        return [*shared, *self._held.values(), *(n for x in self._layers for n in self.names_of(x).values())]
 
-    def visible_name(self, site: Site) -> str:
+    def visible_name(self, layer: Layer) -> str:
         """The name of the input whose size is the number of tokens in this layer's store."""
-        return self._held[site.rule.share] if site.rule.is_bounded else "seen"
+        return self._held[layer.rule.share] if layer.rule.is_bounded else "seen"
 
-    def names_of(self, site: Site) -> dict[str, str]:
-        """The names of this site's own inputs, by field: filters, slot and the store's tensors."""
-        filters = ("filters",) if site.rule.needs_filters else ()
-        slot = ("slot",) if site.rule.is_bounded else ()
-        fields = (*filters, *slot, *site.rule.store_type._fields)
-        return {field: f"{field}_{site.attention.index}" for field in fields}
+    def names_of(self, layer: Layer) -> dict[str, str]:
+        """The names of this layer's own inputs, by field: filters, slot and the store's tensors."""
+        filters = ("filters",) if layer.rule.needs_filters else ()
+        slot = ("slot",) if layer.rule.is_bounded else ()
+        fields = (*filters, *slot, *layer.rule.store_type._fields)
+        return {field: f"{field}_{layer.index}" for field in fields}
 
     def values(
         self,
@@ -67,15 +67,15 @@ class StepInputs:
 
         Args:
             reach: the shared inputs.
-            stores: the store of each site.
+            stores: the store of each layer.
             filters: each attention's filters, by its index; needed if a score reads filters.
-            slots: [B, Hkv, 1] by the site's number; needed if a layer is bounded.
+            slots: [B, Hkv, 1] by the layer's number; needed if a layer is bounded.
         """
         values: list[torch.Tensor | None] = [*reach[:-1], *reach.held]
-        for i, (site, store) in enumerate(zip(self._sites, stores, strict=True)):
-            if site.rule.needs_filters:
-                values.append(filters[site.attention.index])
-            if site.rule.is_bounded:
+        for i, (layer, store) in enumerate(zip(self._layers, stores, strict=True)):
+            if layer.rule.needs_filters:
+                values.append(filters[layer.index])
+            if layer.rule.is_bounded:
                 assert slots is not None, "bounded layers are told the slot of a token"
                 values.append(slots[i])
             values.extend(store)

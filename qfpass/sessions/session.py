@@ -9,7 +9,7 @@ import torch
 
 from ..config import Sizes
 from ..errors import SessionError
-from ..rewriting.site import Site
+from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
 from . import files
 from .hf_cache import SessionCache, State
@@ -36,10 +36,10 @@ class Session(SessionCache):
     """
 
     def __init__(
-        self, sites: Sequence[Site], sizes: Sizes, dtype: torch.dtype, device: torch.device, owner: Owner
+        self, layers: Sequence[Layer], sizes: Sizes, dtype: torch.dtype, device: torch.device, owner: Owner
     ) -> None:
         super().__init__()
-        self.sites, self.sizes, self.dtype, self.device = tuple(sites), sizes, dtype, device
+        self._layers, self.sizes, self.dtype, self.device = tuple(layers), sizes, dtype, device
         self._owner = owner
         self._exclusive = SessionLock()
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
@@ -65,7 +65,7 @@ class Session(SessionCache):
         self._state = State(self._empty_stores(batch), (Row(),) * batch)
 
     def _empty_stores(self, batch: int) -> Stores:
-        stores = Stores.empty(self.sites, batch, self.dtype, self.device)
+        stores = Stores.empty(self._layers, batch, self.dtype, self.device)
         self._clear(stores)
         return stores
 
@@ -108,7 +108,7 @@ class Session(SessionCache):
     def fork(self) -> "Session":
         """A copy of this session; reading into either doesn't change the other."""
         with self.in_use():
-            twin = Session(self.sites, self.sizes, self.dtype, self.device, self._owner)
+            twin = Session(self._layers, self.sizes, self.dtype, self.device, self._owner)
             twin._state = self._state._replace(stores=self.copied_stores())
         return twin
 
@@ -186,7 +186,7 @@ class Session(SessionCache):
         Raises:
             SessionError: no session there, or one of another model, budget, score or dtype; nothing changed.
         """
-        kinds = [site.rule.store_type for site in self.sites]
+        kinds = [layer.rule.store_type for layer in self._layers]
         with self.in_use(resetting=True):
             held, rows, columns, ids = files.read(path, kinds, self._identity)
             stores = self._empty_stores(len(rows)) if rows else Stores()
@@ -230,7 +230,7 @@ class Session(SessionCache):
         raise SessionError("a session can't be pickled: save(path) it and load(path) it.")
 
     def __len__(self) -> int:
-        return len(self.sites)
+        return len(self._layers)
 
     def __repr__(self) -> str:
         return f"Session(tokens_seen={self.tokens_seen}, nbytes={self.nbytes})"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..rewriting.site import Rule, Site
+from ..store.layer import Layer, Rule
 from ..store.ring import Ring
 from ..store.slots import AnySlots
 
@@ -63,17 +63,16 @@ class Stores(Sequence[Store]):
 
     @classmethod
     @torch.inference_mode(False)
-    def empty(cls, sites: Sequence[Site], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":
+    def empty(cls, layers: Sequence[Layer], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":
         """Stores for `batch` rows, allocated but not yet cleared."""
         groups = defaultdict[tuple[Rule, tuple[int, int, int]], list[int]](list)
-        for i, site in enumerate(sites):
-            a = site.attention
-            groups[site.rule, (a.kv_heads, a.head_dim, a.value_dim)].append(i)
+        for i, layer in enumerate(layers):
+            groups[layer.rule, (layer.kv_heads, layer.head_dim, layer.value_dim)].append(i)
         stacks = []
-        for (rule, sizes), layers in groups.items():
-            flat = rule.allocate(len(layers) * batch, *sizes, dtype, device)
-            stacked = type(flat)(*(tensor.unflatten(0, (len(layers), batch)) for tensor in flat))
-            stacks.append(Stack(tuple(layers), rule, stacked))
+        for (rule, sizes), numbers in groups.items():
+            flat = rule.allocate(len(numbers) * batch, *sizes, dtype, device)
+            stacked = type(flat)(*(tensor.unflatten(0, (len(numbers), batch)) for tensor in flat))
+            stacks.append(Stack(tuple(numbers), rule, stacked))
         return cls(stacks)
 
     @torch.inference_mode(False)

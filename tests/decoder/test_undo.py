@@ -42,7 +42,7 @@ def failing(model: nn.Module) -> Iterator[Failing]:
 
     handles = [
         module.register_forward_hook(count)
-        for module in model.qfpass_decoder.outlined.body.modules()
+        for module in model.qfpass_decoder.graphs.outlined.body.modules()
         if isinstance(module, (RingAttention, SlotAttention))
     ]
     yield lambda attentions: left.__setitem__(0, attentions)

@@ -75,13 +75,13 @@ def test_stopping_criteria_stop_it_where_the_original_stops() -> None:
 
 def test_logits_are_computed_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     model = compiled(decoder())
-    head, asked = model.qfpass_decoder._graphs.head, list[int]()
+    head, asked = model.qfpass_decoder.graphs.head, list[int]()
 
     def counted(hidden: torch.Tensor) -> torch.Tensor:
         asked.append(hidden.shape[1])
         return head(hidden)
 
-    monkeypatch.setattr(model.qfpass_decoder._graphs, "head", counted)
+    monkeypatch.setattr(model.qfpass_decoder.graphs, "head", counted)
     model(text(20), logits_to_keep=3)
     assert asked == [3]
 

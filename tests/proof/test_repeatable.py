@@ -1,5 +1,6 @@
 """Models whose calls leave something behind: refused where a later call reads it, and left as they were."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -96,3 +97,26 @@ def test_what_no_later_call_reads_is_not_refused(change: Callable[[int], Change]
 def test_the_message_names_what_calls_change() -> None:
     with pytest.raises(QFPassError, match="each call changes its was_long"):
         compiled(Leaving(flag(30)).eval())
+
+
+class RescalesOnce(Decoder):
+    """Divides a weight in place in the first call, and notes that in a flag."""
+
+    is_rescaled = False
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        if not self.is_rescaled:
+            with torch.no_grad():
+                self.head.weight.div_(2)
+            self.is_rescaled = True
+        return super().forward(input_ids, position_ids)
+
+
+def test_a_flag_stays_with_the_weights_that_it_tells_of() -> None:
+    torch.manual_seed(0)
+    model = RescalesOnce().eval()
+    expected = model.head.weight.detach() / 2
+    with contextlib.suppress(QFPassError):
+        qfpass.compile(model, ratio=1, context_length=40, backend="eager")
+    torch.testing.assert_close(model.head.weight.detach(), expected)
+    assert model.is_rescaled

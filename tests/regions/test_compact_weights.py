@@ -66,7 +66,7 @@ def test_steps_are_those_of_the_weights(family: str, change: Callable[[torch.Ten
         close(out, wanted)
     decoder = compact.qfpass_decoder
     assert qfpass.report(compact).graphs_compiled == graphs_of_one_batch(compact)
-    for copy in decoder.outlined.copies:
+    for copy in decoder.graphs.outlined.copies:
         copy.zero_()
     spoiled_chunk, spoiled = steps(compact, ids, 7)
     torch.testing.assert_close(spoiled_chunk, chunk)
@@ -78,7 +78,7 @@ def test_several_rows_read_the_weights() -> None:
     model, ids = made("llama", coded), text(12, batch=2)
     eager = qfpass.compile(model, backend="eager", verify=False, **SETTINGS)
     compact = run_plainly(compacted(model))
-    for copy in compact.qfpass_decoder.outlined.copies:
+    for copy in compact.qfpass_decoder.graphs.outlined.copies:
         copy.zero_()
     for out, wanted in zip(steps(compact, ids, 9), steps(eager, ids, 9), strict=True):
         close(out, wanted)
@@ -91,14 +91,14 @@ def test_layers_may_share_weights() -> None:
     model.model.layers[1].self_attn.q_proj.weight = model.model.layers[0].self_attn.q_proj.weight
     for name in ("k_proj", "v_proj"):
         setattr(model.model.layers[1].self_attn, name, getattr(model.model.layers[0].self_attn, name))
-    outlined = compacted(model).qfpass_decoder.outlined
+    outlined = compacted(model).qfpass_decoder.graphs.outlined
     copied = [id(weight) for weight in outlined.copied]
     assert len(copied) == len(set(copied)) == 2 * 7 + 1 - 3
 
 
 def test_every_linear_of_every_layer_is_copied() -> None:
     model = made("llama", coded)
-    outlined = compacted(model).qfpass_decoder.outlined
+    outlined = compacted(model).qfpass_decoder.graphs.outlined
     linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     assert {id(weight) for weight in outlined.copied} == {id(weight) for weight in linears}
     numbers = sum(weight.numel() for weight in linears)
@@ -118,7 +118,7 @@ def test_what_one_layer_has_no_copy_of_is_left_alone_in_all() -> None:
     model = made("llama", coded)
     layer = model.model.layers[1]
     layer.mlp.up_proj.weight.copy_(torch.randn_like(layer.mlp.up_proj.weight))
-    copied = {id(weight) for weight in compacted(model).qfpass_decoder.outlined.copied}
+    copied = {id(weight) for weight in compacted(model).qfpass_decoder.graphs.outlined.copied}
     for each in model.model.layers:
         assert not {id(each.mlp.up_proj.weight), id(each.mlp.gate_proj.weight)} & copied
         assert {id(each.mlp.down_proj.weight), id(each.self_attn.v_proj.weight)} <= copied
@@ -172,7 +172,7 @@ def test_it_refuses_what_it_cant_do() -> None:
 def test_the_report_tells_what_copies_take() -> None:
     compact = compacted(made("llama", coded))
     report = qfpass.report(compact)
-    outlined = compact.qfpass_decoder.outlined
+    outlined = compact.qfpass_decoder.graphs.outlined
     assert report.compact_nbytes == sum(copy.nbytes for copy in outlined.copies) > 0
     assert report.copied_nbytes == sum(weight.nbytes for weight in outlined.copied)
     assert report.copied_nbytes < report.weight_nbytes  # norms and the embedding have no copies

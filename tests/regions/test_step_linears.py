@@ -126,7 +126,7 @@ def targets(model: torch.nn.Module) -> set[object]:
     """What the model's graphs call."""
     return {
         node.target
-        for part in model.qfpass_decoder.outlined.body.modules()
+        for part in model.qfpass_decoder.graphs.outlined.body.modules()
         if isinstance(part, fx.GraphModule)
         for node in part.graph.nodes
     }

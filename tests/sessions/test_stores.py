@@ -62,7 +62,7 @@ def test_rows_read_one_by_one_after_a_batch_compile_what_separate_stores_would()
 
 def test_contents_are_taken_over() -> None:
     session = compiled(llama()).session()
-    stores, other = filled(session, 2), Stores.empty(session.sites, 2, torch.float32, torch.device("cpu"))
+    stores, other = filled(session, 2), Stores.empty(session._layers, 2, torch.float32, torch.device("cpu"))
     other.copy_(stores)
     mine, theirs = ([t for store in each for t in store] for each in (stores, other))
     assert all(map(torch.equal, mine, theirs))

@@ -8,25 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from ...attention.find import Attention
 from ...errors import UnsupportedOpError
 from ...graph.nodes import operator_name
-from ...rewriting.site import Site
+from ...store.layer import Layer
 from ...store.slots import SlotRule
 
 SDPA, SOFTMAX = "aten::scaled_dot_product_attention", ("aten::softmax", "aten::_softmax")
 
 
-def logits_without_evicted(sites: Sequence[Site], ids: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
+def logits_without_evicted(
+    attentions: Sequence[Attention], layers: Sequence[Layer], ids: torch.Tensor, ends: Sequence[int]
+) -> torch.Tensor:
     """Logits [B, S, V] of ids [B, S] read in pieces that end at `ends`, evicted keys masked away.
 
     The graph is the model's, not the rewritten one: the mask goes into each scaled_dot_product_attention
     and each attention's softmax, whatever else they compute.
     """
-    graph = sites[0].attention.node.graph
+    graph = attentions[0].node.graph
     masks = {
-        _masked_node(site): _shown(site.rule, site.attention.query_heads, site.attention.kv_heads, ends)
-        for site in sites
-        if isinstance(site.rule, SlotRule)
+        _masked_node(attention): _shown(layer.rule, layer.query_heads, layer.kv_heads, ends)
+        for attention, layer in zip(attentions, layers, strict=True)
+        if isinstance(layer.rule, SlotRule)
     }
     position = torch.arange(ids.shape[1]).expand(len(ids), -1)
     assert graph.owning_module is not None
@@ -79,15 +82,15 @@ def _softmax(
     return torch.softmax(logits.masked_fill(~shown, float("-inf")), dim, **options)
 
 
-def _masked_node(site: Site) -> fx.Node:
-    """Where the site's keys can be masked: the operator's call, else the nearest softmax before it."""
-    pending = [site.attention.node]
+def _masked_node(attention: Attention) -> fx.Node:
+    """Where the attention's keys can be masked: the operator's call, else the nearest softmax before it."""
+    pending = [attention.node]
     for node in pending:
         if operator_name(node) == SDPA or operator_name(node) in SOFTMAX:
             return node
         pending.extend(node.all_input_nodes)
     raise UnsupportedOpError(
-        f"{site.attention.name}: the census masks evicted keys in scaled_dot_product_attention and softmax "
+        f"{attention.name}: the census masks evicted keys in scaled_dot_product_attention and softmax "
         "alone, and this attention is neither: compare it by a test of its own."
     )
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 
+from ...attention.find import find_attentions
+from ...capture.export import capture
 from ...errors import QFPassError
 from ...model.compiled_decoder import decoder_of
 from ...pipeline import compile as compile_model
@@ -73,13 +75,13 @@ def check_model(model: nn.Module) -> tuple[int, tuple[str, ...]]:
     expected = original_logits(model, ids)
     _compare(complete, ids, expected, "")
     _compare_generation(model, complete, ids[:, :PROMPT])
-    sites = decoder_of(complete).sites
+    layers = decoder_of(complete).layers
     bounded = compile_model(
         model, budget=SLOTS, recent=RECENT, sinks=SINKS, chunk=CHUNK, score="random",
         context_length=CONTEXT, backend="eager", verify=False,
     )  # fmt: skip
-    _compare_evicting(bounded, ids, expected)
-    return len(sites), tuple(dict.fromkeys(str(site.attention.span) for site in sites))
+    _compare_evicting(model, bounded, ids, expected)
+    return len(layers), tuple(dict.fromkeys(layer.span for layer in layers))
 
 
 def _text(model: nn.Module) -> torch.Tensor:
@@ -97,12 +99,12 @@ def _compare(compiled: Any, ids: torch.Tensor, expected: torch.Tensor, with_what
         _require_close(_read(compiled, ids, ends), expected, f"read {way}{with_what}")
 
 
-def _compare_evicting(bounded: Any, ids: torch.Tensor, complete: torch.Tensor) -> None:
-    sites = decoder_of(bounded).sites
+def _compare_evicting(model: nn.Module, bounded: Any, ids: torch.Tensor, complete: torch.Tensor) -> None:
+    attentions, layers = find_attentions(capture(model), CONTEXT), decoder_of(bounded).layers
     for way, ends in _ways().items():
         pieces = [0, *(min(s + CHUNK, b) for a, b in pairwise(ends) for s in range(a, b, CHUNK))]
-        expected = logits_without_evicted(sites, ids, pieces)
-        if not all(site.is_ring for site in sites) and _difference(expected, complete) < 10 * TOLERANCE:
+        expected = logits_without_evicted(attentions, layers, ids, pieces)
+        if not all(layer.is_ring for layer in layers) and _difference(expected, complete) < 10 * TOLERANCE:
             raise DifferenceError(
                 "evicting keys changes nothing, so comparing with small stores says nothing"
             )

@@ -75,7 +75,7 @@ class SessionReader:
 
     def __init__(self, model: CompiledDecoder) -> None:
         self._model, self._session = model, model.session()
-        is_bounded = any(site.rule.is_bounded for site in decoder_of(model).sites)
+        is_bounded = any(layer.rule.is_bounded for layer in decoder_of(model).layers)
         self.slots = self._session.slots if is_bounded else None
 
     @property
