@@ -10,6 +10,7 @@ from .errors import QFPassError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import calibrate
 from .kernels.kernel import Kernel
+from .load_exported import load
 from .pipeline import compile
 from .reporting import report
 from .sessions.session import Session
@@ -28,6 +29,7 @@ __all__ = [
     "calibrate",
     "compile",
     "find",
+    "load",
     "report",
     "rewrite",
     "session",

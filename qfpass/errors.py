@@ -45,6 +45,10 @@ class SessionError(QFPassError, ValueError):
     """A cache object isn't a session of this model, or a session is used wrongly."""
 
 
+class PackageError(QFPassError, ValueError):
+    """A decoder can't be exported, or an exported one can't be loaded here or with this model."""
+
+
 class CancelledError(SessionError):
     """`session.cancel()` has ended this call."""
 

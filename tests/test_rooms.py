@@ -22,8 +22,9 @@ ROOMS = (
     {"sessions", "choose_filters", "layer_rules", "proof", "attention_pass"},
     {"lowering", "plan"},
     {"decoder"},
+    {"packages"},
     {"model"},
-    {"pipeline", "reporting"},
+    {"pipeline", "reporting", "load_exported"},
     {"torch_backend", "tools"},
     {"__init__", "__main__"},
 )

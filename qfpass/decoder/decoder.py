@@ -37,6 +37,7 @@ class Decoder:
         replays: the recorded steps on full stores.
         watch: finds what a step will overwrite.
         vocabulary: token ids are below this number; None if the graph doesn't show it.
+        most_tokens: a store holds no more tokens than this.
         rotations: for each attention the rotation that moves its stored keys; empty if keys are never moved.
 
     Args:
@@ -69,12 +70,12 @@ class Decoder:
         # What another backend runs is called as it is, also what finds the slots that a step overwrites.
         wanted = config.switches.replay and config.backend == "inductor"
         self.replays = Replays(device, graphs.weights, options, wanted)
-        self.watch = OverwriteFinder(config, self.replays)
+        self.watch = OverwriteFinder(config, self.replays, graphs.watch)
         self._shares, self._step_inputs = bounded_shares(layers), StepInputs(layers)
         self._filters_by_slots = dict[int, tuple[torch.Tensor, ...]]()
-        self._max_tokens = max(sizes.context_length, *(layer.rule.slots for layer in layers))
+        self.most_tokens = max(sizes.context_length, *(layer.rule.slots for layer in layers))
         # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
-        self._size_source = torch.empty(self._max_tokens + 1, device=device)
+        self._size_source = torch.empty(self.most_tokens + 1, device=device)
         self._batch_sizes = set[int]()
 
     @contextmanager
@@ -214,7 +215,7 @@ class Decoder:
         `lengths` [B] counts the tokens row by row; None if all rows are equal or all stores are full.
         """
         reach = SharedInputs(
-            seen=_with_unbacked_size(self._size_source[: min(tokens, self._max_tokens)]),
+            seen=_with_unbacked_size(self._size_source[: min(tokens, self.most_tokens)]),
             lengths=lengths,
             recent=torch.tensor(sizes.recent, device=self.device),
             call_end=torch.tensor(call_end, device=self.device),

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from ..sessions.session import Session
 
 
+Found = Sequence[Sequence[torch.Tensor]]
+Find = Callable[..., Found]
+"""See `finder_graph`."""
+
+
 class SlotContents(NamedTuple):
     """A slot [L * B, Hkv, 1] per head of a stack, and each tensor's contents there, [L * B, Hkv, 1, ...]."""
 
@@ -69,27 +74,30 @@ def _positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
 class OverwriteFinder:
     """Finds what a step will overwrite, by one graph instead of a dozen small operations per stack.
 
+    Args:
+        find: that graph, compiled already; None compiles it at the first call.
+
     Attributes:
-        module: that graph; None before the first call. Only Inductor compiles it, else it runs eagerly.
+        module: the graph that Dynamo compiles, if any. Only Inductor compiles it, else it runs eagerly.
     """
 
-    def __init__(self, config: Config, replays: Replays) -> None:
-        self._config, self._replays = config, replays
+    def __init__(self, config: Config, replays: Replays, find: Find | None = None) -> None:
+        self._config, self._replays, self._find = config, replays, find
         self.module: fx.GraphModule | None = None
-        self._find: Callable[..., list[SlotContents]] | None = None
 
     def __call__(self, session: "Session") -> Overwritten:
         """The slots that the next token of every row of `session` takes, and their contents now."""
         stores = session.stores
         if self._find is None:
-            self.module = _build_graph(stores.stacks)
+            self.module = finder_graph(stores.stacks)
             is_lowered = self._config.backend == "inductor"
             self._find = lower(self.module, self._config) if is_lowered else self.module.forward
         position = _positions_of(session.rows, session.device)
-        held = self._replays.run("watch", partial(self._prepare, session), stores, position)
+        found = self._replays.run("watch", partial(self._prepare, session), stores, position)
+        held = [SlotContents(slot, tuple(contents)) for slot, *contents in found]
         return Overwritten(stores.stacks, held, len(session.rows))
 
-    def _prepare(self, session: "Session") -> Callable[[torch.Tensor], list[SlotContents]]:
+    def _prepare(self, session: "Session") -> Callable[[torch.Tensor], Found]:
         tensors = [t for stack in session.stores.stacks for t in stack.flat]
         recent = torch.tensor(session.sizes.recent, device=session.device)
         find = self._find
@@ -104,14 +112,19 @@ class _FindInStack(nn.Module):
         super().__init__()
         self.rule, self.store_type, self.layers = stack.rule, type(stack.store), len(stack.layers)
 
-    def forward(self, position: torch.Tensor, recent: torch.Tensor, *tensors: torch.Tensor) -> SlotContents:
-        """The slots and contents, from position [B, 1], recent [] and tensors [L * B, Hkv, C, ...]."""
+    def forward(
+        self, position: torch.Tensor, recent: torch.Tensor, *tensors: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """The slots, then the contents, from position [B, 1], recent [] and tensors [L * B, Hkv, C, ...]."""
         slot = _slot_taken(self.rule, self.store_type(*tensors), recent, position.repeat(self.layers, 1))
-        return SlotContents(slot, tuple(_gather_slot(tensor, slot) for tensor in tensors))
+        return [slot, *(_gather_slot(tensor, slot) for tensor in tensors)]
 
 
-def _build_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
-    """The graph (position [B, 1], recent [], *tensors of every stack) -> one `SlotContents` per stack."""
+def finder_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
+    """The graph (position [B, 1], recent [], *tensors of every stack) -> a list for each stack.
+
+    Each list has the slots [L * B, Hkv, 1], then each tensor's contents there, as in `SlotContents`.
+    """
     finders = nn.ModuleDict({f"stack_{i}": _FindInStack(stack) for i, stack in enumerate(stacks)})
     graph = fx.Graph()
     position, recent = graph.placeholder("position"), graph.placeholder("recent")

@@ -30,7 +30,10 @@ class DecoderGraphs(Protocol):
             [B, S, V] if there is no head. `rest` are the inputs of `StepInputs`.
         step: (input_ids [B, 1], position_ids [B, 1], *rest) -> logits [B, 1, V].
         head: hidden [B, T, E] -> logits [B, T, V], T > 1; None if chunks return logits.
+        watch: finds what a step will overwrite, see `decoder.overwritten_slots.finder_graph`; None if it
+            isn't compiled yet.
         longest: S is at most this.
+        rows: the numbers of rows that a call may have; None for any number.
         modules: the graph modules that Dynamo compiles.
         weights: the parameters and buffers that are read in place, and compact copies of weights.
         kinds: the number of kinds of layer.
@@ -39,17 +42,44 @@ class DecoderGraphs(Protocol):
         why_not_piecewise: why chunks and steps aren't run piece by piece; None if they are.
     """
 
-    chunk: Call
-    step: Call
-    head: Call | None
-    longest: int
-    modules: list[fx.GraphModule]
-    weights: Sequence[torch.Tensor]
-    kinds: int
-    own_loops: bool
-    copied: Sequence[torch.Tensor]
-    copies: Sequence[torch.Tensor]
-    why_not_piecewise: str | None
+    @property
+    def chunk(self) -> Call: ...
+
+    @property
+    def step(self) -> Call: ...
+
+    @property
+    def head(self) -> Call | None: ...
+
+    @property
+    def watch(self) -> Callable[..., Any] | None: ...
+
+    @property
+    def longest(self) -> int: ...
+
+    @property
+    def rows(self) -> Sequence[int] | None: ...
+
+    @property
+    def modules(self) -> list[fx.GraphModule]: ...
+
+    @property
+    def weights(self) -> Sequence[torch.Tensor]: ...
+
+    @property
+    def kinds(self) -> int: ...
+
+    @property
+    def own_loops(self) -> bool: ...
+
+    @property
+    def copied(self) -> Sequence[torch.Tensor]: ...
+
+    @property
+    def copies(self) -> Sequence[torch.Tensor]: ...
+
+    @property
+    def why_not_piecewise(self) -> str | None: ...
 
 
 class Graphs:
@@ -66,6 +96,8 @@ class Graphs:
         self.kinds = outlined.kinds
         self.copied: Sequence[torch.Tensor] = outlined.copied
         self.copies: Sequence[torch.Tensor] = outlined.copies
+        self.watch: Callable[..., Any] | None = None
+        self.rows: Sequence[int] | None = None
         self.modules: list[fx.GraphModule] = []
         self.weights: Sequence[torch.Tensor] = weights_of(nn.ModuleList([body, *([head] if head else [])]))
 

@@ -16,6 +16,7 @@ from .replays import CUDA_GRAPHS
 from .weight_guard import are_plain, weights_of, with_weights_checked
 
 Call = Callable[..., Any]
+GUARD_FILTER = "guard_filter_fn"  # an option of torch.compile that Inductor doesn't know
 
 
 def lower(module: fx.GraphModule, config: Config, longest: int | None = None, **options: Any) -> Call:
@@ -45,20 +46,17 @@ def compiled_by_inductor(
     Raises:
         RuntimeError: from torch.compile, if a user's option doesn't exist in Inductor.
     """
-    asked = dict(config.compile_options)
-    user_options = {**(asked.pop("options", None) or {})}
-    dynamo_options = _dynamo_options(module, config, user_options)
-    inductor_options = _inductor_options(asked.pop("mode", None), options, user_options)
+    asked = {k: v for k, v in config.compile_options.items() if k not in ("mode", "options")}
+    dynamo_options = _dynamo_options(module, config)
+    of_inductor = inductor_options(config, options)
     backend = None
     if on_run is not None:
-        backend = reporting_inductor(inductor_options, on_run, longest)
+        backend = reporting_inductor(of_inductor, on_run, longest)
     elif config.switches.replay:
-        backend = recordable_inductor(inductor_options, longest)
+        backend = recordable_inductor(of_inductor, longest)
     if backend is not None:
         return _compiled(module, config, backend=backend, options=dynamo_options, **asked)
-    call = _compiled(
-        module, config, backend="inductor", options={**inductor_options, **dynamo_options}, **asked
-    )
+    call = _compiled(module, config, backend="inductor", options={**of_inductor, **dynamo_options}, **asked)
 
     def call_with_own_caches(*inputs: Any) -> Any:
         with caches_for_bound(longest):
@@ -94,22 +92,23 @@ def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Call:
     return call_lean if is_lean else call
 
 
-def _dynamo_options(module: fx.GraphModule, config: Config, user_options: dict[str, Any]) -> dict[str, Any]:
-    """torch.compile's own options; those that the user gave are removed from `user_options`."""
+def _dynamo_options(module: fx.GraphModule, config: Config) -> dict[str, Any]:
+    """torch.compile's own options; the user's take precedence."""
     keep = None
     if config.switches.guard_filter:
         keep = dynamo.guard_filter(of_weights=not are_plain(weights_of(module)))
-    keep = user_options.pop("guard_filter_fn", keep)
-    return {} if keep is None else {"guard_filter_fn": keep}
+    keep = (config.compile_options.get("options") or {}).get(GUARD_FILTER, keep)
+    return {} if keep is None else {GUARD_FILTER: keep}
 
 
-def _inductor_options(
-    mode: str | None, own: Mapping[str, Any], user_options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Inductor's options: those of `mode`, then `own`, then the user's, which take precedence.
+def inductor_options(config: Config, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Inductor's options: those of the config's mode, then `own`, then the user's, which take precedence.
 
     CUDA graphs are always off here: `replays` captures whole steps, and a CUDA graph can't contain another.
     """
+    mode = config.compile_options.get("mode")
+    asked = config.compile_options.get("options") or {}
+    user_options = {name: value for name, value in asked.items() if name != GUARD_FILTER}
     ours = {
         # Every region's code would compare the sizes of its inputs, which Dynamo's guards have done already.
         "size_asserts": False,

@@ -34,13 +34,13 @@ def with_weights_checked(call: Callable[..., Any], weights: Sequence[torch.Tenso
     """
     if not are_plain(weights):
         return call
-    known, addresses = [_form(w) for w in weights], addresses_of(weights)
+    known, addresses = [form_of(w) for w in weights], addresses_of(weights)
 
     def checked(*inputs: Any) -> Any:
         nonlocal addresses
         now = addresses_of(weights)
         if now != addresses:
-            _refuse_changed(known, weights)
+            refuse_other_forms(known, weights)
             addresses = now
         return call(*inputs)
 
@@ -52,13 +52,15 @@ def addresses_of(weights: Sequence[torch.Tensor]) -> list[int]:
     return list(map(torch.Tensor.data_ptr, weights))
 
 
-def _form(weight: torch.Tensor) -> tuple[Any, ...]:
+def form_of(weight: torch.Tensor) -> tuple[Any, ...]:
+    """A weight's dtype, device, shape and strides."""
     return weight.dtype, weight.device, tuple(weight.shape), weight.stride()
 
 
-def _refuse_changed(known: Sequence[tuple[Any, ...]], weights: Sequence[torch.Tensor]) -> None:
+def refuse_other_forms(known: Sequence[tuple[Any, ...]], weights: Sequence[torch.Tensor]) -> None:
+    """Raise QFPassError if a weight's form (see `form_of`) isn't the known one."""
     for before, weight in zip(known, weights, strict=True):
-        if (now := _form(weight)) != before:
+        if (now := form_of(weight)) != before:
             was, is_now = (f"{dtype} {list(shape)} on {device}" for dtype, device, shape, _ in (before, now))
             raise QFPassError(
                 f"the model's weights have changed since qfpass.compile: one was {was} and is {is_now}. "

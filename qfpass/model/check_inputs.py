@@ -47,6 +47,11 @@ def check_inputs(
         raise InputError(f"the prompt is empty: input_ids has shape {tuple(ids.shape)}.")
     if session.tokens_seen and ids.shape[0] != session.batch:
         raise InputError(f"the session holds {session.batch} rows, input_ids has {ids.shape[0]}.")
+    if decoder.graphs.rows is not None and ids.shape[0] not in decoder.graphs.rows:
+        raise InputError(
+            f"input_ids has {ids.shape[0]} rows, but this decoder was exported for calls of "
+            f"{' or '.join(map(str, decoder.graphs.rows))}: export it with rows={ids.shape[0]}."
+        )
     ids = ids.to(decoder.device, torch.long)
     spans = _spans(session, ids, attention_mask)
     if not all_equal(spans) or spans[0].tokens < ids.shape[1]:

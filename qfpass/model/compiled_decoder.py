@@ -1,6 +1,7 @@
 """CompiledDecoder: the object that `qfpass.compile` returns, called like the model it was made from."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from ..decoder.decoder import Decoder
 from ..decoder.read import read
 from ..errors import InputError, QFPassError
+from ..packages.export import export_decoder
 from ..sessions.session import Session
 from ..upstream.cache import cache_argument, causal_output
 from ..upstream.module_object import SharedParameters
@@ -46,6 +48,22 @@ class CompiledDecoder(SharedParameters):
             ConfigError, SessionError: the model can't have a session of this budget.
         """
         return self.follow_changes().session(budget)
+
+    def export(self, folder: str | Path, *, rows: int = 1, weights: bool = True) -> None:
+        """Write this decoder into a new folder, from which `qfpass.load` runs it without compiling anything.
+
+        Its graphs are compiled ahead of time by AOTInductor, which takes a minute or several; a bar is shown.
+        The folder runs on the same kind of processor, with the same versions of torch and qfpass.
+
+        Args:
+            rows: calls have one row or this many.
+            weights: save a transformers model's weights and config too, so that `load` needs no model.
+
+        Raises:
+            PackageError: it can't be exported: backends other than Inductor, kernels and scores of the
+                caller's own, `compact_weights`, `overflow="rerotate"`, or a folder that isn't new.
+        """
+        export_decoder(self.qfpass_original, self.follow_changes(), folder, rows, weights)
 
     def forward(
         self,

@@ -1,0 +1,74 @@
+"""A decoder's graphs as packages that were compiled ahead of time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..lowering.weight_guard import addresses_of, form_of, refuse_other_forms
+from ..upstream.aot_packages import LoadedPackage, load_package
+from .programs import on_numbers
+
+Call = Callable[..., torch.Tensor]
+
+
+class PackagedGraphs:
+    """The packages of a folder as the callables of a decoder; see `lowering.decoder_graphs.DecoderGraphs`.
+
+    Each serves one number of rows.
+
+    Args:
+        tensors: every weight and constant, by the packages' name.
+        shares: the number of different shares of slots among bounded layers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        device: torch.device,
+        longest: int,
+        shares: int,
+    ) -> None:
+        self.longest, self._shares = longest, shares
+        self.kinds, self.own_loops, self.why_not_piecewise = 0, True, None
+        self.modules: list[fx.GraphModule] = []
+        self.copied: Sequence[torch.Tensor] = ()
+        self.copies: Sequence[torch.Tensor] = ()
+        self.weights: Sequence[torch.Tensor] = tuple(tensors.values())
+        self._tensors = tensors
+        self._packages = {file.stem: load_package(file, device) for file in sorted(folder.glob("*.pt2"))}
+        self._forms = [form_of(weight) for weight in self.weights]
+        self._addresses = self._read_weights()
+        self.rows = tuple(int(name.rpartition("-")[2]) for name in self._packages if name.startswith("step-"))
+        self.head: Call | None = partial(self._run, "head") if "head-1" in self._packages else None
+        self.watch: Callable[..., Any] | None = partial(self._run, "watch")
+
+    def chunk(self, ids: torch.Tensor, position: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        """Hidden values [B, S, E], or logits [B, S, V] without a head."""
+        return self._run("chunk", ids, position, *on_numbers(inputs, self._shares))
+
+    def step(self, ids: torch.Tensor, position: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        """Logits [B, 1, V]."""
+        numbers = on_numbers(inputs, self._shares)
+        return self._run("step" if numbers[1] is None else "uneven_step", ids, position, *numbers)
+
+    def _run(self, name: str, *inputs: Any) -> Any:
+        if addresses_of(self.weights) != self._addresses:
+            refuse_other_forms(self._forms, self.weights)
+            self._addresses = self._read_weights()
+        return self._packages[f"{name}-{len(inputs[0])}"](*inputs)
+
+    def _read_weights(self) -> list[int]:
+        """Give each package the weights where they are now; their addresses."""
+        for package in self._packages.values():
+            package.read_weights_from(_named(package, self._tensors))
+        return addresses_of(self.weights)
+
+
+def _named(package: LoadedPackage, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensors[name].detach() for name in package.weight_names}

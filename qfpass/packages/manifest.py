@@ -1,0 +1,160 @@
+"""What a folder of packages holds: a decoder's sizes, layers and settings, and the weights that it reads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import code_digest
+from ..config import Config, Sizes
+from ..errors import PackageError
+from ..store.layer import Layer, Rule
+from ..store.ring import RingRule
+from ..store.scores import SCORES
+from ..store.slots import SlotRule
+
+FILE = "qfpass.json"
+FORMAT = 1
+SETTINGS = ("recent", "sinks", "chunk", "skip_layers", "overflow")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `qfpass.json`.
+
+    Attributes:
+        made_with: what must be the same where the packages run; see `made_with_now`.
+        model: the class of the model.
+        rows: calls have one row or this many.
+        identity: what sessions are told apart by: the model's fingerprint as `qfpass.compile` made it.
+        fingerprint: of the weights that the packages read.
+        weights: the model's name of each weight, by the packages' name for it.
+        constants: the packages' names of tensors that the model doesn't hold; they stand in a file.
+        vocabulary: token ids are below this number; None if unknown.
+        has_filters: whether a folder of filters stands beside.
+        settings: of `qfpass.compile`, those of `SETTINGS`, with the names of score and stored dtype.
+    """
+
+    made_with: dict[str, str]
+    model: str
+    rows: int
+    dtype: str
+    device: str
+    identity: str
+    fingerprint: str
+    weights: dict[str, str]
+    constants: list[str]
+    vocabulary: int | None
+    has_filters: bool
+    has_own_model: bool
+    sizes: dict[str, int]
+    settings: dict[str, Any]
+    layers: list[dict[str, Any]]
+
+    def write(self, folder: Path) -> None:
+        """Write this as JSON into `folder`."""
+        (folder / FILE).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """The manifest in `folder`.
+
+        Raises:
+            PackageError: there is none, it can't be read, or it was made with other versions.
+        """
+        try:
+            fields = json.loads((folder / FILE).read_text())
+            if fields.pop("format") != FORMAT:
+                raise PackageError(f"{folder} was written by another version of qfpass: export it again.")
+            found = cls(**fields)
+        except OSError as error:
+            raise PackageError(f"{folder} holds no exported decoder: {error}.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, PackageError):
+                raise
+            raise PackageError(f"{folder / FILE} can't be read: {error}.") from error
+        for name, now in made_with_now(found.device).items():
+            if (then := found.made_with.get(name)) != now:
+                raise PackageError(
+                    f"{folder} was exported with {name} {then}, and this is {now}: export it again here."
+                )
+        return found
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of the model."""
+        return _dtype(self.dtype)
+
+    def config(self) -> Config:
+        """The settings that sessions need."""
+        settings = {**self.settings, "skip_layers": tuple(self.settings["skip_layers"])}
+        stored, score = settings.pop("store_dtype"), settings.pop("score")
+        return Config(
+            budget=self.sizes["slots"],
+            context_length=self.sizes["context_length"],
+            score=SCORES[score] if score else None,
+            store_dtype=_dtype(stored) if stored else None,
+            backend="packages compiled ahead of time",
+            **settings,
+        )
+
+    def decoder_sizes(self) -> Sizes:
+        """The sizes in tokens and slots."""
+        return Sizes(**self.sizes)
+
+    def decoder_layers(self) -> list[Layer]:
+        """The layers of the decoder."""
+        return [Layer(**{**fields, "rule": _rule(fields["rule"])}) for fields in self.layers]
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that `Manifest.config` takes."""
+    stored = str(config.store_dtype).removeprefix("torch.") if config.store_dtype else None
+    score = config.score.name if config.score else None
+    return {**{name: getattr(config, name) for name in SETTINGS}, "store_dtype": stored, "score": score}
+
+
+def layers_as_json(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """The layers as `Manifest.decoder_layers` reads them."""
+    return [{**vars(layer), "rule": _rule_as_json(layer.rule)} for layer in layers]
+
+
+def made_with_now(device: str) -> dict[str, str]:
+    """The versions and the processor that compiled code depends on, by name."""
+    is_cuda = torch.device(device).type == "cuda"
+    processor = torch.cuda.get_device_name() if is_cuda else torch.backends.cpu.get_cpu_capability()
+    return {
+        "qfpass": f"{version('qfpass')} {code_digest.DIGEST[:16]}",
+        "torch": torch.__version__,
+        "processor": processor,
+    }
+
+
+def _rule_as_json(rule: Rule) -> dict[str, Any]:
+    if isinstance(rule, RingRule):
+        return {"kind": "ring", "slots": rule.slots, "chunked": rule.chunked}
+    if SCORES.get(rule.score.name) != rule.score:
+        raise PackageError(
+            f"the score {rule.score} is the caller's own, which a file can't hold: export a decoder with one "
+            f"of {', '.join(SCORES)}."
+        )
+    stored = str(rule.store_dtype).removeprefix("torch.") if rule.store_dtype else None
+    return {"kind": "slots", **vars(rule), "score": rule.score.name, "store_dtype": stored}
+
+
+def _rule(fields: Mapping[str, Any]) -> Rule:
+    own = {name: value for name, value in fields.items() if name != "kind"}
+    if fields["kind"] == "ring":
+        return RingRule(**own)
+    own["store_dtype"] = _dtype(own["store_dtype"]) if own["store_dtype"] else None
+    return SlotRule(**own)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found

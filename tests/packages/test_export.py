@@ -1,0 +1,179 @@
+"""A decoder that was exported and loaded computes what the compiled one does; what doesn't fit is refused."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from decoders import text
+from rows import padded
+from tiny import FAMILIES
+
+import qfpass
+from qfpass.errors import InputError, PackageError, SessionError
+
+CONTEXT, ROWS = 64, 2
+SETTINGS: dict[str, Any] = {"budget": 16, "context_length": CONTEXT, "chunk": 8, "score": "random"}
+
+
+def model() -> Any:
+    """With a windowed layer and a bounded one."""
+    return FAMILIES["gemma3"](window=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder exported for calls of one row or two."""
+    made = tmp_path_factory.mktemp("exported") / "decoder"
+    qfpass.compile(model(), **SETTINGS, verify=False).export(made, rows=ROWS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Any:
+    return qfpass.load(folder, model())
+
+
+@pytest.fixture(scope="module")
+def eager() -> Any:
+    return qfpass.compile(model(), **SETTINGS, backend="eager", verify=False)
+
+
+@pytest.mark.parametrize("rows", [1, ROWS])
+@pytest.mark.parametrize("ends", [(0, 1, 2, 3, 11, 12, 40, 41, 42), (0, 40), tuple(range(30))])
+def test_a_text_read_in_parts_is_the_same(loaded: Any, eager: Any, rows: int, ends: tuple[int, ...]) -> None:
+    ids, theirs, ours = text(ends[-1], batch=rows), eager.session(), loaded.session()
+    for a, b in pairwise(ends):
+        expected = eager(ids[:, a:b], past_key_values=theirs).logits
+        actual = loaded(ids[:, a:b], past_key_values=ours).logits
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_rows_of_different_lengths_and_generation_are_the_same(loaded: Any, eager: Any) -> None:
+    asked: dict[str, Any] = {**padded([text(9), text(5)], "left"), "max_new_tokens": 20, "do_sample": False}
+    assert torch.equal(loaded.generate(**asked), eager.generate(**asked))
+
+
+def test_a_session_of_less_slots_forks_and_is_saved(loaded: Any, eager: Any, tmp_path: Path) -> None:
+    ids, theirs, ours = text(50), eager.session(budget=12), loaded.session(budget=12)
+    for session, each in ((theirs, eager), (ours, loaded)):
+        each(ids[:, :40], past_key_values=session)
+    ours.save(tmp_path / "session")
+    again = loaded.session(budget=12).load(tmp_path / "session")
+    expected = eager(ids[:, 40:], past_key_values=theirs).logits
+    for session in (ours.fork(), again):
+        actual = loaded(ids[:, 40:], past_key_values=session).logits
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_weights_are_read_in_place(folder: Path, eager: Any) -> None:
+    own, ids = model(), text(20)
+    ours = qfpass.load(folder, own)
+    with torch.no_grad():
+        own.lm_head.weight.mul_(2)
+        doubled = qfpass.compile(own, **SETTINGS, backend="eager", verify=False)
+        torch.testing.assert_close(ours(ids).logits, doubled(ids).logits, atol=1e-4, rtol=1e-3)
+        own.lm_head.weight.data = own.lm_head.weight / 2
+        torch.testing.assert_close(ours(ids).logits, doubled(ids).logits, atol=1e-4, rtol=1e-3)
+
+
+def test_the_model_beside_the_packages_is_taken(folder: Path, loaded: Any) -> None:
+    torch.testing.assert_close(qfpass.load(folder)(text(20)).logits, loaded(text(20)).logits)
+
+
+def test_nothing_is_compiled_in_a_new_process(folder: Path) -> None:
+    code = (
+        "import sys, torch, qfpass; from torch._dynamo.utils import counters;"
+        "logits = qfpass.load(sys.argv[1])(torch.arange(20)[None]).logits;"
+        "assert logits.shape[1] == 20; print(dict(counters['stats']))"
+    )
+    run = [sys.executable, "-c", code, str(folder)]
+    environment = {"CXX": "/nonexistent", "PATH": ""}
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("{}")
+
+
+def test_other_numbers_of_rows_are_refused(loaded: Any) -> None:
+    with pytest.raises(InputError, match="3 rows, but this decoder was exported for calls of 1 or 2"):
+        loaded(text(5, batch=3))
+
+
+def test_a_changed_model_is_refused(folder: Path) -> None:
+    own = model()
+    ours = qfpass.load(folder, own)
+    own.model.layers[0].mlp.act_fn = torch.nn.ReLU()
+    with pytest.raises(PackageError, match="has changed since its packages were loaded"):
+        ours(text(5))
+
+
+def test_another_models_session_is_refused(loaded: Any, eager: Any) -> None:
+    with pytest.raises(SessionError, match="another compiled model"):
+        loaded(text(5), past_key_values=eager.session())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: FAMILIES["gemma3"](window=6, seed=1), "has other weights"),
+        (lambda: FAMILIES["gemma3"](window=6, layers=1), r"has no model\.layers\.1.*made of another model"),
+    ],
+)
+def test_another_model_is_refused(folder: Path, other: Any, message: str) -> None:
+    with pytest.raises(PackageError, match=message):
+        qfpass.load(folder, other())
+
+
+@pytest.mark.parametrize("name", ["torch", "qfpass", "processor"])
+def test_another_version_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    fields = json.loads((folder / "qfpass.json").read_text())
+    fields["made_with"][name] = "another"
+    (tmp_path / "qfpass.json").write_text(json.dumps(fields))
+    with pytest.raises(PackageError, match=f"was exported with {name} another"):
+        qfpass.load(tmp_path, model())
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="holds no exported decoder"):
+        qfpass.load(tmp_path)
+    (tmp_path / "qfpass.json").write_text("{")
+    with pytest.raises(PackageError, match="can't be read"):
+        qfpass.load(tmp_path)
+
+
+class Own(qfpass.Score):
+    """A score of the caller's own."""
+
+    def __call__(self, keys: Any, values: Any, positions: Any, filters: Any) -> torch.Tensor:
+        return keys.float().norm(dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "eager"}, "compiled by Inductor, not by 'eager'"),
+        ({"score": Own()}, "the caller's own"),
+        ({"overflow": "rerotate"}, "overflow='rerotate'"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    compiled = qfpass.compile(FAMILIES["llama"](), **{**SETTINGS, **settings}, verify=False)
+    with pytest.raises(PackageError, match=message):
+        compiled.export(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_left_alone(loaded: Any, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    with pytest.raises(PackageError, match="is there already"):
+        loaded.export(folder)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_what_was_loaded_is_not_exported_again(loaded: Any, tmp_path: Path) -> None:
+    with pytest.raises(PackageError):
+        loaded.export(tmp_path / "new")
