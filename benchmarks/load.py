@@ -59,7 +59,7 @@ def model_in(weights: Path) -> torch.nn.Module:
     return model.eval()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measured(way: str, weights: Path, exported: Path, tokens: int) -> dict[str, float]:
     """Seconds to the first token of a prompt, and milliseconds of a step on full stores."""
     model = model_in(weights)

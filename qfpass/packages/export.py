@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..decoder.decoder import Decoder
@@ -72,10 +72,8 @@ def _write(model: nn.Module, decoder: Decoder, folder: Path, rows: int, own_weig
     for name, program in track(programs.items(), "compiling ahead of time", transient=True):
         tensors |= _compile(program, folder / f"{name}.pt2", decoder)
     weights, constants = _split(model, tensors)
-    save_file(
-        {name: tensor.detach().contiguous().clone() for name, tensor in constants.items()},
-        folder / CONSTANTS_FILE,
-    )
+    held = {name: tensor.detach().contiguous().clone() for name, tensor in constants.items()}
+    (folder / CONSTANTS_FILE).write_bytes(save(held))
     if decoder.filters:
         decoder.filters.save(folder / FILTERS_FOLDER)
     saved = own_weights and hasattr(model, "save_pretrained")
