@@ -20,7 +20,7 @@ from .model.compiled_decoder import CompiledDecoder
 from .model.returned import output_maker
 from .packages.export import CONSTANTS_FILE, FILTERS_FOLDER, MODEL_FOLDER
 from .packages.graphs import PackagedGraphs
-from .packages.manifest import Manifest
+from .packages.manifest import Manifest, entry_of
 from .store.layer import bounded_shares
 
 _TRACING = ("trace_layers_once", "capture_cache", "lean_tracing")
@@ -78,22 +78,26 @@ def _weights(model: nn.Module, manifest: Manifest, folder: Path) -> Mapping[str,
     """The model's tensors by the packages' names.
 
     Raises:
-        PackageError: one is missing, or the model is of another dtype or on another device.
+        PackageError: one is missing, or has another dtype, shape, strides or device.
     """
     own = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    missing = [name for name in manifest.weights.values() if name not in own]
-    if missing:
-        raise PackageError(
-            f"{type(model).__name__} has no {missing[0]}: {folder} was made of another model, "
-            f"{manifest.model}."
-        )
-    found = {name: own[of_model] for name, of_model in manifest.weights.items()}
-    for tensor in found.values():
-        if tensor.is_floating_point() and str(tensor.device) != manifest.device:
-            raise PackageError(f"the model is on {tensor.device}: move it to {manifest.device} first.")
+    found = dict[str, torch.Tensor]()
+    for name, known in manifest.weights.items():
+        weight = own.get(known["name"])
+        if weight is None:
+            raise PackageError(
+                f"{type(model).__name__} has no {known['name']}: {folder} was made of another model, "
+                f"{manifest.model}."
+            )
+        if (form := entry_of(known["name"], weight)["form"]) != known["form"]:
+            raise PackageError(
+                f"{known['name']} is {form}, and {folder} was exported from a model where it is "
+                f"{known['form']}: load or cast the model so."
+            )
+        found[name] = weight
     return found
 
 

@@ -19,7 +19,7 @@ from ..filters.fingerprints import fingerprint
 from ..lowering.lower import inductor_options
 from ..upstream import inductor
 from ..upstream.aot_packages import compile_package
-from .manifest import Manifest, layers_as_json, made_with_now, settings_of
+from .manifest import Manifest, WeightEntry, entry_of, layers_as_json, made_with_now, settings_of
 from .programs import Program, programs_of
 
 CONSTANTS_FILE, FILTERS_FOLDER, MODEL_FOLDER = "constants.safetensors", "filters", "model"
@@ -119,15 +119,15 @@ def _tensors(constants: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def _split(
     model: nn.Module, tensors: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """The model's name of each tensor that is one of its own, and the other tensors."""
+) -> tuple[dict[str, WeightEntry], dict[str, torch.Tensor]]:
+    """The entry of each tensor that is one of the model's own, and the other tensors."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     own = {(tensor.data_ptr(), tensor.shape, tensor.stride()): name for name, tensor in named}
-    weights, constants = dict[str, str](), dict[str, torch.Tensor]()
+    weights, constants = dict[str, WeightEntry](), dict[str, torch.Tensor]()
     for name, tensor in tensors.items():
         found = own.get((tensor.data_ptr(), tensor.shape, tensor.stride())) if tensor.numel() else None
         if found is None:
             constants[name] = tensor
         else:
-            weights[name] = found
+            weights[name] = entry_of(found, tensor)
     return weights, constants

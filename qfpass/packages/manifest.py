@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -22,6 +22,19 @@ FORMAT = 1
 SETTINGS = ("recent", "sinks", "chunk", "skip_layers", "overflow")
 
 
+class WeightEntry(TypedDict):
+    """A weight's name in the model, and its form in words."""
+
+    name: str
+    form: str
+
+
+def entry_of(name: str, weight: torch.Tensor) -> WeightEntry:
+    """The entry of the model's weight `name`."""
+    form = f"{str(weight.dtype).removeprefix('torch.')} {list(weight.shape)} with strides {weight.stride()}"
+    return {"name": name, "form": f"{form} on {weight.device}"}
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The contents of `qfpass.json`.
@@ -32,7 +45,7 @@ class Manifest:
         rows: calls have one row or this many.
         identity: what sessions are told apart by: the model's fingerprint as `qfpass.compile` made it.
         fingerprint: of the weights that the packages read.
-        weights: the model's name of each weight, by the packages' name for it.
+        weights: the model's name and the form of each weight, by the packages' name for it.
         constants: the packages' names of tensors that the model doesn't hold; they stand in a file.
         vocabulary: token ids are below this number; None if unknown.
         has_filters: whether a folder of filters stands beside.
@@ -46,7 +59,7 @@ class Manifest:
     device: str
     identity: str
     fingerprint: str
-    weights: dict[str, str]
+    weights: dict[str, WeightEntry]
     constants: list[str]
     vocabulary: int | None
     has_filters: bool

@@ -1,6 +1,7 @@
 """A decoder that was exported and loaded computes what the compiled one does; what doesn't fit is refused."""
 
 import json
+import runpy
 import subprocess
 import sys
 from itertools import pairwise
@@ -98,6 +99,12 @@ def test_nothing_is_compiled_in_a_new_process(folder: Path) -> None:
     assert done.stdout.strip().endswith("{}")
 
 
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    example = Path(__file__).parents[2] / "examples" / "exported.py"
+    runpy.run_path(str(example), run_name="__main__")
+    assert "the same 20 tokens: True" in capsys.readouterr().out
+
+
 def test_other_numbers_of_rows_are_refused(loaded: Any) -> None:
     with pytest.raises(InputError, match="3 rows, but this decoder was exported for calls of 1 or 2"):
         loaded(text(5, batch=3))
@@ -120,6 +127,7 @@ def test_another_models_session_is_refused(loaded: Any, eager: Any) -> None:
     ("other", "message"),
     [
         (lambda: FAMILIES["gemma3"](window=6, seed=1), "has other weights"),
+        (lambda: FAMILIES["gemma3"](window=6, dtype=torch.bfloat16), "is bfloat16.*where it is float32"),
         (lambda: FAMILIES["gemma3"](window=6, layers=1), r"has no model\.layers\.1.*made of another model"),
     ],
 )
