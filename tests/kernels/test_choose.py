@@ -44,3 +44,12 @@ def test_cuda_takes_no_flash_for_wider_precision() -> None:
 
 def test_other_devices_take_the_reference() -> None:
     assert choose_kernel(torch.device("mps"), torch.float16, 64, 64, PLAIN) == REFERENCE
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_soft_cap_needs_a_kernel_that_applies_it(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash_attn, "is_installed", lambda: installed)
+    capped, plain = AttentionForm(scale=1.0, softcap=30.0), Kernel("reference", reference.attend, 30.0)
+    assert choose_kernel(torch.device("cpu"), torch.float32, 64, 64, capped) == plain
+    found = choose_kernel(torch.device("cuda"), torch.bfloat16, 64, 64, capped)
+    assert found == (Kernel("flash-attn", flash_attn.attend, 30.0) if installed else plain)
