@@ -75,7 +75,7 @@ def _saved_model(folder: Path, manifest: Manifest) -> Any:
 
 
 def _weights(model: nn.Module, manifest: Manifest, folder: Path) -> Mapping[str, torch.Tensor]:
-    """The model's tensors by the packages' names.
+    """The model's tensors by the names in `Manifest.weights`.
 
     Raises:
         PackageError: one is missing, or has another dtype, shape, strides or device.

@@ -70,7 +70,9 @@ def _write(model: nn.Module, decoder: Decoder, folder: Path, rows: int, own_weig
     tensors = dict[str, torch.Tensor]()
     programs = programs_of(decoder, rows)
     for name, program in track(programs.items(), "compiling ahead of time", transient=True):
-        tensors |= _compile(program, folder / f"{name}.pt2", decoder)
+        # Two programs may hold different constants of one name.
+        of_package = _compile(program, folder / f"{name}.pt2", decoder)
+        tensors |= {f"{name}:{own}": tensor for own, tensor in of_package.items()}
     weights, constants = _split(model, tensors)
     held = {name: tensor.detach().contiguous().clone() for name, tensor in constants.items()}
     (folder / CONSTANTS_FILE).write_bytes(save(held))

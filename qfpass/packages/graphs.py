@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..lowering.weight_guard import addresses_of, form_of, refuse_other_forms
-from ..upstream.aot_packages import LoadedPackage, load_package
+from ..upstream.aot_packages import load_package
 from .programs import on_numbers
 
 Call = Callable[..., torch.Tensor]
@@ -21,7 +21,7 @@ class PackagedGraphs:
     Each serves one number of rows.
 
     Args:
-        tensors: every weight and constant, by the packages' name.
+        tensors: every weight and constant, by `PACKAGE:NAME`, the names of the package and in it.
         shares: the number of different shares of slots among bounded layers.
     """
 
@@ -65,10 +65,8 @@ class PackagedGraphs:
 
     def _read_weights(self) -> list[int]:
         """Give each package the weights where they are now; their addresses."""
-        for package in self._packages.values():
-            package.read_weights_from(_named(package, self._tensors))
+        for name, package in self._packages.items():
+            package.read_weights_from(
+                {own: self._tensors[f"{name}:{own}"].detach() for own in package.weight_names}
+            )
         return addresses_of(self.weights)
-
-
-def _named(package: LoadedPackage, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensors[name].detach() for name in package.weight_names}

@@ -45,8 +45,8 @@ class Manifest:
         rows: calls have one row or this many.
         identity: what sessions are told apart by: the model's fingerprint as `qfpass.compile` made it.
         fingerprint: of the weights that the packages read.
-        weights: the model's name and the form of each weight, by the packages' name for it.
-        constants: the packages' names of tensors that the model doesn't hold; they stand in a file.
+        weights: the model's name and the form of each weight, by `PACKAGE:NAME`.
+        constants: `PACKAGE:NAME` of tensors that the model doesn't hold; they stand in a file.
         vocabulary: token ids are below this number; None if unknown.
         has_filters: whether a folder of filters stands beside.
         settings: of `qfpass.compile`, those of `SETTINGS`, with the names of score and stored dtype.
