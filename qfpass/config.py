@@ -206,6 +206,11 @@ class Sizes:
     chunk: int
 
     @property
+    def longest_chunk(self) -> int:
+        """The longest chunk that graphs are made for; at least 3, so that its length stays dynamic."""
+        return max(3, self.chunk)
+
+    @property
     def largest_share(self) -> float:
         """The share of a layer that has a slot for every token of the context."""
         protected = self.recent + self.sinks

@@ -54,7 +54,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> CompiledDecoder:
     filters = load_filters(folder / FILTERS_FOLDER).to(manifest.device) if manifest.has_filters else None
     device = torch.device(manifest.device)
     graphs = PackagedGraphs(
-        folder, tensors, device=device, longest=max(3, sizes.chunk),
+        folder, manifest.packages, tensors, device=device, longest=sizes.longest_chunk,
         shares=len(bounded_shares(layers)),
     )  # fmt: skip
     decoder = Decoder(

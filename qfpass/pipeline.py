@@ -159,7 +159,7 @@ def make_decoder(
         stream_weights(outlined)
     if config.compact_weights:
         outlined = with_compact_weights(outlined)
-    graphs = Graphs(outlined, plan.config, longest=max(3, plan.sizes.chunk), own_loops=own_loops)
+    graphs = Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)
     decoder = Decoder(
         graphs, layers_of(sites), filters, plan.sizes, plan.config, captured.device, captured.dtype,
         model_fingerprint(captured, proven.attentions), vocabulary(captured), rotations, proven.skipped,

@@ -17,27 +17,21 @@ from .upstream.entry import failures_of
 
 
 @dataclass(frozen=True)
-class SiteReport:
+class SiteReport(Layer):
     """One attention that was rewritten.
 
     Attributes:
+        slots: slots a head.
         stored: the dtype of stored keys and values.
         nbytes: bytes of the stored keys and values of one row.
         full_nbytes: the same for a cache that keeps every key of the context length.
-        kernel: the name of the kernel for many queries.
+        score: the name of the score.
     """
 
-    index: int
-    name: str
-    span: str
-    query_heads: int
-    kv_heads: int
-    head_dim: int
     slots: int
     stored: str
     nbytes: int
     full_nbytes: int
-    kernel: str
     score: str
 
 
@@ -173,16 +167,10 @@ def _site_report(decoder: Decoder, layer: Layer) -> SiteReport:
     slot_bytes = layer.kv_heads * layer.rule.store_type.slot_nbytes(*dims)
     token_bytes = layer.kv_heads * Slots.slot_nbytes(*dims)
     return SiteReport(
-        layer.index,
-        layer.name,
-        layer.span,
-        layer.query_heads,
-        layer.kv_heads,
-        layer.head_dim,
-        layer.rule.slots,
-        str(getattr(layer.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
-        layer.rule.slots * slot_bytes,
-        decoder.sizes.context_length * token_bytes,
-        layer.kernel,
-        str(layer.rule.score),
+        **vars(layer),
+        slots=layer.rule.slots,
+        stored=str(getattr(layer.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
+        nbytes=layer.rule.slots * slot_bytes,
+        full_nbytes=decoder.sizes.context_length * token_bytes,
+        score=str(layer.rule.score),
     )

@@ -87,7 +87,6 @@ class Graphs:
 
     Chunk and step are compiled piece by piece (see `piecewise`) if the decoder has repeated layers and the
     backend is Inductor and reports the runs of its code. Otherwise each of them is compiled as one graph.
-
     """
 
     def __init__(self, outlined: Outlined, config: Config, longest: int, own_loops: bool = False) -> None:
@@ -105,9 +104,7 @@ class Graphs:
             return self._compile_whole(body, config, longest)
 
         def whole_step() -> Call:
-            return self._compile_whole(
-                body_and_head(body, head) if head else body, config, None, **STEP_OPTIONS
-            )
+            return self._compile_whole(_sequence(body, head) if head else body, config, None, **STEP_OPTIONS)
 
         self.why_not_piecewise: str | None = _why_whole(outlined, config)
         self.chunk: Call
@@ -162,7 +159,7 @@ def _why_whole(outlined: Outlined, config: Config) -> str | None:
     return None if backend_for_pieces.failure is None else RUNS_NOT_REPORTED
 
 
-def body_and_head(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
+def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
     """One graph that calls body, then head; its inputs are the body's."""
     graph = fx.Graph()
     inputs = [graph.placeholder(n.name) for n in body.graph.nodes if n.op == "placeholder"]

@@ -17,6 +17,7 @@ from ..decoder.decoder import Decoder
 from ..errors import PackageError
 from ..filters.fingerprints import fingerprint
 from ..lowering.lower import inductor_options
+from ..lowering.weight_guard import are_plain
 from ..upstream import inductor
 from ..upstream.aot_packages import compile_package
 from .manifest import Manifest, WeightEntry, entry_of, layers_as_json, made_with_now, settings_of
@@ -57,6 +58,8 @@ def _refuse(decoder: Decoder, folder: Path, rows: int) -> None:
         raise PackageError(
             "overflow='rerotate' moves keys by graphs that aren't exported: use another overflow."
         )
+    if not are_plain(decoder.weights):
+        raise PackageError("quantised weights can't be read from outside a package: export a plain model.")
     if decoder.graphs.copied:
         raise PackageError("compact_weights keeps copies that aren't exported: compile without it.")
     if decoder.config.backend != "inductor":
@@ -85,13 +88,12 @@ def _write(model: nn.Module, decoder: Decoder, folder: Path, rows: int, own_weig
     Manifest(
         made_with=made_with_now(str(decoder.device)),
         model=type(model).__name__,
-        rows=rows,
+        packages=sorted(programs),
         dtype=str(decoder.dtype).removeprefix("torch."),
         device=str(decoder.device),
         identity=decoder.fingerprint,
         fingerprint=fingerprint(tensors.values(), decoder.layers),
         weights=weights,
-        constants=sorted(constants),
         vocabulary=decoder.vocabulary,
         has_filters=decoder.filters is not None,
         has_own_model=saved,

@@ -10,7 +10,7 @@ from torch import fx
 
 from ..lowering.weight_guard import addresses_of, form_of, refuse_other_forms
 from ..upstream.aot_packages import load_package
-from .programs import on_numbers
+from .programs import with_counts
 
 Call = Callable[..., torch.Tensor]
 
@@ -18,9 +18,8 @@ Call = Callable[..., torch.Tensor]
 class PackagedGraphs:
     """The packages of a folder as the callables of a decoder; see `lowering.decoder_graphs.DecoderGraphs`.
 
-    Each serves one number of rows.
-
     Args:
+        names: of the packages, such as `step-1` for calls of one row.
         tensors: every weight and constant, by `PACKAGE:NAME`, the names of the package and in it.
         shares: the number of different shares of slots among bounded layers.
     """
@@ -28,6 +27,7 @@ class PackagedGraphs:
     def __init__(
         self,
         folder: Path,
+        names: Sequence[str],
         tensors: Mapping[str, torch.Tensor],
         *,
         device: torch.device,
@@ -41,7 +41,7 @@ class PackagedGraphs:
         self.copies: Sequence[torch.Tensor] = ()
         self.weights: Sequence[torch.Tensor] = tuple(tensors.values())
         self._tensors = tensors
-        self._packages = {file.stem: load_package(file, device) for file in sorted(folder.glob("*.pt2"))}
+        self._packages = {name: load_package(folder / f"{name}.pt2", device) for name in names}
         self._forms = [form_of(weight) for weight in self.weights]
         self._addresses = self._read_weights()
         self.rows = tuple(int(name.rpartition("-")[2]) for name in self._packages if name.startswith("step-"))
@@ -50,12 +50,12 @@ class PackagedGraphs:
 
     def chunk(self, ids: torch.Tensor, position: torch.Tensor, *inputs: Any) -> torch.Tensor:
         """Hidden values [B, S, E], or logits [B, S, V] without a head."""
-        return self._run("chunk", ids, position, *on_numbers(inputs, self._shares))
+        return self._run("chunk", ids, position, *with_counts(inputs, self._shares))
 
     def step(self, ids: torch.Tensor, position: torch.Tensor, *inputs: Any) -> torch.Tensor:
         """Logits [B, 1, V]."""
-        numbers = on_numbers(inputs, self._shares)
-        return self._run("step" if numbers[1] is None else "uneven_step", ids, position, *numbers)
+        counted = with_counts(inputs, self._shares)
+        return self._run("step" if counted[1] is None else "uneven_step", ids, position, *counted)
 
     def _run(self, name: str, *inputs: Any) -> Any:
         if addresses_of(self.weights) != self._addresses:

@@ -42,11 +42,10 @@ class Manifest:
     Attributes:
         made_with: what must be the same where the packages run; see `made_with_now`.
         model: the class of the model.
-        rows: calls have one row or this many.
+        packages: the names of the packages, each a file NAME.pt2.
         identity: what sessions are told apart by: the model's fingerprint as `qfpass.compile` made it.
         fingerprint: of the weights that the packages read.
         weights: the model's name and the form of each weight, by `PACKAGE:NAME`.
-        constants: `PACKAGE:NAME` of tensors that the model doesn't hold; they stand in a file.
         vocabulary: token ids are below this number; None if unknown.
         has_filters: whether a folder of filters stands beside.
         settings: of `qfpass.compile`, those of `SETTINGS`, with the names of score and stored dtype.
@@ -54,13 +53,12 @@ class Manifest:
 
     made_with: dict[str, str]
     model: str
-    rows: int
+    packages: list[str]
     dtype: str
     device: str
     identity: str
     fingerprint: str
     weights: dict[str, WeightEntry]
-    constants: list[str]
     vocabulary: int | None
     has_filters: bool
     has_own_model: bool
@@ -95,6 +93,9 @@ class Manifest:
                 raise PackageError(
                     f"{folder} was exported with {name} {then}, and this is {now}: export it again here."
                 )
+        missing = [name for name in found.packages if not (folder / f"{name}.pt2").is_file()]
+        if missing:
+            raise PackageError(f"{folder / missing[0]}.pt2 is missing: export the decoder again.")
         return found
 
     @property

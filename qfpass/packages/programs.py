@@ -45,8 +45,8 @@ class Program:
             return torch.export.export(self.module, self.inputs, dynamic_shapes=self.shapes, strict=False)
 
 
-class OnNumbers(nn.Module):
-    """A graph on stores that is told by tensors [] int64 how many tokens each store holds.
+class WithCounts(nn.Module):
+    """A graph on stores that is told how many tokens each store holds, by tensors [] int64.
 
     Args:
         most: the largest such number for `seen`, and for each of `held`.
@@ -74,8 +74,8 @@ class OnNumbers(nn.Module):
         return out if self.head is None else self.head(out)
 
 
-def on_numbers(inputs: Sequence[Any], shares: int) -> tuple[Any, ...]:
-    """The inputs of `OnNumbers.forward` after ids and position, from those of the graph on stores."""
+def with_counts(inputs: Sequence[Any], shares: int) -> tuple[Any, ...]:
+    """The inputs of `WithCounts.forward` after ids and position, from those of the graph on stores."""
     seen, lengths, recent, call_end = inputs[:4]
     held = inputs[4 : 4 + shares]
     counts = tuple(torch.tensor(sized.shape[-1]) for sized in (seen, *held))
@@ -113,9 +113,9 @@ def _programs_of_rows(decoder: Decoder, graphs: Graphs, rows: int) -> dict[str, 
         filters = decoder.filters.for_slots(decoder.sizes.slots) if decoder.filters else ()
         values = StepInputs(decoder.layers).values(shared, stores, filters, stores.write_slots)
         position = torch.arange(READ, READ + tokens, device=decoder.device).expand(rows, -1).contiguous()
-        return torch.zeros_like(position), position, *on_numbers(values, len(most) - 1)
+        return torch.zeros_like(position), position, *with_counts(values, len(most) - 1)
 
-    step, watched = OnNumbers(body, head, most), finder_graph(stores.stacks)
+    step, watched = WithCounts(body, head, most), finder_graph(stores.stacks)
     tensors = [tensor for stack in stores.stacks for tensor in stack.flat]
     programs = {
         "step": Program(step, inputs(1), None, STEP_OPTIONS),
@@ -128,7 +128,7 @@ def _programs_of_rows(decoder: Decoder, graphs: Graphs, rows: int) -> dict[str, 
         length = Dim("length", min=2, max=graphs.longest)
         example = inputs(min(7, graphs.longest))
         shapes = _only_dim_1(example, length)
-        programs["chunk"] = Program(OnNumbers(body, None, most), example, shapes, {})
+        programs["chunk"] = Program(WithCounts(body, None, most), example, shapes, {})
     if head is not None:
         # Its inputs are chosen tokens of a chunk; one token is doubled.
         hidden = torch.zeros(rows, 7, _width(body), dtype=decoder.dtype, device=decoder.device)
@@ -138,7 +138,7 @@ def _programs_of_rows(decoder: Decoder, graphs: Graphs, rows: int) -> dict[str, 
 
 
 def _only_dim_1(example: tuple[Any, ...], size: Any) -> tuple[Any, ...]:
-    """The dynamic shapes of `OnNumbers`' inputs: dimension 1 of ids and positions is `size`."""
+    """The dynamic shapes of `WithCounts`' inputs: dimension 1 of ids and positions is `size`."""
     _, _, counts, _, _, _, rest = example
     return {1: size}, {1: size}, (None,) * len(counts), None, None, None, (None,) * len(rest)
 

@@ -63,7 +63,7 @@ def test_a_session_of_less_slots_forks_and_is_saved(loaded: Any, eager: Any, tmp
     ids, theirs, ours = text(50), eager.session(budget=12), loaded.session(budget=12)
     for session, each in ((theirs, eager), (ours, loaded)):
         each(ids[:, :40], past_key_values=session)
-    ours.save(tmp_path / "session")
+    theirs.save(tmp_path / "session")
     again = loaded.session(budget=12).load(tmp_path / "session")
     expected = eager(ids[:, 40:], past_key_values=theirs).logits
     for session in (ours.fork(), again):
@@ -142,6 +142,12 @@ def test_another_version_is_refused(folder: Path, tmp_path: Path, name: str) -> 
     fields["made_with"][name] = "another"
     (tmp_path / "qfpass.json").write_text(json.dumps(fields))
     with pytest.raises(PackageError, match=f"was exported with {name} another"):
+        qfpass.load(tmp_path, model())
+
+
+def test_a_missing_package_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "qfpass.json").write_text((folder / "qfpass.json").read_text())
+    with pytest.raises(PackageError, match=r"chunk-1\.pt2 is missing"):
         qfpass.load(tmp_path, model())
 
 
