@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 # For `make canaries`: the one before the pinned; any other with TRANSFORMERS=...
 TRANSFORMERS := 5.23.0
 
-.PHONY: help venv weights demo test census canaries plain matrix bench bench-kvpress bench-llama-cpp quality sessions fuzz \
+.PHONY: help venv weights demo test census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
 	lm-eval lint clean
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make matrix run tests and real weights on each pair of torch and transformers, write docs/versions.md (hours)"
 	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
 	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
+	@echo "make check-gpu  on a GPU: its tests, then steps, prompts and memory of an 8B shape (eight minutes); results in build/gpu"
 	@echo "make quality  train filters and measure what they keep of held-out text (real weights, long)"
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
@@ -79,6 +80,10 @@ bench-llama-cpp: venv
 	$(PYTHON) -m venv build/llama-cpp
 	build/llama-cpp/bin/pip install --quiet -r benchmarks/llama_cpp/requirements.txt
 	build/llama-cpp/bin/python benchmarks/llama_cpp/run.py build/bench/llama_cpp.json
+
+# With GPU=--dry-run on a processor, with a tiny model.
+check-gpu: venv
+	$(BIN)/python benchmarks/check_gpu.py build/gpu $(GPU)
 
 quality: weights
 	$(BIN)/python benchmarks/quality.py build/quality

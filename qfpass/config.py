@@ -17,6 +17,8 @@ from .store.scores import SCORES, Score, score_named
 from .switches import Switches
 
 DEFAULT_CHUNK = 512
+# A GPU reads 512 tokens in less time than it takes to launch their kernels (Llama-3.1-8B's shape, H200).
+DEFAULT_CHUNK_ON_GPU = 2048
 # A store of at most so many slots reads its prompt token by token: the graph for chunks of any length assumes
 # that each length is less than the number of slots.
 SLOTS_WITHOUT_CHUNKS = 3
@@ -40,7 +42,8 @@ class Config:
             the filters are for, or "published" if none are given.
         store_dtype: the dtype of stored keys and values: None for the model's, or torch.int8. Windows and
             `skip_layers` always keep the model's.
-        chunk: how many tokens of a prompt are read at a time; None takes 512, or slots - 1 if fewer.
+        chunk: how many tokens of a prompt are read at a time; None takes 512, on a GPU 2,048, or slots - 1
+            if fewer.
         filters: Q-Filters or trained filters, or a folder or hub repository of them; None finds or makes
             Q-Filters that fit.
         skip_layers: the attention sites, counted from 0, that keep every key.
@@ -144,6 +147,7 @@ class Config:
         sites: int,
         least_share: float = 1.0,
         slots_a_token: float = 1.0,
+        default_chunk: int = DEFAULT_CHUNK,
     ) -> "Sizes":
         """The sizes for one model.
 
@@ -152,6 +156,7 @@ class Config:
             sites: the number of its attentions.
             least_share: the smallest layer's number of slots, relative to the mean.
             slots_a_token: how many slots take the bytes of one slot in the model's dtype.
+            default_chunk: the longest chunk if `chunk` is None.
 
         Raises:
             ConfigError: the sizes can't work for this model.
@@ -173,19 +178,19 @@ class Config:
                 f"a budget of {slots} slots{_fewest(slots, least)} is smaller than sinks ({self.sinks}) "
                 f"+ recent ({recent}) + 1: raise the budget (or lower the ratio), or lower sinks or recent."
             )
-        return Sizes(context_length, slots, recent, self.sinks, self._chunk(min(slots, least)))
+        return Sizes(context_length, slots, recent, self.sinks, self._chunk(min(slots, least), default_chunk))
 
     def _slots(self, context_length: int, slots_a_token: float) -> int:
         if self.budget is not None:
             return min(self.budget, context_length)
         return min(math.ceil(context_length * slots_a_token / (self.ratio or 1)), context_length)
 
-    def _chunk(self, slots: int) -> int:
+    def _chunk(self, slots: int, default: int) -> int:
         if self.chunk is not None and self.chunk >= slots:
             raise ConfigError(f"chunk ({self.chunk}) must be less than the slots ({slots}): lower chunk.")
         if slots <= SLOTS_WITHOUT_CHUNKS:
             return 1
-        return self.chunk or min(DEFAULT_CHUNK, slots - 1)
+        return self.chunk or min(default, slots - 1)
 
 
 @dataclass(frozen=True)

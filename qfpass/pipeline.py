@@ -77,7 +77,8 @@ def compile(
         store_dtype: of the stored keys and values: by default the model's own, or torch.int8, which holds
             some 3.6 times as many tokens in the bytes of float32 and 1.8 times in those of bfloat16. Windows
             and `skip_layers` stay in the model's.
-        chunk: tokens of a prompt read at a time; by default 512, or one less than the slots, if fewer.
+        chunk: tokens of a prompt read at a time; by default 512, on a GPU 2,048, or one less than the slots,
+            if fewer.
         filters: Q-Filters or trained filters, a folder or hub repository of them; by default Q-Filters are
             found or made.
         skip_layers: attentions, counted from 0, that keep every key.

@@ -8,7 +8,7 @@ from torch import nn
 from .attention.find import Attention
 from .capture.decoder_call import own_context_length
 from .choose_filters import find_or_make_filters, load_given_filters
-from .config import Config, Sizes
+from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config, Sizes
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .graph.captured import Captured
@@ -58,9 +58,13 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
             try_score(config.score, kv_heads, head_dim, value_dim, captured.dtype, captured.device)
     shares = layer_shares(given, config, attentions)
     slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured.dtype, config.store_dtype)
-    sizes = ranks.together(
-        lambda: config.resolve(own_context_length(model), len(attentions), min(shares), slots_in_bytes_of_one)
-    )
+    default_chunk = DEFAULT_CHUNK_ON_GPU if proven.captured.device.type == "cuda" else DEFAULT_CHUNK
+
+    def resolve() -> Sizes:
+        context_length, least = own_context_length(model), min(shares)
+        return config.resolve(context_length, len(attentions), least, slots_in_bytes_of_one, default_chunk)
+
+    sizes = ranks.together(resolve)
     shares = shares_within(shares, sizes.largest_share)
     ranks.require_same({"score": str(config.score), "sizes": sizes, "shares": shares})
     return Plan(config, attentions, sizes, shares, given)

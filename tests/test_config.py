@@ -89,6 +89,11 @@ def test_sizes(settings: dict[str, Any], sizes: Sizes) -> None:
     assert Config(**settings).resolve(1000, sites=4) == sizes
 
 
+@pytest.mark.parametrize(("settings", "chunk"), [({}, 2048), ({"budget": 1024}, 1023), ({"chunk": 96}, 96)])
+def test_a_default_chunk_is_given_way_to(settings: dict[str, Any], chunk: int) -> None:
+    assert Config(**settings).resolve(10**6, sites=4, default_chunk=2048).chunk == chunk
+
+
 def test_layer_numbers_are_sorted_and_unique() -> None:
     assert Config(skip_layers=(3, 1, 3)).skip_layers == (1, 3)
 

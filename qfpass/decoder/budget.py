@@ -24,7 +24,7 @@ def sizes_for(budget: int, compiled: Sizes, config: Config, layers: Sequence[Lay
     if chunk is not None and isinstance(budget, int) and chunk >= budget:
         chunk = None  # then `resolve` takes the longest that the budget allows
     asked = replace(config, ratio=None, budget=budget, context_length=compiled.context_length, chunk=chunk)
-    sizes = asked.resolve(None, len(layers), min(bounded_shares(layers)))
+    sizes = asked.resolve(None, len(layers), min(bounded_shares(layers)), default_chunk=compiled.chunk)
     if budget > compiled.slots:
         raise SessionError(
             f"a session can't have {budget} slots, since the model was compiled with {compiled.slots}: "

@@ -27,7 +27,7 @@ from ..store.layer import Layer, bounded_shares
 from ..upstream import dynamo
 from .budget import sizes_for
 from .in_turn import FairLock
-from .overwritten_slots import OverwriteFinder, Overwritten, slots_taken
+from .overwritten_slots import OverwriteFinder, Overwritten, positions_of, slots_taken
 
 
 class Decoder:
@@ -196,7 +196,7 @@ class Decoder:
         stores.set_write_slots(
             overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device)
         )
-        position = torch.tensor([[row.position] for row in rows], device=self.device)
+        position = overwritten.position if overwritten else positions_of(rows, self.device)
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
             inputs = self._inputs(max(tokens), lengths, stores, sizes, call_end=0)

@@ -33,10 +33,15 @@ class SlotContents(NamedTuple):
 
 
 class Overwritten:
-    """A copy of what a step will overwrite in a session, by which the step can be undone."""
+    """A copy of what a step will overwrite in a session, by which the step can be undone.
 
-    def __init__(self, stacks: Sequence[Stack], held: Sequence[SlotContents], batch: int) -> None:
-        self._stacks, self._held, self._batch = stacks, held, batch
+    Attributes:
+        position: the positions of the tokens that the step reads, [B, 1] int64.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], held: Sequence[SlotContents], position: torch.Tensor) -> None:
+        self._stacks, self._held, self._batch = stacks, held, position.shape[0]
+        self.position = position
 
     @property
     def slots(self) -> list[torch.Tensor]:
@@ -58,7 +63,7 @@ def slots_taken(
     stores: Stores, rows: Sequence[Row], sizes: Sizes, device: torch.device
 ) -> list[torch.Tensor]:
     """The slots that the rows' next tokens take, [L * B, Hkv, 1] for each bounded stack; found eagerly."""
-    position, recent = _positions_of(rows, device), torch.tensor(sizes.recent, device=device)
+    position, recent = positions_of(rows, device), torch.tensor(sizes.recent, device=device)
     return [
         _slot_taken(stack.rule, stack.flat, recent, position.repeat(len(stack.layers), 1))
         for stack in stores.stacks
@@ -66,9 +71,10 @@ def slots_taken(
     ]
 
 
-def _positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
-    """The position of each row's next token, [B, 1] int64."""
-    return torch.tensor([[row.position] for row in rows], device=device)
+def positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    """The position of each row's next token, [B, 1] int64; the caller doesn't wait for a GPU."""
+    positions = torch.tensor([[row.position] for row in rows], pin_memory=device.type == "cuda")
+    return positions.to(device, non_blocking=True)
 
 
 class OverwriteFinder:
@@ -92,10 +98,10 @@ class OverwriteFinder:
             self.module = finder_graph(stores.stacks)
             is_lowered = self._config.backend == "inductor"
             self._find = lower(self.module, self._config) if is_lowered else self.module.forward
-        position = _positions_of(session.rows, session.device)
+        position = positions_of(session.rows, session.device)
         found = self._replays.run("watch", partial(self._prepare, session), stores, position)
         held = [SlotContents(slot, tuple(contents)) for slot, *contents in found]
-        return Overwritten(stores.stacks, held, len(session.rows))
+        return Overwritten(stores.stacks, held, position)
 
     def _prepare(self, session: "Session") -> Callable[[torch.Tensor], Found]:
         tensors = [t for stack in session.stores.stacks for t in stack.flat]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import QFPassError
+from ..upstream import cublas
 
 
 class CudaGraph:
@@ -23,6 +24,9 @@ class CudaGraph:
     def __init__(self, call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> None:
         self._call, self._inputs = call, [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
+        # The graph keeps the addresses of its products' scratch memory, so it needs a block of its own: one
+        # that is there already belongs to another graph, or is freed whenever someone frees the workspaces.
+        cublas.free_workspaces()
         try:
             # thread_local: other threads may allocate memory during the capture.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
@@ -32,6 +36,8 @@ class CudaGraph:
                 f"a step can't be captured as a CUDA graph: {str(error).splitlines()[0]}. Compile with "
                 'compile_options={"options": {"triton.cudagraphs": False}} to launch its kernels one by one.'
             ) from error
+        finally:
+            cublas.free_workspaces()
 
     def first(self) -> Any:
         """The outputs for the captured inputs; the capture itself ran no kernel. Overwritten by the next."""

@@ -144,9 +144,11 @@ def _without_chunks(given: GenerationConfig) -> GenerationConfig:
 def _with_unread_columns(session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
     """A context in which `session.columns_to_read` counts those of generate's ids that are not yet read."""
     ids = next((x for x in (*args[:1], named.get("inputs"), named.get("input_ids")) if x is not None), None)
+    mask = named.get("attention_mask")
     if isinstance(ids, torch.Tensor) and ids.dim() == 2:
-        session.columns_to_read = columns_to_read(session, ids, named.get("attention_mask"))
+        session.columns_to_read = columns_to_read(session, ids, mask)
+    session.mask_is_guessed = mask is None
     try:
         yield
     finally:
-        session.columns_to_read = None
+        session.columns_to_read, session.mask_is_guessed = None, False

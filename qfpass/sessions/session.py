@@ -45,6 +45,8 @@ class Session(SessionCache):
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
         # How many of the last columns of generate's ids are new; None once generate has read them.
         self.columns_to_read: int | None = None
+        # Whether generate's mask is a guess from the padding id, which may stand in what was read too.
+        self.mask_is_guessed = False
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""

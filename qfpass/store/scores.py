@@ -149,9 +149,10 @@ class Random(Score):
     name = "random"
 
     def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
-        head = torch.arange(keys.shape[1], device=keys.device)[None, :, None]
+        # Inductor computes the head's part in 32 bits on a GPU, so it stays small.
+        head = torch.arange(keys.shape[1], device=keys.device)[None, :, None] * 65537
         # Two rounds of multiply and shift on 32 bits; no product reaches 2^63.
-        bits = (positions[:, None, :] * 2654435761 + head * 2246822519 + 374761393) & 0xFFFFFFFF
+        bits = ((positions[:, None, :] + head) * 2654435761 + 374761393) & 0xFFFFFFFF
         for _ in range(2):
             bits = ((bits ^ (bits >> 16)) * 73244475) & 0xFFFFFFFF
         return ((bits ^ (bits >> 16)) >> 8).float()  # the 24 bits that a float32 holds exactly

@@ -62,6 +62,10 @@ class GenerationSteps:
         inputs = generic(self, own, *args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration:
             inputs.pop("attention_mask", None)
+        elif session.mask_is_guessed and session.tokens_seen and inputs.get("attention_mask") is not None:
+            guessed = inputs.pop("attention_mask")
+            if len(own) > 1:  # a single text that goes on has no padding
+                inputs["attention_mask"] = guessed[:, -columns:]
         if kwargs.get("position_ids") is None:  # older versions count them here
             inputs.pop("position_ids", None)
         for name in _NOT_FOR_FORWARD:

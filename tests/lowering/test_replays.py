@@ -16,6 +16,7 @@ from qfpass.lowering import replays
 from qfpass.lowering.cuda_replay import CudaGraph
 from qfpass.lowering.replays import CUDA_GRAPHS, Replays
 from qfpass.sessions.stores import Stores
+from qfpass.upstream import cublas
 
 SETTINGS: dict[str, Any] = {
     "budget": 24, "context_length": 128, "chunk": 9, "recent": 6, "score": "recency", "verify": False,
@@ -114,8 +115,25 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", fail)
+    monkeypatch.setattr(cublas, "free_workspaces", lambda: None)
     with pytest.raises(QFPassError, match=r"not permitted\. Compile with .*cudagraphs"):
         CudaGraph(torch.neg, [torch.ones(1)])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_replay_needs_no_memory_of_another() -> None:
+    """torch.compile's own CUDA graphs free cuBLAS's workspaces, which graphs captured before may not read."""
+    dtype = torch.bfloat16
+    weight, x = (torch.randn(n, 4096, device="cuda", dtype=dtype) / 64 for n in (4096, 1))
+    of_another, own = (CudaGraph(lambda x: x @ weight, [x]) for _ in range(2))
+    of_another.first()
+    del of_another
+    cublas.free_workspaces()
+    torch.cuda.empty_cache()
+    others = [torch.full((2**20,), float("nan"), device="cuda") for _ in range(64)]
+    torch.testing.assert_close(own.replay([x]), x @ weight)
+    assert all(other.isnan().all() for other in others)
 
 
 def pair(device: str, family: str = "llama", **settings: Any) -> tuple[nn.Module, nn.Module]:

@@ -20,6 +20,7 @@ from qfpass.sessions.rows import TokenColumns
 EXAMPLES = int(os.environ.get("QFPASS_EXAMPLES", "8"))
 ORIGINAL = FAMILIES["llama"]()
 MODEL = run_plainly(qfpass.compile(ORIGINAL, ratio=1, backend="eager", verify=False))
+PADDING = ORIGINAL.generation_config.pad_token_id
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 
 
@@ -36,8 +37,10 @@ def written(ids: torch.Tensor, session: Session, **inputs: torch.Tensor) -> list
 
 
 def by_the_original(*parts: torch.Tensor) -> list[int]:
+    """What it writes after these ids, all of which are tokens, also one that is the padding id."""
     whole = torch.cat(parts, 1)
-    return ORIGINAL.generate(whole, **GREEDY)[0, whole.shape[1] :].tolist()
+    mask = torch.ones_like(whole)
+    return ORIGINAL.generate(whole, attention_mask=mask, **GREEDY)[0, whole.shape[1] :].tolist()
 
 
 def other_than(had: torch.Tensor, length: int, seed: int) -> torch.Tensor:
@@ -147,6 +150,28 @@ def test_a_failed_call_reads_nothing() -> None:
     with pytest.raises(InputError):
         MODEL(torch.full((1, 3), 10**6), cache=session)
     assert session.read_ids is before
+
+
+@pytest.mark.parametrize("where", [6, 8, 9])
+def test_the_padding_id_is_a_token_where_a_text_goes_on(where: int) -> None:
+    """transformers guesses a mask from the padding id, also where the model itself has written it.
+
+    The session has read nine tokens.
+    """
+    whole = text(13, seed=1)
+    whole[0, where] = PADDING
+    session = read(whole[:, :9])
+    assert written(whole, session) == by_the_original(whole)
+    assert session.tokens_seen == 13 + 2
+
+
+def test_the_padding_id_is_padding_in_a_batch_that_goes_on() -> None:
+    had, longer, shorter = text(9).repeat(2, 1), text(5, seed=1), text(3, seed=2)
+    had[1, 4] = PADDING
+    session = read(had)
+    new = padded([longer, shorter], "left")["input_ids"]
+    MODEL.generate(torch.cat([had, new], 1), cache=session, **GREEDY)
+    assert session.row_tokens == (9 + 5 + 2, 9 + 3 + 2)
 
 
 @given(lengths=st.lists(st.integers(1, 3), min_size=1, max_size=600))

@@ -71,6 +71,19 @@ def test_a_session_of_less_slots_forks_and_is_saved(loaded: Any, eager: Any, tmp
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_decoder_on_a_gpu_is_the_same(eager: Any, tmp_path: Path) -> None:
+    own = model().cuda()
+    qfpass.compile(own, **SETTINGS, verify=False).export(tmp_path / "decoder")
+    loaded, ids, theirs = qfpass.load(tmp_path / "decoder", own), text(42), eager.session()
+    ours = loaded.session()
+    for a, b in pairwise((0, 1, 2, 11, 40, 41, 42)):
+        expected = eager(ids[:, a:b], past_key_values=theirs).logits
+        actual = loaded(ids[:, a:b].cuda(), past_key_values=ours).logits.cpu()
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
+
+
 def test_weights_are_read_in_place(folder: Path, eager: Any) -> None:
     own, ids = model(), text(20)
     ours = qfpass.load(folder, own)
