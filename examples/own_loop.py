@@ -60,7 +60,7 @@ def main() -> None:
         token = logits[:, -1:].argmax(-1)
         logits = bounded.read(token, stores, seen)
         seen += 1
-    print(f"{seen} tokens read, {stores[0].keys.shape[2]} slots a head")
+    print(f"{seen} tokens read, {stores[0][0].shape[2]} slots a head")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from .pipeline import compile
 from .reporting import report
 from .sessions.session import Session
 from .store.scores import Score
+from .store.store_kind import StoreKind
 from .switches import Switches
 from .torch_backend import session
 
@@ -24,6 +25,7 @@ __all__ = [
     "QFilters",
     "Score",
     "Session",
+    "StoreKind",
     "Switches",
     "TrainedFilters",
     "calibrate",

@@ -13,7 +13,10 @@ import torch
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .kernels.kernel import Kernel
+from .store.int8_slots import Int8Slots
 from .store.scores import SCORES, Score, score_named
+from .store.slots import Slots
+from .store.store_kind import StoreKind
 from .switches import Switches
 
 DEFAULT_CHUNK = 512
@@ -23,6 +26,7 @@ DEFAULT_CHUNK_ON_GPU = 2048
 # that each length is less than the number of slots.
 SLOTS_WITHOUT_CHUNKS = 3
 _TORCH_COMPILE_ARGUMENTS = frozenset(inspect.signature(torch.compile).parameters) - {"model"}
+STORE_KINDS: dict[torch.dtype | None, type[StoreKind]] = {None: Slots, torch.int8: Int8Slots}
 OVERFLOWS = ("error", "continue", "rerotate")
 
 
@@ -42,6 +46,7 @@ class Config:
             the filters are for, or "published" if none are given.
         store_dtype: the dtype of stored keys and values: None for the model's, or torch.int8. Windows and
             `skip_layers` always keep the model's.
+        store: a store kind of the caller's own, in the place of `store_dtype`.
         chunk: how many tokens of a prompt are read at a time; None takes 512, on a GPU 2,048, or slots - 1
             if fewer.
         filters: Q-Filters or trained filters, or a folder or hub repository of them; None finds or makes
@@ -68,6 +73,7 @@ class Config:
     sinks: int = 4
     score: Score | None = None
     store_dtype: torch.dtype | None = None
+    store: type[StoreKind] | None = None
     chunk: int | None = None
     filters: QFilters | TrainedFilters | str | Path | None = None
     skip_layers: tuple[int, ...] = ()
@@ -92,7 +98,14 @@ class Config:
                 _require_int(name, getattr(self, name), least)
         if self.score is not None:
             object.__setattr__(self, "score", score_named(self.score))
-        if self.store_dtype not in (None, torch.int8):
+        if self.store is not None and self.store_dtype is not None:
+            raise ConfigError("store and store_dtype both say how keys are stored: give one of them.")
+        if self.store is not None and getattr(self.store, "_fields", ())[-2:] != ("scores", "positions"):
+            raise ConfigError(
+                "store must be a NamedTuple class whose last fields are scores and positions (see "
+                f"qfpass.StoreKind), not {self.store!r}."
+            )
+        if self.store_dtype not in STORE_KINDS:
             raise ConfigError(
                 f"store_dtype must be torch.int8, or None for the model's own, not {self.store_dtype!r}."
             )
@@ -131,6 +144,11 @@ class Config:
         taken = {"backend", "fullgraph", "dynamic"} & set(self.compile_options)
         if taken:
             raise ConfigError(f"qfpass sets {', '.join(sorted(taken))} of torch.compile itself.")
+
+    @property
+    def store_kind(self) -> type[StoreKind]:
+        """What bounded layers' slots hold; windows and `skip_layers` hold the model's dtype."""
+        return self.store or STORE_KINDS[self.store_dtype]
 
     def in_words(self) -> dict[str, str]:
         """The settings by name, as strings, which processes compare with each other."""

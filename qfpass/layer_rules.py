@@ -10,7 +10,8 @@ from .filters import QFilters, TrainedFilters
 from .rewriting.site import Rule
 from .store.ring import RingRule
 from .store.scores import recency
-from .store.slots import SLOT_NBYTES, AnySlots, SlotRule, Slots, store_type
+from .store.slots import SLOT_NBYTES, SlotRule, Slots
+from .store.store_kind import StoreKind, slot_nbytes
 
 ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
@@ -24,26 +25,24 @@ def layer_rule(attention: Attention, config: Config, sizes: Sizes, share: float)
     if skipped or sizes.slots >= sizes.context_length:
         return SlotRule(
             sizes.context_length, recent=1, sinks=0, score=recency, is_bounded=False,
-            store_dtype=None if skipped else config.store_dtype,
+            store_type=Slots if skipped else config.store_kind,
         )  # fmt: skip
     assert config.score is not None
     return SlotRule(
         sizes.slots_of(share), sizes.recent, sizes.sinks, config.score, share=share,
-        store_dtype=config.store_dtype,
+        store_type=config.store_kind,
     )  # fmt: skip
 
 
-def slots_per_model_slot(
-    attentions: Sequence[Attention], dtype: torch.dtype, store_dtype: torch.dtype | None
-) -> float:
-    """How many slots in `store_dtype` take the bytes of one in `dtype`, with scores and positions."""
+def slots_per_model_slot(attentions: Sequence[Attention], dtype: torch.dtype, kind: type[StoreKind]) -> float:
+    """How many slots of this kind take the bytes of one in `dtype`, with scores and positions."""
 
-    def nbytes(kind: type[AnySlots]) -> int:
+    def nbytes(kind: type[StoreKind]) -> int:
         return sum(
-            a.kv_heads * (kind.slot_nbytes(a.head_dim, a.value_dim, dtype) + SLOT_NBYTES) for a in attentions
+            a.kv_heads * (slot_nbytes(kind, a.head_dim, a.value_dim, dtype) + SLOT_NBYTES) for a in attentions
         )
 
-    return nbytes(Slots) / nbytes(store_type(store_dtype))
+    return nbytes(Slots) / nbytes(kind)
 
 
 def layer_shares(

@@ -34,6 +34,7 @@ from .rewriting.rewrite import rewrite
 from .rewriting.site import layers_of
 from .rewriting.vocabulary import vocabulary
 from .store.scores import Score, score_named
+from .store.store_kind import StoreKind
 from .switches import Switches
 from .upstream.versions import warn_if_untested
 
@@ -48,6 +49,7 @@ def compile(
     sinks: int = 4,
     score: str | Score | None = None,
     store_dtype: torch.dtype | None = None,
+    store: type[StoreKind] | None = None,
     chunk: int | None = None,
     filters: QFilters | TrainedFilters | str | Path | None = None,
     skip_layers: Sequence[int] = (),
@@ -64,8 +66,8 @@ def compile(
     Args:
         model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
             mode. It is left as it was; its parameters are shared. Of a compiled one, the original is taken.
-        ratio: slots = ceil(context_length / ratio), or as many more as fit in their bytes if `store_dtype` is
-            smaller than the model's; 1, the default, keeps every key.
+        ratio: slots = ceil(context_length / ratio), or as many more as fit in their bytes if slots of
+            `store_dtype` or `store` are smaller than the model's; 1, the default, keeps every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
         recent: newest tokens never evicted; by default a half of the slots for the published score, an
@@ -77,6 +79,7 @@ def compile(
         store_dtype: of the stored keys and values: by default the model's own, or torch.int8, which holds
             some 3.6 times as many tokens in the bytes of float32 and 1.8 times in those of bfloat16. Windows
             and `skip_layers` stay in the model's.
+        store: what a slot holds of a token, a `qfpass.StoreKind` of your own, instead of `store_dtype`.
         chunk: tokens of a prompt read at a time; by default 512, on a GPU 2,048, or one less than the slots,
             if fewer.
         filters: Q-Filters or trained filters, a folder or hub repository of them; by default Q-Filters are
@@ -102,8 +105,8 @@ def compile(
     """
     named = None if score is None else score_named(score)
     config = Config(
-        ratio, budget, context_length, recent, sinks, named, store_dtype, chunk, filters, tuple(skip_layers),
-        overflow, compact_weights, kernel, backend, verify, switches, compile_options,
+        ratio, budget, context_length, recent, sinks, named, store_dtype, store, chunk, filters,
+        tuple(skip_layers), overflow, compact_weights, kernel, backend, verify, switches, compile_options,
     )  # fmt: skip
     return build(model, config)
 

@@ -19,6 +19,7 @@ from .rewriting.site import Site
 from .rewriting.uncompressed import kernel_call_of
 from .store.scores import SCORES, score_named
 from .store.try_score import try_score
+from .store.try_store import try_store
 from .upstream.vector_isa import start_trials
 
 
@@ -56,8 +57,11 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
         for kv_heads, head_dim, value_dim in {(a.kv_heads, a.head_dim, a.value_dim) for a in attentions}:
             captured = proven.captured
             try_score(config.score, kv_heads, head_dim, value_dim, captured.dtype, captured.device)
+    if config.store is not None:
+        for head_dim, value_dim in {(a.head_dim, a.value_dim) for a in attentions}:
+            try_store(config.store, head_dim, value_dim, proven.captured.dtype, proven.captured.device)
     shares = layer_shares(given, config, attentions)
-    slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured.dtype, config.store_dtype)
+    slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured.dtype, config.store_kind)
     default_chunk = DEFAULT_CHUNK_ON_GPU if proven.captured.device.type == "cuda" else DEFAULT_CHUNK
 
     def resolve() -> Sizes:

@@ -10,8 +10,11 @@ from torch import nn
 
 from .decoder.decoder import Decoder
 from .model.compiled_decoder import decoder_of
+from .store.int8_slots import Int8Slots
 from .store.layer import Layer
+from .store.ring import Ring
 from .store.slots import Slots
+from .store.store_kind import StoreKind, slot_nbytes
 from .switches import NAMES
 from .upstream.entry import failures_of
 
@@ -22,7 +25,7 @@ class SiteReport(Layer):
 
     Attributes:
         slots: slots a head.
-        stored: the dtype of stored keys and values.
+        stored: the dtype of stored keys and values, or the name of your own `qfpass.StoreKind`.
         nbytes: bytes of the stored keys and values of one row.
         full_nbytes: the same for a cache that keeps every key of the context length.
         score: the name of the score.
@@ -164,13 +167,19 @@ def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
 def _site_report(decoder: Decoder, layer: Layer) -> SiteReport:
     dims = (layer.head_dim, layer.value_dim, decoder.dtype)
-    slot_bytes = layer.kv_heads * layer.rule.store_type.slot_nbytes(*dims)
-    token_bytes = layer.kv_heads * Slots.slot_nbytes(*dims)
+    slot_bytes = layer.kv_heads * layer.rule.slot_nbytes(*dims)
+    token_bytes = layer.kv_heads * slot_nbytes(Slots, *dims)
     return SiteReport(
         **vars(layer),
         slots=layer.rule.slots,
-        stored=str(getattr(layer.rule, "store_dtype", None) or decoder.dtype).removeprefix("torch."),
+        stored=_stored_in(layer.rule.store_type, decoder.dtype),
         nbytes=layer.rule.slots * slot_bytes,
         full_nbytes=decoder.sizes.context_length * token_bytes,
         score=str(layer.rule.score),
     )
+
+
+def _stored_in(kind: type[StoreKind | Ring], dtype: torch.dtype) -> str:
+    if kind is Int8Slots:
+        return "int8"
+    return str(dtype).removeprefix("torch.") if kind in (Slots, Ring) else kind.__name__

@@ -52,10 +52,10 @@ def find_rotations(
             f"overflow='rerotate' would move the chunks that {', '.join(chunked)} counts from position 0: "
             "use overflow='continue' or 'error'."
         )
-    if config.store_dtype is not None:
+    if config.store_kind is not Slots:
         raise ConfigError(
             "overflow='rerotate' would round moved keys anew each time, so it needs them in the model's own "
-            "dtype: leave store_dtype out, or use overflow='continue' or 'error'."
+            "dtype: leave store_dtype and store out, or use overflow='continue' or 'error'."
         )
     if config.score is not None and config.score.reads_all_heads:
         raise ConfigError(

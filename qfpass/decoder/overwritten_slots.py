@@ -15,6 +15,7 @@ from ..sessions.stores import Stack, Store, Stores
 from ..store.layer import Rule
 from ..store.ring import Ring, RingRule
 from ..store.slots import Protection, slot_of_position, slot_to_replace
+from ..store.store_kind import fields_of, with_tensors
 
 if TYPE_CHECKING:
     from ..sessions.session import Session
@@ -122,7 +123,8 @@ class _FindInStack(nn.Module):
         self, position: torch.Tensor, recent: torch.Tensor, *tensors: torch.Tensor
     ) -> list[torch.Tensor]:
         """The slots, then the contents, from position [B, 1], recent [] and tensors [L * B, Hkv, C, ...]."""
-        slot = _slot_taken(self.rule, self.store_type(*tensors), recent, position.repeat(self.layers, 1))
+        store = with_tensors(self.store_type, tensors)
+        slot = _slot_taken(self.rule, store, recent, position.repeat(self.layers, 1))
         return [slot, *(_gather_slot(tensor, slot) for tensor in tensors)]
 
 
@@ -136,7 +138,7 @@ def finder_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
     position, recent = graph.placeholder("position"), graph.placeholder("recent")
     found = []
     for name, stack in zip(finders, stacks, strict=True):
-        tensors = [graph.placeholder(f"{field}_{name}") for field in stack.store._fields]
+        tensors = [graph.placeholder(f"{field}_{name}") for field in fields_of(type(stack.store))]
         found.append(graph.call_module(name, (position, recent, *tensors)))
     graph.output(found)
     return fx.GraphModule(finders, graph)
@@ -144,8 +146,9 @@ def finder_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
 
 def _slot_taken(rule: Rule, store: Store, recent: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """The slots [B, Hkv, 1] of a store that the tokens at position [B, 1] take."""
-    if isinstance(store, Ring) or isinstance(rule, RingRule):
+    if isinstance(store, Ring):
         return (position % rule.slots)[:, None].expand(-1, store.keys.shape[1], -1)
+    assert not isinstance(rule, RingRule)
     if not rule.is_bounded:
         return slot_of_position(store.positions, position)
     return slot_to_replace(store.scores, store.positions, Protection(recent, rule.sinks), position)

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 import torch
 
 from .. import code_digest
-from ..config import Config, Sizes
+from ..config import STORE_KINDS, Config, Sizes
 from ..errors import PackageError
 from ..store.layer import Layer, Rule
 from ..store.ring import RingRule
@@ -156,15 +156,20 @@ def _rule_as_json(rule: Rule) -> dict[str, Any]:
             f"the score {rule.score} is the caller's own, which a file can't hold: export a decoder with one "
             f"of {', '.join(SCORES)}."
         )
-    stored = str(rule.store_dtype).removeprefix("torch.") if rule.store_dtype else None
-    return {"kind": "slots", **vars(rule), "score": rule.score.name, "store_dtype": stored}
+    own = rule.store_type
+    if own not in STORE_KINDS.values():
+        raise PackageError(
+            f"the store {own.__name__} is the caller's own, which a file can't hold: export a decoder with "
+            "a store_dtype."
+        )
+    return {"kind": "slots", **vars(rule), "score": rule.score.name, "store_type": own.__name__}
 
 
 def _rule(fields: Mapping[str, Any]) -> Rule:
     own = {name: value for name, value in fields.items() if name != "kind"}
     if fields["kind"] == "ring":
         return RingRule(**own)
-    own["store_dtype"] = _dtype(own["store_dtype"]) if own["store_dtype"] else None
+    own["store_type"] = next(kind for kind in STORE_KINDS.values() if kind.__name__ == own["store_type"])
     return SlotRule(**own)
 
 

@@ -8,12 +8,13 @@ from ..errors import InputError
 from ..graph.captured import Captured
 from ..store.layer import bounded_shares
 from ..store.ring import Ring
-from ..store.slots import AnySlots, Protection, SlotRule, slot_to_replace
+from ..store.slots import Protection, SlotRule, slot_to_replace
+from ..store.store_kind import StoreKind
 from .rewrite import rewrite
 from .site import Site, layers_of
 from .step_inputs import SharedInputs, StepInputs
 
-Store = AnySlots | Ring
+Store = StoreKind | Ring
 
 
 class OnStores:
@@ -103,7 +104,7 @@ class OnStores:
         return (ids, position, *self.step_inputs.values(shared, stores, filters, slots))
 
 
-def _slot_for(rule: SlotRule, store: AnySlots, position: torch.Tensor) -> torch.Tensor:
+def _slot_for(rule: SlotRule, store: StoreKind, position: torch.Tensor) -> torch.Tensor:
     """The slot [B, Hkv, 1] that a single token at position [B, 1] takes; of a chunk nobody reads it."""
     protection = Protection(rule.recent, rule.sinks)
     return slot_to_replace(store.scores, store.positions, protection, position[:, -1:])

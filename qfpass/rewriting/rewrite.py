@@ -11,6 +11,7 @@ from ..graph.tracing import lazy_code_module
 from ..store.layer_inputs import LayerInputs
 from ..store.ring_attention import RingAttention
 from ..store.slot_attention import SlotAttention
+from ..store.store_kind import fields_of
 from .positions import follow_positions
 from .site import Site, layers_of
 from .step_inputs import StepInputs
@@ -70,7 +71,7 @@ def _replace(
             sink=None if attention.sink is None else _flat(graph, copies[attention.sink]),
             slot=own.get("slot"),
         )
-        store = [own[field] for field in site.rule.store_type._fields]
+        store = [own[field] for field in fields_of(site.rule.store_type)]
         new = graph.call_module(name, (*operands, *given, *store))
         new.meta = copy.copy(old.meta)
         result = new

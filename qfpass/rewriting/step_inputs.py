@@ -1,11 +1,12 @@
 """The inputs of a graph on stores: their names, order and values, defined in one place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
 from ..store.layer import Layer, bounded_shares
+from ..store.store_kind import fields_of
 
 
 class SharedInputs(NamedTuple):
@@ -53,13 +54,13 @@ class StepInputs:
         """The names of this layer's own inputs, by field: filters, slot and the store's tensors."""
         filters = ("filters",) if layer.rule.needs_filters else ()
         slot = ("slot",) if layer.rule.is_bounded else ()
-        fields = (*filters, *slot, *layer.rule.store_type._fields)
+        fields = (*filters, *slot, *fields_of(layer.rule.store_type))
         return {field: f"{field}_{layer.index}" for field in fields}
 
     def values(
         self,
         reach: SharedInputs,
-        stores: Sequence[Sequence[torch.Tensor]],
+        stores: Sequence[Iterable[torch.Tensor]],
         filters: Sequence[torch.Tensor] = (),
         slots: Mapping[int, torch.Tensor] | None = None,
     ) -> list[torch.Tensor | None]:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import SessionError
+from ..store.store_kind import fields_of, with_tensors
 from .rows import Row
 from .stores import Store
 
@@ -30,7 +31,9 @@ def write(
     Raises:
         SessionError: the file can't be written.
     """
-    tensors = {f"{i}.{n}": t for i, s in enumerate(stores) for n, t in s._asdict().items()}
+    tensors = {
+        f"{i}.{n}": t for i, s in enumerate(stores) for n, t in zip(fields_of(type(s)), s, strict=True)
+    }
     tensors |= {f"read.{row}": ids for row, ids in enumerate(read)}
     header = {
         "format": FORMAT,
@@ -62,7 +65,7 @@ def read(
             _require_same(path, json.loads(header["belongs_to"]), belongs_to)
             rows = tuple(Row(*row) for row in json.loads(header["rows"]))
             stores = tuple(
-                kind(*(file.get_tensor(f"{i}.{name}") for name in kind._fields))
+                with_tensors(kind, [file.get_tensor(f"{i}.{name}") for name in fields_of(kind)])
                 for i, kind in enumerate(kinds if rows else ())
             )
             read = tuple(file.get_tensor(f"read.{row}") for row in range(len(rows)))

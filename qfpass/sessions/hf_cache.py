@@ -5,6 +5,7 @@ from typing import NamedTuple
 from transformers import Cache
 
 from ..errors import SessionError
+from ..store.store_kind import kv_nbytes
 from .read_ids import ReadIds
 from .rows import Row
 from .stores import Stores
@@ -79,7 +80,7 @@ class SessionCache(Cache):
     @property
     def kv_nbytes(self) -> int:
         """Bytes of all keys and values, and of their scales if they are quantised."""
-        return sum(store.kv_nbytes for store in self.stores)
+        return sum(map(kv_nbytes, self.stores))
 
     @property
     def batch_size(self) -> int:

@@ -8,9 +8,9 @@ import torch
 
 from ..store.layer import Layer, Rule
 from ..store.ring import Ring
-from ..store.slots import AnySlots
+from ..store.store_kind import StoreKind, with_tensors
 
-Store = AnySlots | Ring
+Store = StoreKind | Ring
 
 
 class Stack(NamedTuple):
@@ -23,7 +23,7 @@ class Stack(NamedTuple):
     @property
     def flat(self) -> Store:
         """Views [L * B, Hkv, C, ...]: the layers' rows as one batch, the first layer's rows first."""
-        return type(self.store)(*(tensor.view(-1, *tensor.shape[2:]) for tensor in self.store))
+        return with_tensors(type(self.store), (tensor.view(-1, *tensor.shape[2:]) for tensor in self.store))
 
 
 class Stores(Sequence[Store]):
@@ -43,7 +43,7 @@ class Stores(Sequence[Store]):
         # Through DLPack a layer's tensors have storages of their own. Dynamo guards on how views of one
         # tensor overlap, and would recompile where that changes.
         layers = {
-            layer: type(stack.store)(*map(torch.from_dlpack, parts))
+            layer: with_tensors(type(stack.store), map(torch.from_dlpack, parts))
             for stack in self.stacks
             for layer, *parts in zip(stack.layers, *(t.unbind(0) for t in stack.store), strict=True)
         }
@@ -71,14 +71,18 @@ class Stores(Sequence[Store]):
         stacks = []
         for (rule, sizes), numbers in groups.items():
             flat = rule.allocate(len(numbers) * batch, *sizes, dtype, device)
-            stacked = type(flat)(*(tensor.unflatten(0, (len(numbers), batch)) for tensor in flat))
+            stacked = with_tensors(
+                type(flat), (tensor.unflatten(0, (len(numbers), batch)) for tensor in flat)
+            )
             stacks.append(Stack(tuple(numbers), rule, stacked))
         return cls(stacks)
 
     @torch.inference_mode(False)
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Stores":
         """Stores whose tensors are `change(tensor)` of each stack's tensors [L, B, Hkv, C, ...]."""
-        return Stores([s._replace(store=type(s.store)(*map(change, s.store))) for s in self.stacks])
+        return Stores(
+            [s._replace(store=with_tensors(type(s.store), map(change, s.store))) for s in self.stacks]
+        )
 
     def copy_(self, others: Sequence[Store]) -> None:
         """Copy the contents of other stores, of the same shapes and dtypes and on any device, in place."""
@@ -103,5 +107,5 @@ def _slots_of(stack: Stack) -> torch.Tensor:
     Its memory has one unused number after each slot, so that every layer's part begins at a multiple of 16
     bytes: Inductor's code on a GPU copies inputs that don't, in every call.
     """
-    keys = stack.store.keys
-    return torch.zeros(*keys.shape[:3], 2, dtype=torch.long, device=keys.device)[..., :1]
+    held = next(iter(stack.store))
+    return torch.zeros(*held.shape[:3], 2, dtype=torch.long, device=held.device)[..., :1]

@@ -33,49 +33,11 @@ class Int8Slots(NamedTuple):
         (keys, key_scales), (values, value_scales) = quantize(keys), quantize(values)
         return cls(keys, values, key_scales, value_scales, scores, positions)
 
-    @classmethod
-    def empty(
-        cls,
-        heads: tuple[int, int, int],
-        head_dim: int,
-        value_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> "Int8Slots":
-        """Empty slots of shape `heads`, [B, Hkv, C]; `dtype`, the model's, isn't used."""
-        return cls(
-            torch.zeros(*heads, head_dim, dtype=torch.int8, device=device),
-            torch.zeros(*heads, value_dim, dtype=torch.int8, device=device),
-            torch.zeros(heads, dtype=torch.float32, device=device),
-            torch.zeros(heads, dtype=torch.float32, device=device),
-            torch.full(heads, float("-inf"), dtype=torch.float32, device=device),
-            torch.full(heads, -1, dtype=torch.int32, device=device),
-        )
-
-    @staticmethod
-    def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of one slot's key and value with their scales; `dtype` isn't used."""
-        return head_dim + value_dim + 2 * torch.float32.itemsize
-
-    @property
-    def kv_nbytes(self) -> int:
-        """Bytes of keys and values with their scales."""
-        return self.keys.nbytes + self.values.nbytes + self.key_scales.nbytes + self.value_scales.nbytes
-
-    def first(self, count: int) -> "Int8Slots":
-        """Views of the first `count` slots."""
-        return Int8Slots(*(tensor.narrow(2, 0, count) for tensor in self))
-
     def dense(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of keys and values, dequantised to `dtype`."""
         return dequantize(self.keys, self.key_scales, dtype), dequantize(
             self.values, self.value_scales, dtype
         )
-
-    @property
-    def scales(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The factors [B, Hkv, C] of keys and of values."""
-        return self.key_scales, self.value_scales
 
 
 def quantize(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,8 @@ import torch
 from ..kernels.cpu.step_attention.attend import attend_step
 from ..kernels.form import AttentionForm
 from ..kernels.kernel import Kernel
-from .slots import AnySlots
+from .int8_slots import Int8Slots
+from .store_kind import StoreKind
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class KernelCall:
         return self.kernel.attend(query, key, value, scale=self.form.scale, **mask)
 
     def attend_slots(
-        self, query: torch.Tensor, slots: AnySlots, bias: torch.Tensor | None
+        self, query: torch.Tensor, slots: StoreKind, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention over all slots that `bias` doesn't hide: (out, lse) as from `attend`."""
-        if self.streams and query.shape[2] == 1 and slots.scales is not None:
-            return self._attend_one(query, slots.keys, slots.values, slots.scales, bias)
+        if self.streams and query.shape[2] == 1 and isinstance(slots, Int8Slots):
+            scales = slots.key_scales, slots.value_scales
+            return self._attend_one(query, slots.keys, slots.values, scales, bias)
         key, value = slots.dense(query.dtype)
         return self.attend(query, key, value, bias=bias)
 

@@ -15,16 +15,6 @@ class Ring(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
 
-    @staticmethod
-    def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of one slot's key and value."""
-        return (head_dim + value_dim) * dtype.itemsize
-
-    @property
-    def kv_nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return self.keys.nbytes + self.values.nbytes
-
 
 @dataclass(frozen=True)
 class RingRule:
@@ -44,6 +34,10 @@ class RingRule:
     def score(self) -> str:
         """What reports show as the layer's score: no key is ranked."""
         return "chunk" if self.chunked else "window"
+
+    def slot_nbytes(self, head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+        """Bytes of one slot's key and value; `dtype` is the model's."""
+        return (head_dim + value_dim) * dtype.itemsize
 
     def allocate(
         self,

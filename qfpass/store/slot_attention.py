@@ -6,7 +6,8 @@ from torch import nn
 from ..kernels.join import join
 from .kernel_call import KernelCall, distance_bias, hiding_bias, length_bias, weigh_with_sink
 from .layer_inputs import split
-from .slots import AnySlots, Protection, SlotRule, append, keep_best, slot_of_position, write
+from .slots import Protection, SlotRule, append, keep_best, slot_of_position, write
+from .store_kind import StoreKind, first_slots, with_tensors
 
 
 class SlotAttention(nn.Module):
@@ -44,7 +45,7 @@ class SlotAttention(nn.Module):
         `inputs` are the fields of `LayerInputs`, then the tensors of the rule's store, which change in place.
         """
         (position, visible, lengths, recent, filters, sink, slot), store = split(inputs)
-        slots = self.rule.store_type(*store)
+        slots = with_tensors(self.rule.store_type, store)
         score = self.rule.score(key, value, position, filters).float()
         tokens = (key, value, score, position)
         if query.shape[2] == 1:
@@ -63,15 +64,15 @@ class SlotAttention(nn.Module):
 
     def _over_slots(
         self,
-        slots: AnySlots,
+        slots: StoreKind,
         count: int,
         lengths: torch.Tensor | None,
         query: torch.Tensor,
         position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention over the first `count` slots; `lengths` [B] counts the filled ones of each row."""
-        filled = slots.first(count)
-        bias = None if lengths is None else length_bias(lengths, filled.keys.shape[2])
+        filled = first_slots(slots, count)
+        bias = None if lengths is None else length_bias(lengths, filled.scores.shape[2])
         if self.slopes is not None:
             distance = distance_bias(position, filled.positions, self.slopes)
             bias = distance if bias is None else distance + bias
@@ -79,7 +80,7 @@ class SlotAttention(nn.Module):
 
     def _over_slots_and_chunk(
         self,
-        slots: AnySlots,
+        slots: StoreKind,
         count: int,
         query: torch.Tensor,
         key: torch.Tensor,

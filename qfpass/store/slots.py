@@ -5,13 +5,13 @@ keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positio
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import torch
 
 from ..errors import ConfigError
-from .int8_slots import Int8Slots
 from .scores import Score, score_named
+from .store_kind import StoreKind, empty_store, slot_nbytes
 
 
 class Slots(NamedTuple):
@@ -29,48 +29,11 @@ class Slots(NamedTuple):
         """Slots that hold these tensors."""
         return cls(keys, values, scores, positions)
 
-    @classmethod
-    def empty(
-        cls,
-        heads: tuple[int, int, int],
-        head_dim: int,
-        value_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> "Slots":
-        """Empty slots of shape `heads`, [B, Hkv, C]."""
-        return cls(
-            torch.zeros(*heads, head_dim, dtype=dtype, device=device),
-            torch.zeros(*heads, value_dim, dtype=dtype, device=device),
-            torch.full(heads, float("-inf"), dtype=torch.float32, device=device),
-            torch.full(heads, -1, dtype=torch.int32, device=device),
-        )
-
-    @staticmethod
-    def slot_nbytes(head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of one slot's key and value."""
-        return (head_dim + value_dim) * dtype.itemsize
-
-    @property
-    def kv_nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return self.keys.nbytes + self.values.nbytes
-
-    def first(self, count: int) -> "Slots":
-        """Views of the first `count` slots."""
-        return Slots(*(tensor.narrow(2, 0, count) for tensor in self))
-
     def dense(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values as a kernel reads them: the tensors themselves; `dtype` isn't used."""
         return self.keys, self.values
 
-    @property
-    def scales(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The factors of keys and values; None, since these aren't quantised."""
-        return None
 
-
-AnySlots = Union[Slots, Int8Slots]  # noqa: UP007 (a type alias, not for isinstance)
 SLOT_NBYTES = 8  # a slot's score and position, beside its key and value
 
 
@@ -84,7 +47,7 @@ class SlotRule:
         score: ranks the others; a name is looked up in `SCORES`.
         is_bounded: False if there is a slot for every token; a session's budget doesn't apply then.
         share: the layer's number of slots that scores fill, relative to the mean of all layers.
-        store_dtype: torch.int8 for int8 slots; None for the model's dtype.
+        store_type: the class of the layer's store.
     """
 
     slots: int
@@ -93,7 +56,7 @@ class SlotRule:
     score: Score
     is_bounded: bool = True
     share: float = 1.0
-    store_dtype: torch.dtype | None = None
+    store_type: type[StoreKind] = Slots
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "score", score_named(self.score))
@@ -104,14 +67,13 @@ class SlotRule:
             )
 
     @property
-    def store_type(self) -> type[AnySlots]:
-        """The class of the layer's store."""
-        return store_type(self.store_dtype)
-
-    @property
     def needs_filters(self) -> bool:
         """Whether the score reads filters."""
         return self.score.filters is not None
+
+    def slot_nbytes(self, head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+        """Bytes of what one slot holds of its key and value; `dtype` is the model's."""
+        return slot_nbytes(self.store_type, head_dim, value_dim, dtype)
 
     def allocate(
         self,
@@ -121,11 +83,11 @@ class SlotRule:
         value_dim: int,
         dtype: torch.dtype,
         device: torch.device,
-    ) -> AnySlots:
+    ) -> StoreKind:
         """An empty store for `batch` rows."""
-        return self.store_type.empty((batch, kv_heads, self.slots), head_dim, value_dim, dtype, device)
+        return empty_store(self.store_type, (batch, kv_heads, self.slots), head_dim, value_dim, dtype, device)
 
-    def clear(self, store: AnySlots, slots: int | None = None) -> None:
+    def clear(self, store: StoreKind, slots: int | None = None) -> None:
         """Empty the store in place and let only its first `slots` slots be used, all of them by default.
 
         An unused slot scores inf, so that no token ever takes it.
@@ -137,11 +99,6 @@ class SlotRule:
         store.positions.fill_(-1)
 
 
-def store_type(store_dtype: torch.dtype | None) -> type[AnySlots]:
-    """The class of a store whose keys and values have this dtype; None is the model's dtype."""
-    return Slots if store_dtype is None else Int8Slots
-
-
 class Protection(NamedTuple):
     """Tokens that are never evicted: the newest `recent`, an int or a tensor [], and the first `sinks`."""
 
@@ -150,7 +107,7 @@ class Protection(NamedTuple):
 
 
 def append(
-    slots: AnySlots,
+    slots: StoreKind,
     key: torch.Tensor,
     value: torch.Tensor,
     score: torch.Tensor,
@@ -179,7 +136,7 @@ def slot_to_replace(
 
 
 def keep_best(
-    slots: AnySlots,
+    slots: StoreKind,
     protection: Protection,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -215,15 +172,15 @@ def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protec
 
 
 def _as_slots(
-    slots: AnySlots, key: torch.Tensor, value: torch.Tensor, score: torch.Tensor, position: torch.Tensor
-) -> AnySlots:
+    slots: StoreKind, key: torch.Tensor, value: torch.Tensor, score: torch.Tensor, position: torch.Tensor
+) -> StoreKind:
     """The tokens as S slots of the store's class."""
     place = position[:, None, :].expand_as(score).to(slots.positions.dtype)
     return type(slots).of(key, value, score, place)
 
 
 def write(
-    slots: AnySlots,
+    slots: StoreKind,
     slot: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

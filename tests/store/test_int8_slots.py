@@ -12,7 +12,8 @@ from qfpass.kernels.kernel import Kernel
 from qfpass.store.int8_slots import Int8Slots, dequantize, quantize
 from qfpass.store.kernel_call import KernelCall
 from qfpass.store.slot_attention import SlotAttention
-from qfpass.store.slots import Protection, SlotRule, keep_best
+from qfpass.store.slots import Protection, SlotRule, Slots, keep_best
+from qfpass.store.store_kind import StoreKind
 
 BATCH, HEADS, GROUP, DIM = 2, 3, 2, 8
 CPU = torch.device("cpu")
@@ -22,8 +23,8 @@ def random(heads: int, count: int, seed: int) -> torch.Tensor:
     return torch.randn(BATCH, heads, count, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def rule(slots: int, store_dtype: torch.dtype | None) -> SlotRule:
-    return SlotRule(slots, recent=2, sinks=1, score="knorm", store_dtype=store_dtype)
+def rule(slots: int, kind: type[StoreKind]) -> SlotRule:
+    return SlotRule(slots, recent=2, sinks=1, score="knorm", store_type=kind)
 
 
 def rounded(tensor: torch.Tensor) -> torch.Tensor:
@@ -49,7 +50,7 @@ def test_zeros_stay_zeros() -> None:
 
 
 def test_an_empty_store_takes_no_more_than_its_bytes() -> None:
-    store = rule(7, torch.int8).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
+    store = rule(7, Int8Slots).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
     assert isinstance(store, Int8Slots)
     assert (store.keys.dtype, store.values.dtype) == (torch.int8, torch.int8)
     assert (store.positions == -1).all() and (store.scores == float("-inf")).all()
@@ -61,7 +62,7 @@ def test_it_keeps_what_a_float_store_keeps(pieces: list[int], seed: int) -> None
     key, value = random(HEADS, sum(pieces), seed), random(HEADS, sum(pieces), seed + 1)
     score = random(HEADS, sum(pieces), seed + 2)[..., 0]
     small, exact = (
-        rule(7, d).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU) for d in (torch.int8, None)
+        rule(7, d).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU) for d in (Int8Slots, Slots)
     )
     assert isinstance(small, Int8Slots)
     seen = 0
@@ -83,7 +84,7 @@ def test_it_keeps_what_a_float_store_keeps(pieces: list[int], seed: int) -> None
 def test_attention_reads_the_rounded_keys_and_values(streams: bool, pieces: list[int], seed: int) -> None:
     total = sum(pieces)
     query, key, value = random(HEADS * GROUP, total, seed), random(HEADS, total, 1), random(HEADS, total, 2)
-    whole = SlotRule(total, 1, 0, score="knorm", is_bounded=False, store_dtype=torch.int8)
+    whole = SlotRule(total, 1, 0, score="knorm", is_bounded=False, store_type=Int8Slots)
     layer = SlotAttention(
         KernelCall(Kernel("reference", reference.attend), AttentionForm(0.5), streams=streams), whole
     )

@@ -5,7 +5,7 @@ may be longer than the model was trained on.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +14,10 @@ from transformers import Cache, DynamicCache, StaticCache
 from ...model.compiled_decoder import CompiledDecoder
 from ...reporting import report
 from ...sessions.rows import TokenColumns
+from ...store.int8_slots import Int8Slots
 from ...store.ring import Ring
-from ...store.slots import AnySlots
+from ...store.slots import Slots
+from ...store.store_kind import StoreKind
 from ...upstream.cache import cache_kwargs
 
 
@@ -135,12 +137,13 @@ class BoundedContender:
         return BoundedContext(self._model, session)
 
 
-def _fill_store(store: AnySlots | Ring, tokens: int) -> None:
+def _fill_store(store: StoreKind | Ring, tokens: int) -> None:
+    assert isinstance(store, (Ring, Slots, Int8Slots))
     batch, heads, slots, head_dim = store.keys.shape
     held, device = min(tokens, slots), store.keys.device
     dims = (head_dim, store.values.shape[3])
     keys, values = (torch.randn(batch, heads, held, dim, device=device) for dim in dims)
-    fresh: Sequence[torch.Tensor] = (keys, values)
+    fresh: Iterable[torch.Tensor] = (keys, values)
     if not isinstance(store, Ring):
         positions = torch.arange(tokens - held, tokens, device=device).expand(batch, heads, -1)
         fresh = type(store).of(keys, values, torch.randn(batch, heads, held, device=device), positions)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...attention.find import find_attentions
 from ...capture.export import capture
+from ...config import STORE_KINDS
 from ...errors import ConfigError
 from ...filters import QFilters, TrainedFilters
 from ...layer_rules import slots_per_model_slot
@@ -108,7 +109,8 @@ class Bounded:
         if self.method.store_dtype is None or self.method.ratio is None:
             return 1.0
         captured = capture(self.model)
-        return slots_per_model_slot(find_attentions(captured, None), captured.dtype, self.method.store_dtype)
+        kind = STORE_KINDS[self.method.store_dtype]
+        return slots_per_model_slot(find_attentions(captured, None), captured.dtype, kind)
 
 
 def compile_budget(model: nn.Module, slots: int, method: Method, options: dict[str, Any]) -> CompiledDecoder:

@@ -1,0 +1,96 @@
+"""StoreKind: what a slot holds of a token's key and value, and how both are read from it again."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+
+
+class StoreKind(Protocol):
+    """A NamedTuple class whose fields are the tensors [B, Hkv, C] or [B, Hkv, C, n] of one layer's store.
+
+    The last two are `scores` float32 and `positions` int32; the fields before them are the kind's own. An own
+    class is given to `qfpass.compile(model, store=MySlots)`. A token's numbers there may depend on this
+    token alone, since tokens enter and leave a head's store one by one.
+    """
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """Each slot's score, [B, Hkv, C] float32; `of` is given them and keeps them as they are."""
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """The position of each slot's token, [B, Hkv, C] int32; -1 where the slot is empty."""
+
+    @classmethod
+    def of(
+        cls, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor, positions: torch.Tensor
+    ) -> Self:
+        """Slots that hold keys [B, Hkv, S, D] and values [B, Hkv, S, Dv] in the model's dtype."""
+
+    def dense(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys [B, Hkv, C, D] and values [B, Hkv, C, Dv] in `dtype`, as an attention kernel reads them."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """The tensors, as of every NamedTuple."""
+
+    def __len__(self) -> int:
+        """Their number."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """One of them, or several."""
+
+
+Store = TypeVar("Store")
+_BESIDE = ("scores", "positions")
+
+
+def fields_of(kind: type[Any]) -> tuple[str, ...]:
+    """The names of a store's tensors."""
+    fields: tuple[str, ...] = kind._fields
+    return fields
+
+
+def with_tensors(kind: type[Store], tensors: Iterable[torch.Tensor]) -> Store:
+    """The store of these tensors, in the order of its fields."""
+    return kind(*tensors)
+
+
+def empty_store(
+    kind: type[StoreKind],
+    heads: tuple[int, int, int],
+    head_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> StoreKind:
+    """Empty slots of shape `heads`, [B, Hkv, C]: zeros, scores of -inf and positions of -1."""
+    tensors = (
+        torch.zeros(*heads, *one.shape[3:], dtype=one.dtype, device=device)
+        for one in _one_slot(kind, head_dim, value_dim, dtype)
+    )
+    store = with_tensors(kind, tensors)
+    store.scores.fill_(float("-inf"))
+    store.positions.fill_(-1)
+    return store
+
+
+def first_slots(store: StoreKind, count: int) -> StoreKind:
+    """Views of the first `count` slots."""
+    return with_tensors(type(store), (tensor.narrow(2, 0, count) for tensor in store))
+
+
+def kv_nbytes(store: Iterable[torch.Tensor]) -> int:
+    """Bytes of all that a store, also a ring, holds of keys and values."""
+    named = zip(fields_of(type(store)), store, strict=True)
+    return sum(tensor.nbytes for name, tensor in named if name not in _BESIDE)
+
+
+def slot_nbytes(kind: type[StoreKind], head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of what one slot holds of its key and value."""
+    return kv_nbytes(_one_slot(kind, head_dim, value_dim, dtype))
+
+
+def _one_slot(kind: type[StoreKind], head_dim: int, value_dim: int, dtype: torch.dtype) -> StoreKind:
+    key, value = (torch.zeros(1, 1, 1, dim, dtype=dtype) for dim in (head_dim, value_dim))
+    return kind.of(key, value, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int32))
