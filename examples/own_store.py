@@ -25,8 +25,8 @@ class Float8Slots(NamedTuple):
     @classmethod
     def of(cls, keys: Tensor, values: Tensor, scores: Tensor, positions: Tensor) -> "Float8Slots":
         """Slots that hold these keys and values."""
-        small = (tensor.clamp(-448, 448).to(SMALL).view(torch.uint8) for tensor in (keys, values))
-        return cls(*small, scores, positions)
+        key_bytes, value_bytes = (x.clamp(-448, 448).to(SMALL).view(torch.uint8) for x in (keys, values))
+        return cls(key_bytes, value_bytes, scores, positions)
 
     def dense(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values as attention reads them."""

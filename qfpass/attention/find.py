@@ -8,7 +8,7 @@ from torch import fx
 from ..errors import NoAttentionError, UnsupportedOpError
 from ..graph.captured import Captured
 from ..graph.dependence import SHAPE_ONLY, text_dependent
-from ..graph.nodes import operator_name, site_name
+from ..graph.nodes import args_of, operator_name, site_name
 from ..graph.patterns import SOFTMAX, VIEWS
 from ..kernels.form import AttentionForm
 from .mask import constant_value
@@ -196,22 +196,22 @@ def _strip_repeat(node: fx.Node) -> fx.Node:
     Recognised are unsqueeze, expand and reshape (transformers' repeat_kv), repeat_interleave along heads, and
     the expand of a single head.
     """
-    if node.target is aten.expand.default and node.args[0].meta["val"].dim() == 4:
-        before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
+    if node.target is aten.expand.default and args_of(node)[0].meta["val"].dim() == 4:
+        before, after = args_of(node)[0].meta["val"].shape, node.meta["val"].shape
         others = all(str(before[i]) == str(after[i]) for i in (0, 2, 3))
-        return node.args[0] if before[1] == 1 and others else node
-    if node.target is aten.repeat_interleave.self_int and node.args[2:3] == (1,):
-        return node.args[0]
+        return args_of(node)[0] if before[1] == 1 and others else node
+    if node.target is aten.repeat_interleave.self_int and args_of(node)[2:3] == (1,):
+        return args_of(node)[0]
     merged = _below(node, aten.clone.default)
     if merged.target not in VIEWS:
         return node
-    expanded = _below(merged.args[0], aten.clone.default)
+    expanded = _below(args_of(merged)[0], aten.clone.default)
     if expanded.target is not aten.expand.default:
         return node
-    narrow = expanded.args[0]
-    if narrow.target is not aten.unsqueeze.default or narrow.args[1] not in (2, -3):
+    narrow = args_of(expanded)[0]
+    if narrow.target is not aten.unsqueeze.default or args_of(narrow)[1] not in (2, -3):
         return node
-    source = narrow.args[0]
+    source = args_of(narrow)[0]
     groups, shape = expanded.meta["val"].shape[2], source.meta["val"].shape
     whole = merged.meta["val"].shape
     plain = len(shape) == len(whole) == 4 and int(shape[1]) * int(groups) == int(whole[1])
@@ -220,4 +220,4 @@ def _strip_repeat(node: fx.Node) -> fx.Node:
 
 def _below(node: fx.Node, target: object) -> fx.Node:
     """The input of `node` if it calls `target`, else the node itself."""
-    return node.args[0] if node.target is target else node
+    return args_of(node)[0] if node.target is target else node

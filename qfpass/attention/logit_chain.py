@@ -8,7 +8,7 @@ from torch import fx
 
 from ..errors import UnsupportedOpError
 from ..graph.dependence import SHAPE_ONLY
-from ..graph.nodes import attribute, insert
+from ..graph.nodes import args_of, attribute, insert
 from ..graph.patterns import CASTS, PRODUCTS, RESHAPES, keeps_last_two
 from .mask import BLOCKED_BELOW
 
@@ -53,7 +53,7 @@ def read_logits(logits: LogitTerms, softmax: fx.Node) -> fx.Node | None:
         UnsupportedOpError: an operator between them isn't understood; the message names it.
     """
     reader = softmax
-    node = softmax.args[0]
+    node = args_of(softmax)[0]
     while True:
         if node.target is aten.linear.default:
             return None
@@ -62,7 +62,7 @@ def read_logits(logits: LogitTerms, softmax: fx.Node) -> fx.Node | None:
             return node
         reader = node
         if node.target in CASTS or (node.target in RESHAPES and keeps_last_two(node)):
-            node = node.args[0]
+            node = args_of(node)[0]
         elif node.target in _SCALES:
             node = _below_scale(logits, node)
         elif node.target is aten.tanh.default:
@@ -95,7 +95,7 @@ def _require_single_reader(logits: LogitTerms, node: fx.Node, reader: fx.Node) -
 
 def _below_scale(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The logits in a product or quotient; the other operand is noted as scale (constant) or factor."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     divides = node.target in _DIVISIONS
     if (factor := _number(logits.module, right)) is not None:
         logits.scale *= 1 / factor if divides else factor
@@ -118,12 +118,12 @@ def _below_softcap(logits: LogitTerms, node: fx.Node) -> fx.Node:
     if logits.softcap is not None or logits.scale <= 0:
         raise unknown_operator_error(logits.site, node)
     logits.softcap = logits.scale
-    return node.args[0]
+    return args_of(node)[0]
 
 
 def _below_sum(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The logits in a sum; the other summand is noted as mask."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     if right in logits.text and isinstance(left, fx.Node) and left not in logits.text:
         left, right = right, left
     if right in logits.text:
@@ -139,22 +139,22 @@ def _below_sum(logits: LogitTerms, node: fx.Node) -> fx.Node:
 
 def _below_clamp(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The x of max(x, dtype's lowest number), which replaces -inf and changes nothing else."""
-    bounds = dict(zip(("min", "max"), node.args[1:], strict=False)) | dict(node.kwargs)
+    bounds = dict(zip(("min", "max"), args_of(node)[1:], strict=False)) | dict(node.kwargs)
     least, lowest = _number(logits.module, bounds.get("min")), torch.finfo(node.meta["val"].dtype).min
     changes = least is None or least > lowest or bounds.get("max") is not None
     # Where a mask was -inf there now is `lowest`, which must still hide a key after later scaling.
     if changes or lowest * logits.scale > BLOCKED_BELOW:
         raise unknown_operator_error(logits.site, node)
-    return node.args[0]
+    return args_of(node)[0]
 
 
 def _below_difference(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The x of x - max(x), which leaves a softmax unchanged, or of x - bias; -bias is noted as mask."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node) or node.kwargs.get("alpha", 1) != 1:
         raise unknown_operator_error(logits.site, node)
-    largest = right.args[0] if right.target is operator.getitem else right
-    if largest.target in _LARGEST and largest.args[0] is left:
+    largest = args_of(right)[0] if right.target is operator.getitem else right
+    if largest.target in _LARGEST and args_of(largest)[0] is left:
         return left
     if right in logits.text:
         raise unknown_operator_error(logits.site, node)
@@ -164,7 +164,7 @@ def _below_difference(logits: LogitTerms, node: fx.Node) -> fx.Node:
 
 def _below_cat(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The logits in cat([logits, sink], -1); the sink, one learned number per head (gpt-oss), is noted."""
-    parts, dim = node.args[0], node.args[1] if len(node.args) > 1 else 0
+    parts, dim = args_of(node)[0], args_of(node)[1] if len(args_of(node)) > 1 else 0
     dims = node.meta["val"].dim()
     if len(parts) != 2 or dims < 4 or dim % dims != dims - 1:
         raise unknown_operator_error(logits.site, node)
@@ -172,7 +172,7 @@ def _below_cat(logits: LogitTerms, node: fx.Node) -> fx.Node:
         raise unknown_operator_error(logits.site, node)
     product, learned = parts
     while learned.target in (aten.expand.default, *RESHAPES, *CASTS):
-        learned = learned.args[0]
+        learned = args_of(learned)[0]
     heads = node.meta["val"].shape[1:-2].numel()
     if learned in logits.text or learned.meta["val"].shape.numel() != heads:
         raise unknown_operator_error(logits.site, node)
@@ -182,7 +182,7 @@ def _below_cat(logits: LogitTerms, node: fx.Node) -> fx.Node:
 
 def _below_where(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The logits in a where() that puts a blocking number elsewhere; its condition is noted as mask."""
-    seen, kept, other = node.args
+    seen, kept, other = args_of(node)
     if _blocks(logits.module, other):
         _note_mask(logits, node, seen)
         return kept
@@ -194,7 +194,7 @@ def _below_where(logits: LogitTerms, node: fx.Node) -> fx.Node:
 
 def _below_fill(logits: LogitTerms, node: fx.Node) -> fx.Node:
     """The logits in a masked_fill with a blocking number; its negated condition is noted as mask."""
-    kept, hidden, number = node.args
+    kept, hidden, number = args_of(node)
     if not _blocks(logits.module, number):
         raise unknown_operator_error(logits.site, node)
     _note_mask(logits, node, insert(node, aten.logical_not.default, hidden))
@@ -223,10 +223,10 @@ def _number(module: fx.GraphModule, argument: object) -> float | None:
     if not isinstance(argument, fx.Node):
         return None
     if argument.target in (aten.full.default, aten.scalar_tensor.default):
-        value = argument.args[-1] if argument.meta["val"].numel() == 1 else None
+        value = args_of(argument)[-1] if argument.meta["val"].numel() == 1 else None
         return float(value) if isinstance(value, (int, float)) else None
     if argument.target in (aten.lift_fresh_copy.default, *CASTS):
-        return _number(module, argument.args[0])
+        return _number(module, args_of(argument)[0])
     held = attribute(module, argument) if argument.op == "get_attr" else None
     return float(held) if isinstance(held, torch.Tensor) and held.numel() == 1 else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..errors import UnsupportedOpError
-from ..graph.nodes import site_name
+from ..graph.nodes import args_of, site_name
 from ..upstream.operators import argument_names
 
 
@@ -46,7 +46,7 @@ class AttentionCall:
 
 def _read_sdpa(node: fx.Node) -> AttentionCall:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    given = dict(zip(names, args_of(node), strict=False)) | dict(node.kwargs)
     mask = given.get("attn_mask")
     return AttentionCall(
         node,
@@ -62,8 +62,8 @@ def _read_sdpa(node: fx.Node) -> AttentionCall:
 
 def _read_flash_attn(node: fx.Node) -> AttentionCall:
     """A call of flash_attn's forward operator, whose window_size_left leaves out the query's own key."""
-    given = dict(zip(argument_names(node.target), node.args, strict=False)) | dict(node.kwargs)
-    if any(user.args[1] != 0 and user.users for user in node.users):
+    given = dict(zip(argument_names(node.target), args_of(node), strict=False)) | dict(node.kwargs)
+    if any(args_of(user)[1] != 0 and user.users for user in node.users):
         raise UnsupportedOpError(
             f"{site_name(node)}: flash_attn's log-sum-exps are read too, which would need the "
             "keys that are gone."

@@ -13,7 +13,7 @@ from torch import fx
 
 from ..graph.captured import LENGTH
 from ..graph.dependence import SHAPE_ONLY, text_dependent
-from ..graph.nodes import is_pointwise, site_name
+from ..graph.nodes import args_of, is_pointwise, site_name
 from ..graph.patterns import RESHAPES
 from ..upstream.process_groups import is_collective
 from .token_mixing import (
@@ -87,7 +87,9 @@ def mixes(module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _holds_whole_numbers(node: fx.Node) -> bool:
     value = node.meta.get("val")
-    return _is_tensor(value) and not value.is_floating_point() and value.dtype != torch.bool
+    if not isinstance(value, torch.Tensor):
+        return False
+    return not value.is_floating_point() and value.dtype != torch.bool
 
 
 def possible_mixing_reason(node: fx.Node) -> str:
@@ -137,7 +139,7 @@ class _Asking(fx.Interpreter):
             value = change(n, self.env[n])
             return value.clone() if isinstance(value, torch.Tensor) else value
 
-        given: Any = (node.args, node.kwargs)
+        given: Any = (args_of(node), node.kwargs)
         args, kwargs = fx.map_arg(given, value_of)
         target: Any = node.target
         out = target(*args, **kwargs)

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
-from ..graph.nodes import site_name
+from ..graph.nodes import args_of, site_name
 from ..graph.patterns import CASTS, permuted, product_with_values
 from .logit_chain import LogitTerms, read_logits, unknown_operator_error
 from .operators import AttentionCall
@@ -33,8 +33,8 @@ def read_softmax(module: fx.GraphModule, softmax: fx.Node, text: set[fx.Node]) -
     if product is None or sum(n in text for n in product.all_input_nodes) < 2:
         return None
     _require_plain(logits, softmax, product, output, weights)
-    query, value = product.args[0], output.args[1]
-    key = permuted(output, product.args[1], [0, 1, 3, 2])
+    query, value = args_of(product)[0], args_of(output)[1]
+    key = permuted(output, args_of(product)[1], [0, 1, 3, 2])
     dtype = value.meta["val"].dtype
     query, key = _uncast(query, dtype), _uncast(key, dtype)
     if not query.meta["val"].dtype == key.meta["val"].dtype == dtype:
@@ -47,7 +47,7 @@ def read_softmax(module: fx.GraphModule, softmax: fx.Node, text: set[fx.Node]) -
 
 def _uncast(node: fx.Node, dtype: torch.dtype) -> fx.Node:
     """The node of `dtype` that `node` casts, else `node`: kernels accumulate in float32 without the cast."""
-    source = node.args[0] if node.target in CASTS else None
+    source = args_of(node)[0] if node.target in CASTS else None
     return source if source is not None and source.meta["val"].dtype == dtype else node
 
 
@@ -58,14 +58,14 @@ def _require_plain(
     for node in (product, output):
         if node.target is not aten.matmul.default or node.meta["val"].dim() != 4:
             raise unknown_operator_error(logits.site, node)
-    if softmax.args[1] not in (-1, softmax.meta["val"].dim() - 1):
+    if args_of(softmax)[1] not in (-1, softmax.meta["val"].dim() - 1):
         raise UnsupportedOpError(
-            f"{logits.site}: its softmax runs over dimension {softmax.args[1]}, not keys."
+            f"{logits.site}: its softmax runs over dimension {args_of(softmax)[1]}, not keys."
         )
     if str(output.meta["val"].shape[:2]) != str(product.meta["val"].shape[:2]):
         raise unknown_operator_error(logits.site, output)
     # Slices between the softmax and the product must cut off the sink's column and nothing else.
     if str(weights.meta["val"].shape[-2:]) != str(product.meta["val"].shape[-2:]):
         raise unknown_operator_error(logits.site, weights)
-    if output.args[0] is not weights or not isinstance(output.args[1], fx.Node):
+    if args_of(output)[0] is not weights or not isinstance(args_of(output)[1], fx.Node):
         raise unknown_operator_error(logits.site, output)

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from ..errors import CaptureError
+from ..graph.nodes import args_of
 from ..upstream.dynamo_graph import example_of, is_argument, last_step, name_in_model, source_of
 
 IN_PIECES = (
@@ -81,8 +82,8 @@ def read_dynamo_graph(traced: fx.GraphModule, inputs: Sequence[Any]) -> DynamoDe
     for node in traced.graph.nodes:
         if node.op == "output":
             graph.output(new[_only_output(node)])
-        elif node.target == "item" and isinstance(new[node.args[0]], (int, float)):
-            new[node] = new[node.args[0]]
+        elif node.target == "item" and isinstance(new[args_of(node)[0]], (int, float)):
+            new[node] = new[args_of(node)[0]]
         elif node not in new:
             new[node] = graph.node_copy(node, new.__getitem__)
     module = fx.GraphModule(attributes, graph).eval()
@@ -141,7 +142,7 @@ def _only_output(output: fx.Node) -> fx.Node:
     Raises:
         CaptureError: the graph has other outputs too.
     """
-    (results,) = output.args
+    (results,) = args_of(output)
     if isinstance(results, tuple | list) and len(results) == 1:
         return results[0]
     raise CaptureError(

@@ -13,6 +13,7 @@ from ..attention.token_mixing import mixing_reason
 from ..errors import CaptureError
 from ..graph.captured import Captured, device_and_dtype, example_inputs
 from ..graph.no_ops import drop_no_ops
+from ..graph.nodes import args_of
 from ..graph.tracing import trace_settings, without_printed_graphs
 from ..normalize.grad_mode import write_out_grad_mode
 from ..normalize.passes import normalize
@@ -193,7 +194,7 @@ def _clean(module: fx.GraphModule) -> fx.GraphModule:
             graph.erase_node(node)
     graph.set_codegen(fx.graph.CodeGen())
     output = graph.output_node()
-    (logits,) = output.args[0]
+    (logits,) = args_of(output)[0]
     output.args = (logits,)
     normalize(module)
     merged = merge_equal_nodes(graph)

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from ..graph.module_paths import get_by_path, set_by_path
-from ..graph.nodes import gives_views
+from ..graph.nodes import args_of, gives_views
 from ..upstream.fake_tensors import has_sizes_of_values
 from ..upstream.operators import written_arguments
 from .equal_layers import forwards_replaced, weights_by_name
@@ -133,7 +133,7 @@ def expand_layer_copies(module: fx.GraphModule, model: nn.Module) -> None:
     templates = dict[tuple[Any, ...], Template]()
     for call in list(module.graph.nodes):
         if _is_call(call):
-            _, before, gave, path, _ = call.args
+            _, before, gave, path, _ = args_of(call)
             if (path, before) not in templates:
                 templates[path, before] = _template(module.graph, model, path, before, gave)
             call.replace_all_uses_with(_copied(module, model, templates[path, before], call))
@@ -167,7 +167,7 @@ def _template(graph: fx.Graph, model: nn.Module, path: str, hidden: fx.Node, gav
 def _written_by(node: fx.Node) -> Iterator[fx.Node]:
     """The operands that a node changes in place."""
     for place, name in written_arguments(node.target):
-        given = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        given = args_of(node)[place] if place < len(args_of(node)) else node.kwargs.get(name)
         if isinstance(given, fx.Node):
             yield given
 
@@ -200,7 +200,7 @@ def _named(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[fx.Nod
 def _is_read_by_others(node: fx.Node, own: Container[fx.Node]) -> bool:
     """Whether a node outside `own` reads `node`, except for its size or as `before` or `gave` of a call."""
     readers = [user for user in node.users if user not in own and not _is_size(user)]
-    return any(not _is_call(user) or user.args[0] is node for user in readers)
+    return any(not _is_call(user) or args_of(user)[0] is node for user in readers)
 
 
 def _is_within(path: str, node: fx.Node) -> bool:
@@ -223,7 +223,7 @@ def _is_size(node: fx.Node) -> bool:
 
 def _copied(module: fx.GraphModule, model: nn.Module, template: Template, call: fx.Node) -> fx.Node:
     """Insert copies of the template's nodes before `call`, and return the copy of its output."""
-    hidden, _, _, path, layer = call.args
+    hidden, _, _, path, layer = args_of(call)
     copies = {template.hidden: hidden}
     with module.graph.inserting_before(call):
         for node in template.named:

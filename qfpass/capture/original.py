@@ -15,13 +15,14 @@ def original_of(model: nn.Module) -> nn.Module:
         CaptureError: a PEFT adapter puts learned tokens before the text.
     """
     model = inside_torch_compile(getattr(model, "qfpass_original", model))
-    if not (hasattr(model, "get_base_model") and hasattr(model, "peft_config")):
+    base: Any = getattr(model, "get_base_model", None)
+    if base is None or not hasattr(model, "peft_config"):
         return model
-    adapters: dict[str, Any] = model.peft_config
+    adapters: Any = model.peft_config
     for name, adapter in adapters.items():
         if getattr(adapter, "is_prompt_learning", False):
             raise CaptureError(
                 f"PEFT's adapter {name!r} puts learned tokens before the text, which qfpass doesn't compile: "
                 "compile model.get_base_model() to run without it."
             )
-    return original_of(model.get_base_model())
+    return original_of(base())

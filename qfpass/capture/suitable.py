@@ -91,10 +91,9 @@ def _is_exported(model: object) -> bool:
 
 def _is_wrapper(module: nn.Module) -> bool:
     return any(
-        isinstance(module, getattr(holder, kind, ()))
+        isinstance(module, getattr(sys.modules[holder], kind, ()))
         for holder, kinds in _WRAPPERS.items()
         if holder in sys.modules
-        for holder in [sys.modules[holder]]
         for kind in kinds
     )
 

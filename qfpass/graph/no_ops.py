@@ -6,16 +6,18 @@ from typing import Any
 import torch
 from torch import fx
 
+from .nodes import args_of
+
 aten = torch.ops.aten
 
 
 def drop_no_ops(graph: fx.Graph) -> None:
     """Remove the no-ops from `graph` in place: their users read their inputs instead."""
     for node in list(graph.nodes):
-        first = node.args[0] if node.args else None
+        first = args_of(node)[0] if args_of(node) else None
         given = first.meta.get("val") if isinstance(first, fx.Node) else None
-        if is_no_op(node.target, (given, *node.args[1:]), node.meta.get("val")):
-            node.replace_all_uses_with(node.args[0])
+        if is_no_op(node.target, (given, *args_of(node)[1:]), node.meta.get("val")):
+            node.replace_all_uses_with(args_of(node)[0])
             graph.erase_node(node)
 
 
@@ -31,8 +33,9 @@ def is_no_op(target: Any, operands: Sequence[Any], after: Any) -> bool:
     if target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other):
         return before.dtype == after.dtype and before.device == after.device
     if target is aten.slice.Tensor:
-        start, end, step = (*operands[2:], *(0, None, 1)[len(operands[2:]) :])
-        return start in (0, None) and end in (None, torch.iinfo(torch.int64).max) and step == 1
+        given = dict(zip(("start", "end", "step"), operands[2:], strict=False))
+        is_to_end = given.get("end") in (None, torch.iinfo(torch.int64).max)
+        return given.get("start") in (0, None) and is_to_end and given.get("step", 1) == 1
     if target is aten.dropout.default:
         return operands[2] is False
     return target in (aten.alias.default, aten.detach_.default, aten.detach.default)

@@ -13,6 +13,24 @@ aten = torch.ops.aten
 _FRESH = {aten.linear.default, aten.matmul.default, aten.softmax.int}
 
 
+def args_of(node: fx.Node) -> tuple[Any, ...]:
+    """A node's positional arguments. Their type in FX is a union of all that any graph holds."""
+    return node.args
+
+
+def operator_of(node: fx.Node) -> Operator:
+    """The operator that a call_function node calls."""
+    assert callable(node.target)
+    return node.target
+
+
+def graph_module(root: torch.nn.Module, path: str) -> fx.GraphModule:
+    """The graph module at `path` in `root`."""
+    found = root.get_submodule(path)
+    assert isinstance(found, fx.GraphModule)
+    return found
+
+
 def operator_name(node: fx.Node) -> str:
     """The name without overload of the operator that `node` calls, such as aten::add; "" if it calls none."""
     return name_of(node.target).partition(".")[0]
@@ -33,7 +51,7 @@ def attribute(module: fx.GraphModule, node: fx.Node) -> Any:
     return attrgetter(str(node.target))(module)
 
 
-def insert(before: fx.Node, target: Operator, *args: object, **kwargs: object) -> fx.Node:
+def insert(before: fx.Node, target: Operator, *args: Any, **kwargs: Any) -> fx.Node:
     """Insert a call of `target` before the node `before`, and return the new node.
 
     Its `meta["val"]` is its traced value; the rest of its `meta`, such as the module stack, is `before`'s.

@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from ..upstream.operators import available_operators
-from .nodes import insert
+from .nodes import args_of, insert
 
 aten = torch.ops.aten
 VIEWS = {aten.reshape.default, aten.view.default, *available_operators("aten::_unsafe_view")}
@@ -23,10 +23,10 @@ def permuted(before: fx.Node, node: fx.Node, order: list[int]) -> fx.Node:
     """
     while True:
         if node.target in COPIES:
-            node = node.args[0]
+            node = args_of(node)[0]
         elif node.target in (aten.transpose.int, aten.permute.default):
             below = _order(node)
-            node, order = node.args[0], [below[i] for i in order]
+            node, order = args_of(node)[0], [below[i] for i in order]
         else:
             break
     moved = [i for i, place in enumerate(order) if i != place]
@@ -41,16 +41,16 @@ def _order(node: fx.Node) -> list[int]:
     """The order in which a transpose or permute node puts the dimensions of its input."""
     dims = node.meta["val"].dim()
     if node.target is aten.permute.default:
-        return [d % dims for d in node.args[1]]
+        return [d % dims for d in args_of(node)[1]]
     order = list(range(dims))
-    a, b = (d % dims for d in node.args[1:])
+    a, b = (d % dims for d in args_of(node)[1:])
     order[a], order[b] = order[b], order[a]
     return order
 
 
 def keeps_last_two(node: fx.Node) -> bool:
     """Whether a reshape keeps the last two dimensions, and only merges or splits batch, heads and groups."""
-    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
+    before, after = args_of(node)[0].meta["val"].shape, node.meta["val"].shape
     return {len(before), len(after)} <= {3, 4, 5} and str(before[-2:]) == str(after[-2:])
 
 

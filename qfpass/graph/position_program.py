@@ -9,7 +9,7 @@ from torch import fx
 from ..errors import UnsupportedOpError
 from ..upstream.entry import describe
 from .dependence import SHAPE_ONLY
-from .nodes import site_name
+from .nodes import args_of, site_name
 from .subgraph import integers_in
 
 aten = torch.ops.aten
@@ -50,7 +50,7 @@ def position_only_nodes(graph: fx.Graph) -> set[fx.Node]:
     sizes = TracedSizes(inputs[0].meta["val"])
     others = {node for node in inputs if node.name not in POSITION_INPUTS}
     for node in graph.nodes:
-        if node.target in SHAPE_ONLY and sizes.are_known(node.args[0].meta.get("val")):
+        if node.target in SHAPE_ONLY and sizes.are_known(args_of(node)[0].meta.get("val")):
             continue
         if any(given in others for given in node.all_input_nodes):
             others.add(node)
@@ -80,8 +80,9 @@ class PositionProgram(fx.Interpreter):
         ids = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"]
         self.sizes, self._device = TracedSizes(ids), ids.device
         graph, self._shaped = _cut_out(module.graph, nodes, places)
-        super().__init__(fx.GraphModule(module, graph))
-        self.numbers = integers_in(self.module)
+        program = fx.GraphModule(module, graph)
+        super().__init__(program)
+        self.numbers = integers_in(program)
 
     @torch.no_grad()
     def values(self, tokens: int, first: int, call_end: int) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import fx
 
-from .nodes import attribute
+from .nodes import args_of, attribute
 
 
 def ancestors(targets: Iterable[fx.Node]) -> set[fx.Node]:
@@ -38,7 +38,7 @@ def integers_in(module: fx.GraphModule) -> set[int]:
     """
     found = set[int]()
     for node in module.graph.nodes:
-        found |= _integers((node.args, tuple(node.kwargs.values())))
+        found |= _integers((args_of(node), tuple(node.kwargs.values())))
         held = attribute(module, node) if node.op == "get_attr" else None
         if isinstance(held, torch.Tensor) and held.dim() < 2:
             found |= {abs(int(x)) for x in held.flatten()[:64].tolist() if math.isfinite(x)}

@@ -54,19 +54,19 @@ def without_printed_graphs() -> Iterator[None]:
 @contextmanager
 def _sdpa_attention(model: nn.Module) -> Iterator[None]:
     """Inside, a Hugging Face model uses scaled_dot_product_attention, if it can."""
-    before = attention_choice(model)
-    if before in (None, "sdpa") or not hasattr(model, "set_attn_implementation"):
+    before, choose = attention_choice(model), getattr(model, "set_attn_implementation", None)
+    if before in (None, "sdpa") or choose is None:
         yield
         return
     try:
-        model.set_attn_implementation("sdpa")
+        choose("sdpa")
     except (ValueError, ImportError):  # the model has no such attention; its own may be found as well
         yield
         return
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        choose(before)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
-from ..graph.nodes import site_name
+from ..graph.nodes import args_of, site_name
 from ..upstream.fake_tensors import mode_of
 from ..upstream.operators import FlexCall, flex_attention_call
 
@@ -35,7 +35,7 @@ class _Writer:
 
     def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
         self._module, self._node, self._graph = module, node, node.graph
-        self._mode = mode_of(node.args[0].meta["val"])
+        self._mode = mode_of(args_of(node)[0].meta["val"])
 
     def write(self, call: FlexCall) -> None:
         """Insert the nodes that compute `call`, and replace its node by them."""
@@ -58,12 +58,12 @@ class _Writer:
     def _replace(self, output: fx.Node) -> None:
         """Let users of the call's first output read `output`, and erase the call."""
         for user in list(self._node.users):
-            if user.target is not operator.getitem or (user.args[1] != 0 and user.users):
+            if user.target is not operator.getitem or (args_of(user)[1] != 0 and user.users):
                 raise UnsupportedOpError(
                     f"{site_name(self._node)}: flex_attention's log-sum-exps are read too ({user.name}), "
                     "which would need the keys that are gone."
                 )
-            if user.args[1] == 0:
+            if args_of(user)[1] == 0:
                 user.replace_all_uses_with(output)
             self._graph.erase_node(user)
         self._graph.erase_node(self._node)
@@ -87,10 +87,12 @@ class _Writer:
             if inner.op == "placeholder":
                 values[inner] = next(given)
             elif inner.op == "call_function":
-                args, kwargs = fx.map_arg((inner.args, inner.kwargs), values.__getitem__)
+                args, kwargs = fx.map_arg((args_of(inner), inner.kwargs), values.__getitem__)
                 values[inner] = self._call(inner.target, *args, **kwargs)
             elif inner.op == "output":
-                (result,) = inner.args[0] if isinstance(inner.args[0], (tuple, list)) else inner.args
+                (result,) = (
+                    args_of(inner)[0] if isinstance(args_of(inner)[0], (tuple, list)) else args_of(inner)
+                )
                 return values[result]
             else:
                 raise UnsupportedOpError(

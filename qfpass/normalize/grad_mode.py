@@ -1,10 +1,12 @@
 """Inline the parts that run with gradients on, which torch.export puts into graphs of their own."""
 
 from operator import getitem
+from typing import Any
 
 from torch import fx
 
 from ..graph.module_paths import get_by_path, set_by_path
+from ..graph.nodes import args_of
 from ..upstream.export import grad_mode_call
 
 
@@ -17,14 +19,14 @@ def write_out_grad_mode(module: fx.GraphModule) -> None:
             places = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
             copies = dict(zip(places, call.operands, strict=True))
             with graph.inserting_before(node):
-                results = graph.graph_copy(body.graph, copies)
+                results: Any = graph.graph_copy(body.graph, copies)
             for inner, copy in copies.items():
                 if inner.op == "get_attr":
                     copy.target = f"{call.body.target}_{inner.target}"
                     set_by_path(module, copy.target, get_by_path(body, inner.target))
             for user in list(node.users):
                 assert user.target is getitem
-                user.replace_all_uses_with(results[user.args[1]])
+                user.replace_all_uses_with(results[args_of(user)[1]])
                 graph.erase_node(user)
             graph.erase_node(node)
             graph.erase_node(call.body)

@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from ..graph.dependence import SHAPE_ONLY
-from ..graph.nodes import gives_views
+from ..graph.nodes import args_of, gives_views
 from ..upstream.operators import Operator, available_operators, name_of, written_arguments
 
 aten = torch.ops.aten
@@ -15,15 +15,15 @@ def rewrite_in_place(graph: fx.Graph) -> None:
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         twin = _out_of_place(node)
-        if twin is None or gives_views(node.args[0]):  # a view's memory is another tensor's too
+        if twin is None or gives_views(args_of(node)[0]):  # a view's memory is another tensor's too
             continue
-        changed = node.args[0]
+        changed = args_of(node)[0]
         later = [user for user in changed.users if user is not node and order[user] > order[node]]
         readers = [user for user in changed.users if user is not node and user.target not in SHAPE_ONLY]
         if any(map(gives_views, readers)):
             continue
         with graph.inserting_before(node):
-            value = graph.call_function(twin, node.args, node.kwargs)
+            value = graph.call_function(twin, args_of(node), node.kwargs)
         value.meta = dict(node.meta)
         order[value] = order[node]
         for user in later:
@@ -36,6 +36,6 @@ def _out_of_place(node: fx.Node) -> Operator | None:
     """The operator that returns what `node` writes to its first argument; None if `node` is no such call."""
     name, _, overload = name_of(node.target).partition(".")
     changes_first = [place for place, _ in written_arguments(node.target)] == [0]
-    if not name.endswith("_") or not changes_first or not isinstance(node.args[0], fx.Node):
+    if not name.endswith("_") or not changes_first or not isinstance(args_of(node)[0], fx.Node):
         return None
     return next(iter(available_operators(f"{name[:-1]}.{overload}")), None)

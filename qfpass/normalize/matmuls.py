@@ -7,7 +7,7 @@ over batch and heads is left as it is.
 import torch
 from torch import fx
 
-from ..graph.nodes import insert
+from ..graph.nodes import args_of, insert
 from ..graph.patterns import COPIES, RESHAPES, keeps_last_two, permuted
 
 aten = torch.ops.aten
@@ -29,7 +29,7 @@ def rewrite_matmuls(graph: fx.Graph) -> None:
 
 def _without_addend(node: fx.Node) -> fx.Node:
     """Replace baddbmm(x, a, b) by beta * x + alpha * bmm(a, b), and return the bmm node."""
-    addend, left, right = node.args[:3]
+    addend, left, right = args_of(node)[:3]
     alpha, beta = node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)
     product = insert(node, aten.bmm.default, left, right)
     whole = product if alpha == 1 else insert(node, aten.mul.Tensor, product, alpha)
@@ -42,18 +42,19 @@ def _without_addend(node: fx.Node) -> fx.Node:
 
 def _is_folded_matmul(node: fx.Node) -> bool:
     """Whether a node is a matmul of 3-d tensors, which computes what bmm does."""
-    return node.target is aten.matmul.default and all(n.meta["val"].dim() == 3 for n in node.args)
+    return node.target is aten.matmul.default and all(n.meta["val"].dim() == 3 for n in args_of(node))
 
 
 def _spell_bmm(node: fx.Node) -> None:
     """Replace [B * H, n, m] @ [B * H, m, p], heads folded into the batch, by a product over [B, H]."""
-    left, right = (_unfolded(node, n) for n in node.args[:2])
-    if left is None and right is None:
+    left, right = (_unfolded(node, n) for n in args_of(node)[:2])
+    known = left or right
+    if known is None:
         return
-    heads = (left or right).meta["val"].shape[1]
+    heads = known.meta["val"].shape[1]
     # Matrix i of one side meets matrix i of the other, so both sides fold batch and heads in the same order.
-    left = left or insert(node, aten.unflatten.int, node.args[0], 0, [-1, heads])
-    right = right or insert(node, aten.unflatten.int, node.args[1], 0, [-1, heads])
+    left = left or insert(node, aten.unflatten.int, args_of(node)[0], 0, [-1, heads])
+    right = right or insert(node, aten.unflatten.int, args_of(node)[1], 0, [-1, heads])
     if left.meta["val"].shape[1] != right.meta["val"].shape[1]:
         return
     product = insert(node, aten.matmul.default, left, right)
@@ -63,19 +64,19 @@ def _spell_bmm(node: fx.Node) -> None:
 def _unfolded(user: fx.Node, node: fx.Node) -> fx.Node | None:
     """The node [B, H, n, m] that `node` [B * H, n, m] was folded from, or None if the graph shows none."""
     if node.target in COPIES:
-        return _unfolded(user, node.args[0])
-    if node.target is aten.transpose.int and {d % 3 for d in node.args[1:]} == {1, 2}:
-        source = _unfolded(user, node.args[0])
+        return _unfolded(user, args_of(node)[0])
+    if node.target is aten.transpose.int and {d % 3 for d in args_of(node)[1:]} == {1, 2}:
+        source = _unfolded(user, args_of(node)[0])
         return None if source is None else permuted(user, source, [0, 1, 3, 2])
     if node.target not in RESHAPES or not keeps_last_two(node):
         return None
-    source = node.args[0]
+    source = args_of(node)[0]
     return source if source.meta["val"].dim() == 4 and isinstance(source.meta["val"].shape[1], int) else None
 
 
 def _spell_grouped(node: fx.Node) -> None:
     """Replace [B, Hkv, G, n, m] @ [B, Hkv, 1 or G, m, p], G query heads per kv head, by Hkv * G heads."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     if any(n.meta["val"].dim() != 5 for n in (left, right)):
         return
     (heads, groups), others = (list(n.meta["val"].shape[1:3]) for n in (left, right))
@@ -96,10 +97,10 @@ def _spell_grouped(node: fx.Node) -> None:
 
 def _without_group_dim(user: fx.Node, node: fx.Node) -> fx.Node:
     """A node [B, H, n, m] that holds `node` [B, H, 1, n, m]."""
-    if node.target is aten.unsqueeze.default and node.args[1] in (2, -3):
-        return node.args[0]
-    if node.target is aten.transpose.int and {d % 5 for d in node.args[1:]} == {3, 4}:
-        return permuted(user, _without_group_dim(user, node.args[0]), [0, 1, 3, 2])
+    if node.target is aten.unsqueeze.default and args_of(node)[1] in (2, -3):
+        return args_of(node)[0]
+    if node.target is aten.transpose.int and {d % 5 for d in args_of(node)[1:]} == {3, 4}:
+        return permuted(user, _without_group_dim(user, args_of(node)[0]), [0, 1, 3, 2])
     return insert(user, aten.select.int, node, 2, 0)
 
 
@@ -129,7 +130,7 @@ def _spell_einsum(node: fx.Node) -> None:
     own = [[c for c in result if c in t and c not in shared] for t in terms]
     if (len(shared), len(summed)) != (2, 1) or sorted(map(len, own)) not in ([1, 1], [1, 2]):
         return
-    operands = list(zip(terms, own, node.args[1], strict=True))
+    operands = list(zip(terms, own, args_of(node)[1], strict=True))
     operands.sort(key=lambda operand: (-len(operand[1]), result.index(operand[1][0])))
     (first, rows, left), (second, columns, right) = operands
     if {*first} != {*shared, *rows, *summed} or {*second} != {*shared, *columns, *summed}:
@@ -147,7 +148,7 @@ def _spell_einsum(node: fx.Node) -> None:
 
 def _letters(node: fx.Node) -> tuple[list[str], str | None]:
     """The letters of an einsum's operands and of its result; no result if it isn't written out in letters."""
-    equation = str(node.args[0]).replace(" ", "")
+    equation = str(args_of(node)[0]).replace(" ", "")
     inputs, arrow, result = equation.partition("->")
     written = equation.replace("->", "").replace(",", "")
     return inputs.split(","), result if arrow and written.isalpha() else None

@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from ..graph.nodes import insert
+from ..graph.nodes import args_of, insert
 
 aten = torch.ops.aten
 _SHAPED = {aten.expand_as.default: aten.expand.default, aten.view_as.default: aten.reshape.default}
@@ -16,9 +16,9 @@ def rewrite_shape_sources(graph: fx.Graph) -> None:
     """
     for node in list(graph.nodes):
         if node.target is aten.type_as.default:
-            node.target, node.args = aten.to.dtype, (node.args[0], node.meta["val"].dtype)
+            node.target, node.args = aten.to.dtype, (args_of(node)[0], node.meta["val"].dtype)
         elif node.target in _SHAPED:
-            source, like = node.args
+            source, like = args_of(node)
             dims = range(like.meta["val"].dim())
             sizes = [insert(node, aten.sym_size.int, like, dim) for dim in dims]
             node.target, node.args = _SHAPED[node.target], (source, sizes)

@@ -5,7 +5,7 @@ from torch import fx
 
 from ..errors import CaptureError
 from ..graph.dependence import SHAPE_ONLY
-from ..graph.nodes import gives_views
+from ..graph.nodes import args_of, gives_views
 from ..graph.subgraph import ancestors
 from ..upstream.operators import written_arguments
 
@@ -27,7 +27,7 @@ def rewrite_written_buffers(graph: fx.Graph) -> None:
         order = {n: i for i, n in enumerate(graph.nodes)}
         readers = _readers(graph, str(buffer.target)) - {node}
         before = {reader for reader in readers if order[reader] < order[node]}
-        if node.target is aten.copy_.default and node.args[0] is buffer and not before:
+        if node.target is aten.copy_.default and args_of(node)[0] is buffer and not before:
             _use_what_is_written(node, buffer, readers)
         elif node.users or readers & ancestors([graph.output_node()]):
             raise CaptureError(
@@ -43,9 +43,9 @@ def rewrite_written_buffers(graph: fx.Graph) -> None:
 def _written(node: fx.Node) -> fx.Node | None:
     """The get_attr node of the tensor that `node` changes in place, maybe by a view; None without one."""
     for place, name in written_arguments(node.target):
-        changed = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        changed = args_of(node)[place] if place < len(args_of(node)) else node.kwargs.get(name)
         while isinstance(changed, fx.Node) and changed.op == "call_function" and gives_views(changed):
-            changed = changed.args[0]
+            changed = args_of(changed)[0]
         if isinstance(changed, fx.Node) and changed.op == "get_attr" and "detach_" not in str(node.target):
             return changed
     return None
@@ -66,9 +66,9 @@ def _use_what_is_written(node: fx.Node, buffer: fx.Node, readers: set[fx.Node]) 
     """Let `readers` of a buffer read what the copy_ call `node` writes to it, and erase that call."""
     graph, like = node.graph, node.meta["val"]
     with graph.inserting_before(node):
-        value = graph.call_function(aten.to.dtype, (node.args[1], like.dtype))
+        value = graph.call_function(aten.to.dtype, (args_of(node)[1], like.dtype))
         value = graph.call_function(aten.expand.default, (value, list(like.shape)))
-    for new in (value.args[0], value):
+    for new in (args_of(value)[0], value):
         new.meta = dict(node.meta)
     for reader in readers:
         for given in list(reader.all_input_nodes):

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
-from ..graph.nodes import gives_views, site_name
+from ..graph.nodes import args_of, gives_views, site_name
 from ..graph.position_program import CannotRunError, PositionProgram, position_only_nodes
 from ..upstream.operators import value_arguments
 
@@ -64,8 +64,8 @@ class _Fault(NamedTuple):
 def _is_read(node: fx.Node, places: set[fx.Node]) -> bool:
     """Whether a node outside `places` reads this one's numbers, and not only its size."""
     source = node
-    while source.args and isinstance(source.args[0], fx.Node) and gives_views(source):
-        source = source.args[0]
+    while args_of(source) and isinstance(args_of(source)[0], fx.Node) and gives_views(source):
+        source = args_of(source)[0]
     if source.target in UNINITIALISED:
         return False
     is_tensor = isinstance(node.meta.get("val", torch.empty(0)), torch.Tensor)
@@ -74,8 +74,8 @@ def _is_read(node: fx.Node, places: set[fx.Node]) -> bool:
 
 def _takes_as_number(user: fx.Node, node: fx.Node) -> bool:
     numbers = value_arguments(user.target)
-    named = [user.kwargs.get(name) for name in numbers]
-    return node in named or any(a is node for i, a in enumerate(user.args) if i in numbers)
+    named = [value for name, value in user.kwargs.items() if name in numbers]
+    return node in named or any(a is node for i, a in enumerate(args_of(user)) if i in numbers)
 
 
 def texts_of(numbers: set[int], context_length: int | None) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from ..errors import ConfigError
-from ..graph.nodes import attribute
+from ..graph.nodes import args_of, attribute
 from ..kernels.cpu.coded_linear.op import encode
 from .outline import Outlined
 from .step_linears import linears
@@ -73,7 +73,7 @@ def _compact_own(module: fx.GraphModule) -> list[torch.Tensor]:
     """Add copies for linears whose weights the module holds itself; returns the weights that were copied."""
     copied: list[torch.Tensor] = []
     for node in _linears(module.graph, "get_attr"):
-        weights = [attribute(module, weight) for weight in node.args[1]]
+        weights = [attribute(module, weight) for weight in args_of(node)[1]]
         if copy := copy_of(weights):
             with module.graph.inserting_before(node):
                 _pass_copy(node, [module.graph.get_attr(name) for name in _register(module, copy)])
@@ -88,20 +88,21 @@ def _compact_region(root: fx.GraphModule, name: str, calls: Sequence[fx.Node]) -
         return copied
     inputs = [node for node in region.graph.nodes if node.op == "placeholder"]
     for node in _linears(region.graph, "placeholder"):
-        places = [inputs.index(weight) for weight in node.args[1]]
-        operands = [[call.args[place] for place in places] for call in calls]
+        places = [inputs.index(weight) for weight in args_of(node)[1]]
+        operands = [[args_of(call)[place] for place in places] for call in calls]
         if any(operand.op != "get_attr" for layer in operands for operand in layer):
             continue
         layers = {tuple(operand.target for operand in layer): layer for layer in operands}
         weights = {names: [attribute(root, operand) for operand in layer] for names, layer in layers.items()}
-        copies = {names: copy_of(layer) for names, layer in weights.items()}
-        if None in copies.values() or len({_shapes_and_dtypes(copy) for copy in copies.values()}) > 1:
+        made = ((names, copy_of(layer)) for names, layer in weights.items())
+        copies = {names: copy for names, copy in made if copy is not None}
+        if len(copies) < len(weights) or len({_shapes_and_dtypes(copy) for copy in copies.values()}) > 1:
             continue
         held = {names: _register(root, copy) for names, copy in copies.items()}
         for call, layer in zip(calls, operands, strict=True):
             names = held[tuple(operand.target for operand in layer)]
             with root.graph.inserting_before(call):
-                call.args = (*call.args, *map(root.graph.get_attr, names))
+                call.args = (*args_of(call), *map(root.graph.get_attr, names))
         _pass_copy(node, [_add_input(region.graph) for _ in next(iter(held.values()))])
         copied += [weight for layer in weights.values() for weight in layer]
     region.recompile()
@@ -111,7 +112,7 @@ def _compact_region(root: fx.GraphModule, name: str, calls: Sequence[fx.Node]) -
 def _linears(graph: fx.Graph, kind: str) -> list[fx.Node]:
     """The calls of `linears` whose weights are all nodes of this kind, get_attr or placeholder."""
     found = [node for node in graph.nodes if node.target is linears]
-    return [node for node in found if all(weight.op == kind for weight in node.args[1])]
+    return [node for node in found if all(weight.op == kind for weight in args_of(node)[1])]
 
 
 def _shapes_and_dtypes(copy: Copy) -> Hashable:
@@ -135,4 +136,4 @@ def _add_input(graph: fx.Graph) -> fx.Node:
 
 
 def _pass_copy(node: fx.Node, copy: Sequence[fx.Node]) -> None:
-    node.args = (*node.args, tuple(copy))
+    node.args = (*args_of(node), tuple(copy))

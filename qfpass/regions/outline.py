@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from ..graph.dependence import SIZES, text_dependent
+from ..graph.nodes import args_of
 from ..graph.tracing import lazy_code_module
 from ..upstream.modules import parts_of
 from .cuts import choose_cuts, pure_nodes
@@ -125,9 +126,9 @@ def _extract(
 
     def copy_of(node: fx.Node) -> fx.Node:
         if node.target is aten.sym_size.int:  # of the ids [B, S]; the hidden state [B, S, E] has it too
-            made = graph.call_function(aten.sym_size.int, (copies[start], node.args[1]))
+            made = graph.call_function(aten.sym_size.int, (copies[start], args_of(node)[1]))
         else:
-            args = fx.map_arg((node.args, node.kwargs), operand_of)
+            args = fx.map_arg((args_of(node), node.kwargs), operand_of)
             target: Any = node.target
             if node.op == "call_module":
                 target = f"attention_{len(modules)}"
@@ -141,7 +142,7 @@ def _extract(
     for node in segment:
         if node in hidden and node.op != "output":
             copy_of(node)
-    last = segment[-1].args[0] if end is None else end
+    last = args_of(segment[-1])[0] if end is None else end
     graph.output(copies[last])
     return _Piece(graph, externals, modules, tuple(trace))
 
@@ -156,8 +157,8 @@ def _signature(node: fx.Node) -> Hashable:
 
 
 def _call_signature(node: fx.Node, modules: dict[str, nn.Module], graph: fx.Graph) -> Hashable:
-    target = modules[node.target].sharing_key if node.op == "call_module" else str(node.target)
-    return (node.op, target, str((node.args, node.kwargs)), _signature(node))
+    target = modules[str(node.target)].sharing_key if node.op == "call_module" else str(node.target)
+    return (node.op, target, str((args_of(node), node.kwargs)), _signature(node))
 
 
 def _build_body(
@@ -201,10 +202,10 @@ class _Root(nn.Module):
         super().__init__()
         for name, child in module.named_children():
             self.add_module(name, child)
-        for name, value in module.named_parameters(recurse=False):
-            self.register_parameter(name, value)
-        for name, value in module.named_buffers(recurse=False):
-            self.register_buffer(name, value)
+        for name, parameter in module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in module.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
         for name, value in vars(module).items():
             if isinstance(value, torch.Tensor) and not hasattr(self, name):
                 setattr(self, name, value)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..graph.nodes import attribute
+from ..graph.nodes import args_of, attribute, graph_module
 from .outline import Outlined
 
 
@@ -45,17 +45,19 @@ def take_apart(outlined: Outlined) -> Pieces:
     body = outlined.body
     nodes = list(body.graph.nodes)
     calls = [node for node in nodes if node.op == "call_module"]
-    used = list(dict.fromkeys(operand for call in calls for operand in call.args[1:]))
+    used = list(dict.fromkeys(operand for call in calls for operand in args_of(call)[1:]))
     inputs = [node for node in nodes if node.op == "placeholder"]
     weights = [node for node in used if node.op == "get_attr"]
     made = [node for node in used if node.op not in ("placeholder", "get_attr")]
     number = {node: i for i, node in enumerate([*inputs, *weights, *made])}
-    layers = tuple(RegionCall(str(c.target), tuple(number[operand] for operand in c.args[1:])) for c in calls)
-    results = [calls[0].args[0], *made]
+    layers = tuple(
+        RegionCall(str(c.target), tuple(number[operand] for operand in args_of(c)[1:])) for c in calls
+    )
+    results = [args_of(calls[0])[0], *made]
     length = inputs[0].meta["val"].shape[1]
     return Pieces(
         prologue=_prologue(body, nodes, results),
-        kinds={layer.kind: body.get_submodule(layer.kind) for layer in layers},
+        kinds={layer.kind: graph_module(body, layer.kind) for layer in layers},
         layers=layers,
         weights=tuple(attribute(body, node) for node in weights),
         with_length=tuple(_dims_of_size(node, length) for node in results),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from ..graph.nodes import args_of
 from ..kernels.cpu.coded_linear.op import coded_linear
 from ..kernels.cpu.step_linear.op import fits, one_token_linears
 from ..upstream.modules import parts_of
@@ -45,13 +46,13 @@ def _groups_by_input(graph: fx.Graph) -> list[list[fx.Node]]:
             changes += 1
         if node.target is aten.linear.default:
             is_held = all(operand.op in ("placeholder", "get_attr") for operand in _operands(node))
-            groups[(node.args[0], changes) if is_held else node].append(node)
+            groups[(args_of(node)[0], changes) if is_held else node].append(node)
     return list(groups.values())
 
 
 def _operands(linear: fx.Node) -> list[fx.Node]:
     """The nodes of a linear's weight and bias."""
-    return [operand for operand in linear.args[1:] if isinstance(operand, fx.Node)]
+    return [operand for operand in args_of(linear)[1:] if isinstance(operand, fx.Node)]
 
 
 def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
@@ -60,10 +61,10 @@ def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
         for operand in _operands(node):
             if operand.op == "get_attr":  # has no inputs, so it can move to the front of the graph
                 next(iter(graph.nodes)).prepend(operand)
-    weights = [node.args[1] for node in together]
-    biases = [node.args[2] if len(node.args) > 2 else None for node in together]
+    weights = [args_of(node)[1] for node in together]
+    biases = [args_of(node)[2] if len(args_of(node)) > 2 else None for node in together]
     with graph.inserting_before(first):
-        outs = graph.call_function(linears, (first.args[0], weights, biases))
+        outs = graph.call_function(linears, (args_of(first)[0], weights, biases))
         for i, node in enumerate(together):
             out = graph.call_function(operator.getitem, (outs, i))
             out.meta = dict(node.meta)

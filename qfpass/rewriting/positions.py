@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from ..graph.dependence import SHAPE_ONLY, dependents_of, text_dependent
+from ..graph.nodes import args_of
 from ..graph.subgraph import ancestors, cut_out
 
 aten = torch.ops.aten
@@ -30,7 +31,9 @@ def follow_positions(module: fx.GraphModule, position: fx.Node) -> None:
         elif node.target is aten.slice.Tensor and _takes_first_rows(node):
             with graph.inserting_before(node):
                 row = graph.call_function(aten.select.int, (position, 0, 0))
-                rows = graph.call_function(aten.index_select.default, (node.args[0], node.args[1], row))
+                rows = graph.call_function(
+                    aten.index_select.default, (args_of(node)[0], args_of(node)[1], row)
+                )
             _replace(node, rows)
     graph.eliminate_dead_code()
 
@@ -89,8 +92,8 @@ def _position_like(node: fx.Node, position: fx.Node, first: int) -> fx.Node:
 
 def _takes_first_rows(node: fx.Node) -> bool:
     """Whether the node slices the first S rows of a table that has a fixed number of rows."""
-    table, dim, start = (*node.args, 0, None)[:3] if len(node.args) < 3 else node.args[:3]
-    step = node.args[4] if len(node.args) > 4 else 1
+    table, dim, start = (*args_of(node), 0, None)[:3] if len(args_of(node)) < 3 else args_of(node)[:3]
+    step = args_of(node)[4] if len(args_of(node)) > 4 else 1
     before, after = table.meta["val"].shape[dim], node.meta["val"].shape[dim]
     return isinstance(before, int) and not isinstance(after, int) and start in (None, 0) and step == 1
 

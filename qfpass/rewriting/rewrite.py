@@ -7,8 +7,10 @@ import torch
 from torch import fx
 
 from ..graph.captured import Captured
+from ..graph.nodes import args_of
 from ..graph.tracing import lazy_code_module
 from ..store.layer_inputs import LayerInputs
+from ..store.ring import RingRule
 from ..store.ring_attention import RingAttention
 from ..store.slot_attention import SlotAttention
 from ..store.store_kind import fields_of
@@ -53,9 +55,8 @@ def _replace(
 ) -> None:
     """Replace a site's attention by a call of `RingAttention` or `SlotAttention`."""
     attention = site.attention
-    layer = RingAttention if site.is_ring else SlotAttention
     name = f"attention_{attention.index}"
-    module.add_submodule(name, layer(site.kernel_call, site.rule))
+    module.add_submodule(name, _attention_module(site))
     own = {field: inputs[name] for field, name in step_inputs.names_of(site.layer).items()}
     old, graph = copies[attention.node], module.graph
     with graph.inserting_before(old):
@@ -80,6 +81,12 @@ def _replace(
     replace_attention_node(old, result, is_tuple=attention.heads_last)
 
 
+def _attention_module(site: Site) -> RingAttention | SlotAttention:
+    if isinstance(site.rule, RingRule):
+        return RingAttention(site.kernel_call, site.rule)
+    return SlotAttention(site.kernel_call, site.rule)
+
+
 def _flat(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """The node's value, one learned number a query head in any shape, as [Hq]."""
     value = node.meta["val"]
@@ -98,7 +105,7 @@ def replace_attention_node(old: fx.Node, new: fx.Node, is_tuple: bool) -> None:
     if not is_tuple:
         old.replace_all_uses_with(new)
     for user in list(old.users):
-        if user.args[1] == 0:
+        if args_of(user)[1] == 0:
             user.replace_all_uses_with(new)
         user.graph.erase_node(user)
     old.graph.erase_node(old)

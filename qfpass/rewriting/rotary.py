@@ -13,6 +13,7 @@ from torch import fx
 
 from ..errors import UnsupportedOpError
 from ..graph.dependence import SHAPE_ONLY, text_dependent
+from ..graph.nodes import args_of
 from ..upstream.operators import available_operators
 from .site import Site
 
@@ -83,13 +84,13 @@ class RotationFinder:
         turns, inside = [], set[fx.Node]()
         for site, call in zip(self._sites, self._calls, strict=True):
             name = site.attention.name
-            query, used_by_query = self._rotation_of(call.args[0], site.attention.query_heads, name)
-            key, used_by_key = self._rotation_of(call.args[1], site.attention.kv_heads, name)
+            query, used_by_query = self._rotation_of(args_of(call)[0], site.attention.query_heads, name)
+            key, used_by_key = self._rotation_of(args_of(call)[1], site.attention.kv_heads, name)
             inside |= used_by_query | used_by_key
             if (query is None) != (key is None):
                 raise _not_rotary(name, "only one of query and key is turned")
             if query is not None and key is not None:
-                _prove(query, key, site, self._device_and_dtype(call.args[1]))
+                _prove(query, key, site, self._device_and_dtype(args_of(call)[1]))
             turns.append(key)
         for node in self._order:
             enters = node in self._text and node.op != "call_module" and self._reads_positions(node)

@@ -49,7 +49,8 @@ def follow_text_length(module: fx.GraphModule, position: fx.Node, call_end: fx.N
             end = call(aten.to.dtype, (end, node.meta["val"].dtype))
             whole = call(aten.maximum.default, (node, end))
         whole.meta = dict(node.meta)
-        node.replace_all_uses_with(whole, delete_user_cb=lambda user, own=whole: user is not own)
+        for user in [user for user in node.users if user is not whole]:
+            user.replace_input_with(node, whole)
 
 
 def _lengths(module: fx.GraphModule) -> Iterator[_Length]:

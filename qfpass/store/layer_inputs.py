@@ -1,14 +1,16 @@
 """The inputs of a layer's attention beside query, key and value."""
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+T = TypeVar("T")
 
-class LayerInputs(NamedTuple):
+
+class LayerInputs(NamedTuple, Generic[T]):
     """The inputs of `SlotAttention` and `RingAttention` that follow query, key and value, in this order.
 
-    The tensors of the layer's store follow these.
+    The tensors of the layer's store follow these. Where a call is written into a graph, these are nodes.
 
     Attributes:
         position: [B, S], the positions of the tokens that are read.
@@ -21,16 +23,18 @@ class LayerInputs(NamedTuple):
         slot: [B, Hkv, 1], the slot that a single token is written to; None if the layer isn't bounded.
     """
 
-    position: torch.Tensor
-    visible: torch.Tensor
-    lengths: torch.Tensor | None = None
-    recent: torch.Tensor | None = None
-    filters: torch.Tensor | None = None
-    sink: torch.Tensor | None = None
-    slot: torch.Tensor | None = None
+    position: T
+    visible: T
+    lengths: T | None = None
+    recent: T | None = None
+    filters: T | None = None
+    sink: T | None = None
+    slot: T | None = None
 
 
-def split(inputs: tuple[torch.Tensor | None, ...]) -> tuple[LayerInputs, tuple[torch.Tensor, ...]]:
+def split(
+    inputs: tuple[torch.Tensor | None, ...],
+) -> tuple[LayerInputs[torch.Tensor], tuple[torch.Tensor, ...]]:
     """The `LayerInputs` at the front of `inputs`, and the store's tensors behind them."""
     count = len(LayerInputs._fields)
     return LayerInputs(*inputs[:count]), inputs[count:]  # type: ignore[arg-type, return-value]
