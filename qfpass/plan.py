@@ -58,11 +58,13 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
             captured = proven.captured
             try_score(config.score, kv_heads, head_dim, value_dim, captured.dtype, captured.device)
     if config.store is not None:
-        for head_dim, value_dim in {(a.head_dim, a.value_dim) for a in attentions}:
-            try_store(config.store, head_dim, value_dim, proven.captured.dtype, proven.captured.device)
+        for form in {(a.kv_heads, a.head_dim, a.value_dim) for a in attentions}:
+            try_store(config.store, *form, proven.captured.dtype, proven.captured.device)
     shares = layer_shares(given, config, attentions)
-    slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured.dtype, config.store_kind)
-    default_chunk = DEFAULT_CHUNK_ON_GPU if proven.captured.device.type == "cuda" else DEFAULT_CHUNK
+    slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured, config.store_kind)
+    # Keys that move need room for a chunk behind them.
+    takes_more = proven.captured.device.type == "cuda" and config.overflow != "rerotate"
+    default_chunk = DEFAULT_CHUNK_ON_GPU if takes_more else DEFAULT_CHUNK
 
     def resolve() -> Sizes:
         context_length, least = own_context_length(model), min(shares)

@@ -14,7 +14,7 @@ from .store.int8_slots import Int8Slots
 from .store.layer import Layer
 from .store.ring import Ring
 from .store.slots import Slots
-from .store.store_kind import StoreKind, slot_nbytes
+from .store.store_kind import StoreKind, token_nbytes
 from .switches import NAMES
 from .upstream.entry import failures_of
 
@@ -166,15 +166,13 @@ def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _site_report(decoder: Decoder, layer: Layer) -> SiteReport:
-    dims = (layer.head_dim, layer.value_dim, decoder.dtype)
-    slot_bytes = layer.kv_heads * layer.rule.slot_nbytes(*dims)
-    token_bytes = layer.kv_heads * slot_nbytes(Slots, *dims)
+    form = (layer.kv_heads, layer.head_dim, layer.value_dim, decoder.dtype, decoder.device)
     return SiteReport(
         **vars(layer),
         slots=layer.rule.slots,
         stored=_stored_in(layer.rule.store_type, decoder.dtype),
-        nbytes=layer.rule.slots * slot_bytes,
-        full_nbytes=decoder.sizes.context_length * token_bytes,
+        nbytes=layer.rule.slots * layer.rule.token_nbytes(*form),
+        full_nbytes=decoder.sizes.context_length * token_nbytes(Slots, *form),
         score=str(layer.rule.score),
     )
 

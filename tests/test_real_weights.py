@@ -41,6 +41,8 @@ def text() -> torch.Tensor:
 def each(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, torch.Tensor]:
     """A model, and the essays as its ids."""
     folder = weights_folder() if request.param == "smollm2" else qwen_folder()
+    if not folder.exists():
+        pytest.skip("run `make test-qwen`, which fetches the weights")
     return load(folder), read_essays(folder)
 
 

@@ -74,8 +74,9 @@ def slots_taken(
 
 def positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
     """The position of each row's next token, [B, 1] int64; the caller doesn't wait for a GPU."""
-    positions = torch.tensor([[row.position] for row in rows], pin_memory=device.type == "cuda")
-    return positions.to(device, non_blocking=True)
+    is_gpu = device.type == "cuda"
+    positions = torch.tensor([[row.position] for row in rows], device="cpu", pin_memory=is_gpu)
+    return positions.to(device, non_blocking=is_gpu)
 
 
 class OverwriteFinder:

@@ -34,8 +34,8 @@ def is_no_op(target: Any, operands: Sequence[Any], after: Any) -> bool:
         return before.dtype == after.dtype and before.device == after.device
     if target is aten.slice.Tensor:
         given = dict(zip(("start", "end", "step"), operands[2:], strict=False))
-        is_to_end = given.get("end") in (None, torch.iinfo(torch.int64).max)
-        return given.get("start") in (0, None) and is_to_end and given.get("step", 1) == 1
+        ends = (None, torch.iinfo(torch.int64).max)
+        return given.get("start") in (0, None) and given.get("end") in ends and given.get("step", 1) == 1
     if target is aten.dropout.default:
         return operands[2] is False
     return target in (aten.alias.default, aten.detach_.default, aten.detach.default)

@@ -26,6 +26,7 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
         # The graph keeps the addresses of its products' scratch memory, so it needs a block of its own: one
         # that is there already belongs to another graph, or is freed whenever someone frees the workspaces.
+        # torch.compile's CUDA graphs do the same, so no graph can count on a block that it doesn't own.
         cublas.free_workspaces()
         try:
             # thread_local: other threads may allocate memory during the capture.

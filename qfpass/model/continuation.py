@@ -1,5 +1,7 @@
 """Find which of the ids given to generate a session has not read yet."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import InputError
@@ -22,7 +24,8 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
     same_batch = session.tokens_seen and batch == session.batch
     if not same_batch or (mask is not None and tuple(mask.shape) == (batch, session.columns + length)):
         return length
-    texts, read = _without_padding(ids, mask), session.read_ids.rows()
+    read = session.read_ids.rows()
+    texts = _without_padding(ids, mask, read, session.columns)
     common = [_common_length(text, had) for text, had in zip(texts, read, strict=True)]
     if all(same == len(had) for same, had in zip(common, read, strict=True)) and length > session.columns:
         return length - session.columns
@@ -42,12 +45,22 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
     )
 
 
-def _without_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
-    """The tokens [n] of each row, on the CPU, without padding."""
+def _without_padding(
+    ids: torch.Tensor, mask: torch.Tensor | None, read: Sequence[torch.Tensor], columns: int
+) -> list[torch.Tensor]:
+    """The tokens [n] of each row, on the CPU, without padding.
+
+    Without a mask, columns before a row's earlier tokens are padding if the session, which has seen `columns`
+    columns, has dropped as many.
+    """
     ids = ids.cpu()
-    if mask is None or tuple(mask.shape) != tuple(ids.shape):
-        return list(ids)
-    return [row[shown.bool()] for row, shown in zip(ids, mask.cpu(), strict=True)]
+    if mask is not None and tuple(mask.shape) == tuple(ids.shape):
+        return [row[shown.bool()] for row, shown in zip(ids, mask.cpu(), strict=True)]
+    padding = [columns - len(had) for had in read]
+    return [
+        row[dropped:] if torch.equal(row[dropped:columns], had) else row
+        for row, had, dropped in zip(ids, read, padding, strict=True)
+    ]
 
 
 def _common_length(text: torch.Tensor, had: torch.Tensor) -> int:

@@ -40,7 +40,8 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         """The output of transformers' generate on a session: the one given by either name, or a new one.
 
         Padding goes to the left or the right of a row. A row that has ended reads no more tokens. For a
-        session that holds tokens, the ids are the whole text or only its new part. If the model was compiled
+        session that holds tokens, the ids are the whole text or only its new part; without a mask every new
+        id of a single text is a token, also one that is the padding id. If the model was compiled
         with overflow="error", generation ends at the context length.
 
         Raises:
@@ -147,8 +148,9 @@ def _with_unread_columns(session: Session, args: Sequence[Any], named: Mapping[s
     mask = named.get("attention_mask")
     if isinstance(ids, torch.Tensor) and ids.dim() == 2:
         session.columns_to_read = columns_to_read(session, ids, mask)
+        session.is_one_text = len(ids) == 1
     session.mask_is_guessed = mask is None
     try:
         yield
     finally:
-        session.columns_to_read, session.mask_is_guessed = None, False
+        session.columns_to_read, session.mask_is_guessed, session.is_one_text = None, False, False

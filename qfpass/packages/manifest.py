@@ -159,8 +159,7 @@ def _rule_as_json(rule: Rule) -> dict[str, Any]:
     own = rule.store_type
     if own not in STORE_KINDS.values():
         raise PackageError(
-            f"the store {own.__name__} is the caller's own, which a file can't hold: export a decoder with "
-            "a store_dtype."
+            f"the store {own.__name__} is the caller's own, which a file can't hold: compile without store=."
         )
     return {"kind": "slots", **vars(rule), "score": rule.score.name, "store_type": own.__name__}
 

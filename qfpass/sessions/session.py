@@ -45,8 +45,9 @@ class Session(SessionCache):
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
         # How many of the last columns of generate's ids are new; None once generate has read them.
         self.columns_to_read: int | None = None
-        # Whether generate's mask is a guess from the padding id, which may stand in what was read too.
-        self.mask_is_guessed = False
+        # Whether generate's mask is a guess from the padding id, which may stand in what was read too; and
+        # whether its ids are one text, before beams or samples repeat it.
+        self.mask_is_guessed = self.is_one_text = False
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""

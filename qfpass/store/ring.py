@@ -35,9 +35,11 @@ class RingRule:
         """What reports show as the layer's score: no key is ranked."""
         return "chunk" if self.chunked else "window"
 
-    def slot_nbytes(self, head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of one slot's key and value; `dtype` is the model's."""
-        return (head_dim + value_dim) * dtype.itemsize
+    def token_nbytes(
+        self, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes of one token's keys and values; `dtype` is the model's, `device` isn't used."""
+        return kv_heads * (head_dim + value_dim) * dtype.itemsize
 
     def allocate(
         self,

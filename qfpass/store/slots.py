@@ -4,14 +4,14 @@ keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positio
 -1 where a slot is empty. The filled slots are always the first ones, so a slice shows them without a mask.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
 from ..errors import ConfigError
 from .scores import Score, score_named
-from .store_kind import StoreKind, empty_store, slot_nbytes
+from .store_kind import StoreKind, empty_store, fields_of, token_nbytes
 
 
 class Slots(NamedTuple):
@@ -56,7 +56,7 @@ class SlotRule:
     score: Score
     is_bounded: bool = True
     share: float = 1.0
-    store_type: type[StoreKind] = Slots
+    store_type: type[StoreKind] = field(default=Slots, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "score", score_named(self.score))
@@ -71,9 +71,15 @@ class SlotRule:
         """Whether the score reads filters."""
         return self.score.filters is not None
 
-    def slot_nbytes(self, head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of what one slot holds of its key and value; `dtype` is the model's."""
-        return slot_nbytes(self.store_type, head_dim, value_dim, dtype)
+    def __str__(self) -> str:
+        kind = self.store_type
+        return f"{self!r} in {kind.__name__}({', '.join(fields_of(kind))})"
+
+    def token_nbytes(
+        self, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> int:
+        """Bytes of what the slots hold of one token's keys and values; `dtype` is the model's."""
+        return token_nbytes(self.store_type, kv_heads, head_dim, value_dim, dtype, device)
 
     def allocate(
         self,

@@ -11,7 +11,8 @@ class StoreKind(Protocol):
 
     The last two are `scores` float32 and `positions` int32; the fields before them are the kind's own. An own
     class is given to `qfpass.compile(model, store=MySlots)`. A token's numbers there may depend on this
-    token alone, since tokens enter and leave a head's store one by one.
+    token alone, since tokens enter and leave a head's store one by one. An empty slot's numbers are zeros, as
+    which `dense` must give something finite: it is read with a weight of 0.
     """
 
     @property
@@ -65,11 +66,10 @@ def empty_store(
     device: torch.device,
 ) -> StoreKind:
     """Empty slots of shape `heads`, [B, Hkv, C]: zeros, scores of -inf and positions of -1."""
-    tensors = (
-        torch.zeros(*heads, *one.shape[3:], dtype=one.dtype, device=device)
-        for one in _one_slot(kind, head_dim, value_dim, dtype)
+    one = _one_token(kind, heads[1], head_dim, value_dim, dtype, device)
+    store = with_tensors(
+        kind, (torch.zeros(*heads, *held.shape[3:], dtype=held.dtype, device=device) for held in one)
     )
-    store = with_tensors(kind, tensors)
     store.scores.fill_(float("-inf"))
     store.positions.fill_(-1)
     return store
@@ -86,11 +86,30 @@ def kv_nbytes(store: Iterable[torch.Tensor]) -> int:
     return sum(tensor.nbytes for name, tensor in named if name not in _BESIDE)
 
 
-def slot_nbytes(kind: type[StoreKind], head_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-    """Bytes of what one slot holds of its key and value."""
-    return kv_nbytes(_one_slot(kind, head_dim, value_dim, dtype))
+def token_nbytes(
+    kind: type[StoreKind],
+    kv_heads: int,
+    head_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> int:
+    """Bytes of what a layer's slots hold of one token's keys and values, in all heads."""
+    return kv_nbytes(_one_token(kind, kv_heads, head_dim, value_dim, dtype, device))
 
 
-def _one_slot(kind: type[StoreKind], head_dim: int, value_dim: int, dtype: torch.dtype) -> StoreKind:
-    key, value = (torch.zeros(1, 1, 1, dim, dtype=dtype) for dim in (head_dim, value_dim))
-    return kind.of(key, value, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int32))
+def _one_token(
+    kind: type[StoreKind],
+    kv_heads: int,
+    head_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> StoreKind:
+    key, value = (
+        torch.zeros(1, kv_heads, 1, dim, dtype=dtype, device=device) for dim in (head_dim, value_dim)
+    )
+    scores, positions = (
+        torch.zeros(1, kv_heads, 1, dtype=own, device=device) for own in (torch.float32, torch.int32)
+    )
+    return kind.of(key, value, scores, positions)

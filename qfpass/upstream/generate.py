@@ -64,7 +64,7 @@ class GenerationSteps:
             inputs.pop("attention_mask", None)
         elif session.mask_is_guessed and session.tokens_seen and inputs.get("attention_mask") is not None:
             guessed = inputs.pop("attention_mask")
-            if len(own) > 1:  # a single text that goes on has no padding
+            if not session.is_one_text:  # which has no padding where it goes on
                 inputs["attention_mask"] = guessed[:, -columns:]
         if kwargs.get("position_ids") is None:  # older versions count them here
             inputs.pop("position_ids", None)

@@ -165,6 +165,26 @@ def test_the_padding_id_is_a_token_where_a_text_goes_on(where: int) -> None:
     assert session.tokens_seen == 13 + 2
 
 
+def test_one_text_padded_on_the_left_goes_on_without_a_mask() -> None:
+    had, new = text(9, seed=1), text(4, seed=2)
+    padding = torch.full((1, 3), PADDING)
+    session = MODEL.session()
+    first = MODEL.generate(torch.cat([padding, had], 1), cache=session, **GREEDY)
+    assert session.tokens_seen == 9 + 2
+    wrote = first[:, -3:]
+    assert written(torch.cat([first, new], 1), session) == by_the_original(had, wrote, new)
+    assert session.tokens_seen == 9 + 3 + 4 + 2
+
+
+def test_the_padding_id_is_a_token_for_several_samples_of_a_text() -> None:
+    whole = text(13, seed=1)
+    whole[0, 9] = PADDING
+    session = read(whole[:, :9])
+    session.batch_repeat_interleave(2)
+    MODEL.generate(whole[:, 9:], cache=session, num_return_sequences=2, num_beams=2, **GREEDY)
+    assert session.row_tokens == (13 + 2,) * 2
+
+
 def test_the_padding_id_is_padding_in_a_batch_that_goes_on() -> None:
     had, longer, shorter = text(9).repeat(2, 1), text(5, seed=1), text(3, seed=2)
     had[1, 4] = PADDING

@@ -15,7 +15,7 @@ import qfpass
 from qfpass.errors import ConfigError, PackageError
 from qfpass.store.int8_slots import Int8Slots
 from qfpass.store.slots import Slots
-from qfpass.store.store_kind import empty_store, first_slots, kv_nbytes, slot_nbytes
+from qfpass.store.store_kind import empty_store, first_slots, kv_nbytes, token_nbytes
 from qfpass.store.try_store import try_store
 
 CPU = torch.device("cpu")
@@ -45,13 +45,27 @@ def test_an_empty_store_has_the_tensors_of_its_kind(kind: Any) -> None:
     store = empty_store(kind, (2, 3, 5), 8, 8, torch.float32, CPU)
     assert all(tensor.shape[:3] == (2, 3, 5) for tensor in store)
     assert bool((store.scores == -torch.inf).all() and (store.positions == -1).all())
-    assert kv_nbytes(store) == 2 * 3 * 5 * slot_nbytes(kind, 8, 8, torch.float32)
+    assert kv_nbytes(store) == 2 * 5 * token_nbytes(kind, 3, 8, 8, torch.float32, CPU)
     assert [tensor.shape[2] for tensor in first_slots(store, 4)] == [4] * len(store)
+
+
+@pytest.mark.parametrize("kind", [Slots, Int8Slots, Float8Slots])
+def test_scores_are_float32_whatever_the_default_dtype(kind: Any) -> None:
+    """In bfloat16 positions from 256 on would be equal scores."""
+    model = FAMILIES["llama"]()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        compiled: Any = qfpass.compile(model, **{**SETTINGS, "score": "recency"}, store=kind)
+        session = compiled.session()
+        compiled(text(40), past_key_values=session)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert session.stores[0].scores.dtype == torch.float32
 
 
 def test_bytes_of_a_slot() -> None:
     kinds = (Slots, Int8Slots, Float8Slots, ValuesFirst)
-    assert [slot_nbytes(kind, 8, 4, torch.float32) for kind in kinds] == [48, 20, 12, 48]
+    assert [token_nbytes(kind, 1, 8, 4, torch.float32, CPU) for kind in kinds] == [48, 20, 12, 48]
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
@@ -118,6 +132,7 @@ FAULTS = {
     "fails for keys": broken(dense=lambda self, dtype: 1 / 0),
     "gives keys of shape": broken(of=classmethod(lambda cls, k, v, s, p: cls(k.flatten(2), v, s, p))),
     "keep scores": broken(of=classmethod(lambda cls, k, v, s, p: cls(k, v, s + 1, p))),
+    "empty slot": broken(dense=lambda self, dtype: (self.keys / self.keys.abs(), self.values)),
     "reads keys of shape": broken(dense=lambda self, dtype: (self.keys[..., :2], self.values)),
     "other keys when it is stored": broken(
         of=classmethod(lambda cls, k, v, s, p: cls(k - k.mean(2, keepdim=True), v, s, p))
@@ -128,7 +143,7 @@ FAULTS = {
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_kind_that_cannot_work_is_refused(what: str) -> None:
     with pytest.raises(ConfigError, match=f"the store Faulty.*{what}|must {what}"):
-        try_store(FAULTS[what], 8, 4, torch.float32, CPU)
+        try_store(FAULTS[what], 2, 8, 4, torch.float32, CPU)
     with pytest.raises(ConfigError, match="Faulty"):
         qfpass.compile(FAMILIES["llama"](), **SETTINGS, store=FAULTS[what])
 
@@ -136,7 +151,7 @@ def test_a_kind_that_cannot_work_is_refused(what: str) -> None:
 @pytest.mark.parametrize("kind", [Slots, Int8Slots, Float8Slots, ValuesFirst])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kinds_that_work_are_not_refused(kind: Any, dtype: torch.dtype) -> None:
-    try_store(kind, 8, 8, dtype, CPU)
+    try_store(kind, 3, 8, 8, dtype, CPU)
 
 
 def test_what_is_no_kind_or_has_no_place_is_refused(tmp_path: Path) -> None:

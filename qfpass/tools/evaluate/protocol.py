@@ -110,7 +110,7 @@ class Bounded:
             return 1.0
         captured = capture(self.model)
         kind = STORE_KINDS[self.method.store_dtype]
-        return slots_per_model_slot(find_attentions(captured, None), captured.dtype, kind)
+        return slots_per_model_slot(find_attentions(captured, None), captured, kind)
 
 
 def compile_budget(model: nn.Module, slots: int, method: Method, options: dict[str, Any]) -> CompiledDecoder:
