@@ -24,7 +24,7 @@ def permuted(before: fx.Node, node: fx.Node, order: list[int]) -> fx.Node:
     while True:
         if node.target in COPIES:
             node = args_of(node)[0]
-        elif node.target in (aten.transpose.int, aten.permute.default):
+        elif node.target in (aten.transpose.int, aten.permute.default, aten.mT.default):
             below = _order(node)
             node, order = args_of(node)[0], [below[i] for i in order]
         else:
@@ -38,12 +38,13 @@ def permuted(before: fx.Node, node: fx.Node, order: list[int]) -> fx.Node:
 
 
 def _order(node: fx.Node) -> list[int]:
-    """The order in which a transpose or permute node puts the dimensions of its input."""
+    """The order in which a transpose, permute or mT node puts the dimensions of its input."""
     dims = node.meta["val"].dim()
     if node.target is aten.permute.default:
         return [d % dims for d in args_of(node)[1]]
     order = list(range(dims))
-    a, b = (d % dims for d in args_of(node)[1:])
+    swapped = (-2, -1) if node.target is aten.mT.default else args_of(node)[1:]
+    a, b = (d % dims for d in swapped)
     order[a], order[b] = order[b], order[a]
     return order
 

@@ -136,7 +136,9 @@ def test_products_of_query_and_key(product: Callable[[T, T], T]) -> None:
         return logits.softmax(-1) @ wide(value)
 
     model = decoder(attend)
-    check_rewritten(model, *found(model))
+    captured, attentions = found(model)
+    assert {a.kv_heads for a in attentions} == {KV_HEADS}
+    check_rewritten(model, captured, attentions)
 
 
 @pytest.mark.parametrize(
