@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from .attention.find import Attention
-from .config import Config, Sizes
+from .config import Config
 from .filters import QFilters, TrainedFilters
 from .graph.captured import Captured
 from .rewriting.site import Rule
+from .sizes import Sizes
 from .store.ring import RingRule
 from .store.scores import recency
 from .store.slots import SLOT_NBYTES, SlotRule, Slots

@@ -8,7 +8,7 @@ from torch import nn
 from .attention.find import Attention
 from .capture.decoder_call import own_context_length
 from .choose_filters import find_or_make_filters, load_given_filters
-from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config, Sizes
+from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .graph.captured import Captured
@@ -17,6 +17,7 @@ from .layer_rules import ChooseRule, layer_shares, shares_within, slots_per_mode
 from .proof.prove import Proven
 from .rewriting.site import Site
 from .rewriting.uncompressed import kernel_call_of
+from .sizes import Sizes
 from .store.scores import SCORES, score_named
 from .store.try_score import try_score
 from .store.try_store import try_store

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from qfpass.config import Config, Sizes
+from qfpass.config import Config
 from qfpass.errors import ConfigError
 from qfpass.pipeline import compile
+from qfpass.sizes import Sizes
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import qfpass
 PACKAGE = Path(qfpass.__file__).parent
 # From the bottom up. Rooms of one line know nothing of each other.
 ROOMS = (
-    {"errors", "code_digest"},
+    {"errors", "code_digest", "sizes"},
     {"switches"},
     {"upstream"},
     {"graph", "kernels"},

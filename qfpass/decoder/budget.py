@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..config import Config, Sizes
+from ..config import Config
 from ..errors import SessionError
+from ..sizes import Sizes
 from ..store.layer import Layer, bounded_shares
 
 

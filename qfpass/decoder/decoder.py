@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..config import Config, Sizes
+from ..config import Config
 from ..filters import QFilters, TrainedFilters
 from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
@@ -23,6 +23,7 @@ from ..rewriting.step_inputs import SharedInputs, StepInputs
 from ..sessions.rows import Row, all_equal
 from ..sessions.session import Session
 from ..sessions.stores import Stores
+from ..sizes import Sizes
 from ..store.layer import Layer, bounded_shares
 from ..upstream import dynamo
 from .budget import sizes_for

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from ..config import Config, Sizes
+from ..config import Config
 from ..errors import ConfigError
 from ..rewriting.rotary import Rotation, RotationFinder
 from ..rewriting.site import Site, layers_of
 from ..sessions.rows import Row
 from ..sessions.session import Session
+from ..sizes import Sizes
 from ..store.layer import Layer
 from ..store.ring import Ring, RingRule
 from ..store.slots import SlotRule, Slots

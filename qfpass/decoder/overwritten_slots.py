@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import fx, nn
 
-from ..config import Config, Sizes
+from ..config import Config
 from ..lowering.lower import lower
 from ..lowering.replays import Replays
 from ..sessions.rows import Row
 from ..sessions.stores import Stack, Store, Stores
+from ..sizes import Sizes
 from ..store.layer import Rule
 from ..store.ring import Ring, RingRule
 from ..store.slots import Protection, slot_of_position, slot_to_replace

@@ -10,8 +10,9 @@ from typing import Any, TypedDict
 import torch
 
 from .. import code_digest
-from ..config import STORE_KINDS, Config, Sizes
+from ..config import STORE_KINDS, Config
 from ..errors import PackageError
+from ..sizes import Sizes
 from ..store.layer import Layer, Rule
 from ..store.ring import RingRule
 from ..store.scores import SCORES

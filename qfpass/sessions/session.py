@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ..config import Sizes
 from ..errors import SessionError
+from ..sizes import Sizes
 from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
 from . import files
