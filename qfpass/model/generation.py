@@ -13,7 +13,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import GenerationMode
 
 from ..errors import InputError, SessionError
-from ..sessions.session import Session
+from ..sessions.session import Session, Unread
 from ..upstream.cache import cache_argument, cache_kwargs, give_both_names
 from ..upstream.generate import GenerationSteps, generation_settings
 from .check_inputs import check_session
@@ -143,14 +143,18 @@ def _without_chunks(given: GenerationConfig) -> GenerationConfig:
 
 @contextmanager
 def _with_unread_columns(session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
-    """A context in which `session.columns_to_read` counts those of generate's ids that are not yet read."""
+    """A context in which `session.unread` tells which of generate's ids are not yet read."""
     ids = next((x for x in (*args[:1], named.get("inputs"), named.get("input_ids")) if x is not None), None)
     mask = named.get("attention_mask")
     if isinstance(ids, torch.Tensor) and ids.dim() == 2:
-        session.columns_to_read = columns_to_read(session, ids, mask)
-        session.is_one_text = len(ids) == 1
-    session.mask_is_guessed = mask is None
+        columns = columns_to_read(session, ids, mask)
+        if mask is not None:
+            session.unread = Unread(columns, "as masked")
+        elif session.tokens_seen and len(ids) == 1:  # before beams or samples repeat it
+            session.unread = Unread(columns, "nowhere")
+        else:
+            session.unread = Unread(columns, "as guessed")
     try:
         yield
     finally:
-        session.columns_to_read, session.mask_is_guessed, session.is_one_text = None, False, False
+        session.unread = None

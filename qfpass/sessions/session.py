@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -27,6 +27,19 @@ class Owner(Protocol):
         """What a saved session must have in common with the decoder to be loaded, by name."""
 
 
+class Unread(NamedTuple):
+    """What generate's ids have that a session hasn't read.
+
+    Attributes:
+        columns: how many of the last columns are new.
+        padded: "as masked" by the caller; "as guessed" by transformers, which takes every padding id for
+            padding, also one that was read as a token; or "nowhere", in a single text that goes on.
+    """
+
+    columns: int
+    padded: Literal["as masked", "as guessed", "nowhere"]
+
+
 class Session(SessionCache):
     """The state of a batch of texts on a compiled decoder; made by `model.session()`.
 
@@ -43,11 +56,7 @@ class Session(SessionCache):
         self._owner = owner
         self._exclusive = SessionLock()
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
-        # How many of the last columns of generate's ids are new; None once generate has read them.
-        self.columns_to_read: int | None = None
-        # Whether generate's mask is a guess from the padding id, which may stand in what was read too; and
-        # whether its ids are one text, before beams or samples repeat it.
-        self.mask_is_guessed = self.is_one_text = False
+        self.unread: Unread | None = None  # of generate's ids; None once generate has read them
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""

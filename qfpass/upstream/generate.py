@@ -55,17 +55,16 @@ class GenerationSteps:
         """
         generic: Any = GenerationMixin.prepare_inputs_for_generation
         session = kwargs[cache_name()]
-        columns, session.columns_to_read = session.columns_to_read or 1, None
+        unread, session.unread = session.unread, None
+        columns = unread.columns if unread else 1
         # Cut here, since each version has its own rules for what a cache has read already.
         kwargs |= {"next_sequence_length": columns, "cache_position": torch.arange(columns)}
         own = input_ids[:, -columns:]
         inputs = generic(self, own, *args, is_first_iteration=is_first_iteration, **kwargs)
-        if not is_first_iteration:
+        if not is_first_iteration or (unread and unread.padded == "nowhere"):
             inputs.pop("attention_mask", None)
-        elif session.mask_is_guessed and session.tokens_seen and inputs.get("attention_mask") is not None:
-            guessed = inputs.pop("attention_mask")
-            if not session.is_one_text:  # which has no padding where it goes on
-                inputs["attention_mask"] = guessed[:, -columns:]
+        elif unread and unread.padded == "as guessed" and inputs.get("attention_mask") is not None:
+            inputs["attention_mask"] = inputs["attention_mask"][:, -columns:]
         if kwargs.get("position_ids") is None:  # older versions count them here
             inputs.pop("position_ids", None)
         for name in _NOT_FOR_FORWARD:
