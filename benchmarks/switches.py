@@ -1,9 +1,10 @@
 """What each optimisation gives: `python benchmarks/switches.py OUT [--layers N]`, an hour on two cores.
 
-For every switch, processes with it on and off in turn: cold start (compile to first step, empty Inductor
-cache), warm start (the same with that cache), a 2,048-token prompt and a step on full stores. Medians, as
-the ratio of off to on, so that 1.10 means that a switch saves a tenth. SmolLM2, or with --layers its shape
-with so many layers of random weights, scored by recency.
+Every round runs processes with nothing off, then with each switch off in turn: cold start (compile to first
+step, empty Inductor cache), warm start (the same with that cache), a 2,048-token prompt and a step on full
+stores. Medians over rounds, as the ratio of off to nothing off, so that 1.10 means that a switch saves a
+tenth; a second run with nothing off tells the noise. SmolLM2, or with --layers its shape with so many layers
+of random weights, scored by recency.
 """
 
 import argparse
@@ -82,13 +83,19 @@ def main() -> None:
     if asked.measure:
         print(json.dumps(measure(asked.measure, asked.layers)))
         return
-    found: dict[str, dict[str, float]] = {}
-    for name in asked.switch or [f.name for f in fields(Switches)]:
-        rounds = [
-            (one_round(NOTHING, asked.layers), one_round(name, asked.layers)) for _ in range(asked.rounds)
-        ]
-        found[name] = {p: statistics.median(off[p] / on[p] for on, off in rounds) for p in PARTS}
-        print(name, {part: f"{ratio:.2f}" for part, ratio in found[name].items()}, flush=True)
+    names = asked.switch or [f.name for f in fields(Switches)]
+    rounds: list[dict[str, dict[str, float]]] = []
+    for _ in range(asked.rounds):
+        on = one_round(NOTHING, asked.layers)
+        seconds = {name: one_round(name, asked.layers) for name in (*names, NOTHING)}
+        rounds.append({name: {part: seconds[name][part] / on[part] for part in PARTS} for name in seconds})
+        print(json.dumps({"on": on, "off over on": rounds[-1]}), flush=True)
+    found = {
+        name: {part: statistics.median(each[name][part] for each in rounds) for part in PARTS}
+        for name in rounds[0]
+    }
+    for name, ratios in found.items():
+        print(name, {part: f"{ratio:.2f}" for part, ratio in ratios.items()})
     if asked.out:
         asked.out.write_text(json.dumps({"layers": asked.layers, "off over on": found}, indent=1) + "\n")
 

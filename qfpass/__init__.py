@@ -36,10 +36,12 @@ __all__ = [
     "rewrite",
     "session",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
     from .training.train import train
+    from .training.tune import tune
 
     __version__: str
 else:
@@ -50,6 +52,10 @@ else:
             from .training.train import train
 
             return train
+        if name == "tune":
+            from .training.tune import tune
+
+            return tune
         if name == "__version__":
             from importlib.metadata import version
 

@@ -14,7 +14,15 @@ from .capture.decoder_call import own_context_length
 from .capture.ranks import ALONE, Ranks
 from .config import Config
 from .errors import ConfigError, FilterFileError
-from .filters import QFilters, TrainedFilters, find_cached, find_on_hub, load_filters, store_cached
+from .filters import (
+    QFilters,
+    TrainedFilters,
+    find_cached,
+    find_on_hub,
+    find_tuned,
+    load_filters,
+    store_cached,
+)  # fmt: skip
 from .filters.calibrate import calibrate_captured, model_fingerprint
 from .filters.self_written import ROWS, TOKENS, write_text
 from .graph.captured import Captured, logits_width
@@ -23,8 +31,10 @@ from .rewriting.uncompressed import Uncompressed
 log = logging.getLogger(__name__)
 
 
-def load_given_filters(config: Config, attentions: Sequence[Attention]) -> QFilters | TrainedFilters | None:
-    """The filters that `config` gives, None if it gives none.
+def load_given_filters(
+    config: Config, captured: Captured, attentions: Sequence[Attention]
+) -> QFilters | TrainedFilters | None:
+    """The filters that `config` gives, or those that `qfpass.tune` made for this model; None without any.
 
     Raises:
         ConfigError: the score reads filters of another kind.
@@ -34,12 +44,13 @@ def load_given_filters(config: Config, attentions: Sequence[Attention]) -> QFilt
     if isinstance(filters, str | Path):
         filters = load_filters(filters)
     if filters is None:
-        if config.score is not None and config.score.filters == "trained":
+        filters = _find_tuned(config, captured, attentions)
+        if filters is None and config.score is not None and config.score.filters == "trained":
             raise ConfigError(
-                f"score={str(config.score)!r} reads filters that qfpass.train made for this model: "
-                "give filters="
+                f"score={str(config.score)!r} reads filters that were trained for this model: call "
+                "qfpass.tune once, or give filters="
             )
-        return None
+        return filters
     if config.score is not None and config.score.filters not in (None, filters.score):
         raise ConfigError(
             f"score={str(config.score)!r} doesn't read the filters that were given, which are for the "
@@ -47,6 +58,19 @@ def load_given_filters(config: Config, attentions: Sequence[Attention]) -> QFilt
         )
     filters.check(attentions)
     return filters
+
+
+def _find_tuned(config: Config, captured: Captured, attentions: Sequence[Attention]) -> TrainedFilters | None:
+    """Filters from `qfpass.tune`, if the score may be theirs and the settings allow it."""
+    wanted = config.score is None or config.score.filters == "trained"
+    if not wanted or (
+        config.score is None and config.overflow == "rerotate"
+    ):  # moved keys need another score
+        return None
+    found = find_tuned(model_fingerprint(captured, attentions))
+    if found is not None:
+        found.check(attentions)
+    return found
 
 
 def find_or_make_filters(
@@ -102,8 +126,8 @@ def _make(captured: Captured, attentions: Sequence[Attention], context_length: i
     )
     console.print(
         f"qfpass: no filters were found for this model, so it wrote {rows} x {tokens} tokens and was "
-        f"calibrated on them{_keep(filters)}. Filters that qfpass.train makes from your kind of text keep "
-        "more of it."
+        f"calibrated on them{_keep(filters)}. qfpass.tune makes filters that keep more, without data: "
+        "`qfpass tune MODEL`, once."
     )
     return filters
 

@@ -14,6 +14,7 @@ from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .kernels.kernel import Kernel
 from .sizes import Sizes, slots_of_share
+from .store.int4_values import Int4ValueSlots
 from .store.int8_slots import Int8Slots
 from .store.scores import SCORES, Score, score_named
 from .store.slots import Slots
@@ -27,7 +28,10 @@ DEFAULT_CHUNK_ON_GPU = 2048
 # that each length is less than the number of slots.
 SLOTS_WITHOUT_CHUNKS = 3
 _TORCH_COMPILE_ARGUMENTS = frozenset(inspect.signature(torch.compile).parameters) - {"model"}
-STORE_KINDS: dict[torch.dtype | None, type[StoreKind]] = {None: Slots, torch.int8: Int8Slots}
+STORE_KINDS: dict[torch.dtype | str | None, type[StoreKind]] = {
+    None: Slots, torch.int8: Int8Slots, "int8-int4": Int4ValueSlots,
+}  # fmt: skip
+AUTO = "auto"  # a store_dtype that is chosen for the model; see `choose_store`
 OVERFLOWS = ("error", "continue", "rerotate")
 
 
@@ -46,8 +50,8 @@ class Config:
         sinks: how many of the first tokens are never evicted (Xiao et al. 2023, arXiv 2309.17453).
         score: the score that ranks keys, a name in `qfpass.store.scores.SCORES`; None takes the score that
             the filters are for, or "published" if none are given.
-        store_dtype: the dtype of stored keys and values: None for the model's, or torch.int8. Windows and
-            `skip_layers` always keep the model's.
+        store_dtype: of stored keys and values: None for the model's, torch.int8, "int8-int4" for keys in
+            eight bits and values in four, or "auto". Windows and `skip_layers` always keep the model's.
         store: a store kind of the caller's own, in the place of `store_dtype`.
         chunk: how many tokens of a prompt are read at a time; None takes 512, on a GPU 2,048, or slots - 1
             if fewer.
@@ -74,7 +78,7 @@ class Config:
     recent: int | None = None
     sinks: int = 4
     score: Score | None = None
-    store_dtype: torch.dtype | None = None
+    store_dtype: torch.dtype | str | None = AUTO
     store: type[StoreKind] | None = None
     chunk: int | None = None
     filters: QFilters | TrainedFilters | str | Path | None = None
@@ -100,16 +104,17 @@ class Config:
                 _require_int(name, getattr(self, name), least)
         if self.score is not None:
             object.__setattr__(self, "score", score_named(self.score))
-        if self.store is not None and self.store_dtype is not None:
+        if self.store is not None and self.store_dtype not in (None, AUTO):
             raise ConfigError("store and store_dtype both say how keys are stored: give one of them.")
         if self.store is not None and getattr(self.store, "_fields", ())[-2:] != ("scores", "positions"):
             raise ConfigError(
                 "store must be a NamedTuple class whose last fields are scores and positions (see "
                 f"qfpass.StoreKind), not {self.store!r}."
             )
-        if self.store_dtype not in STORE_KINDS:
+        if self.store_dtype != AUTO and self.store_dtype not in STORE_KINDS:
             raise ConfigError(
-                f"store_dtype must be torch.int8, or None for the model's own, not {self.store_dtype!r}."
+                "store_dtype must be 'auto', torch.int8, 'int8-int4', or None for the model's own, not "
+                f"{self.store_dtype!r}."
             )
         if self.overflow not in OVERFLOWS:
             raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}.")
@@ -150,6 +155,7 @@ class Config:
     @property
     def store_kind(self) -> type[StoreKind]:
         """What bounded layers' slots hold; windows and `skip_layers` hold the model's dtype."""
+        assert self.store or self.store_dtype != AUTO, "choose_store decides before this is asked"
         return self.store or STORE_KINDS[self.store_dtype]
 
     def in_words(self) -> dict[str, str]:

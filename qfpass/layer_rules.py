@@ -8,6 +8,7 @@ from .filters import QFilters, TrainedFilters
 from .graph.captured import Captured
 from .rewriting.site import Rule
 from .sizes import Sizes
+from .store.kv_form import KVForm
 from .store.ring import RingRule
 from .store.scores import recency
 from .store.slots import SLOT_NBYTES, SlotRule, Slots
@@ -38,9 +39,8 @@ def slots_per_model_slot(attentions: Sequence[Attention], captured: Captured, ki
     """How many slots of this kind take the bytes of one in the model's dtype, with scores and positions."""
 
     def nbytes(kind: type[StoreKind]) -> int:
-        dtype, device = captured.dtype, captured.device
         return sum(
-            token_nbytes(kind, a.kv_heads, a.head_dim, a.value_dim, dtype, device) + a.kv_heads * SLOT_NBYTES
+            token_nbytes(kind, KVForm.of(a, captured.dtype, captured.device)) + a.kv_heads * SLOT_NBYTES
             for a in attentions
         )
 

@@ -48,7 +48,7 @@ def compile(
     recent: int | None = None,
     sinks: int = 4,
     score: str | Score | None = None,
-    store_dtype: torch.dtype | None = None,
+    store_dtype: torch.dtype | str | None = "auto",
     store: type[StoreKind] | None = None,
     chunk: int | None = None,
     filters: QFilters | TrainedFilters | str | Path | None = None,
@@ -66,8 +66,9 @@ def compile(
     Args:
         model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
             mode. It is left as it was; its parameters are shared. Of a compiled one, the original is taken.
-        ratio: slots = ceil(context_length / ratio), or as many more as fit in their bytes if slots of
-            `store_dtype` or `store` are smaller than the model's; 1, the default, keeps every key.
+        ratio: how many times fewer bytes than all keys and values of `context_length` tokens take: so many
+            times fewer slots, or as many more as fit in these bytes if `store_dtype` or `store` makes a slot
+            smaller; 1, the default, keeps every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
         recent: newest tokens never evicted; by default a half of the slots for the published score, an
@@ -76,9 +77,11 @@ def compile(
         score: which key goes first, a `qfpass.Score` of your own or a name: "published" (Godey et al. 2025,
             arXiv 2503.02812), "trained" (by `qfpass.train`), "recency", "knorm" or "random"; by default what
             the filters are for.
-        store_dtype: of the stored keys and values: by default the model's own, or torch.int8, which holds
-            some 3.6 times as many tokens in the bytes of float32 and 1.8 times in those of bfloat16. Windows
-            and `skip_layers` stay in the model's.
+        store_dtype: of the stored keys and values: None for the model's own; torch.int8, which holds some 3.6
+            times as many tokens in the bytes of float32, 1.8 times in those of bfloat16; "int8-int4", keys in
+            eight bits and values in four, 4.6 and 2.4 times; or "auto", which with a `ratio` on a processor
+            takes the fewest bits that change nothing it can measure on this model, and else the model's own.
+            Windows and `skip_layers` stay in the model's.
         store: what a slot holds of a token, a `qfpass.StoreKind` of your own, instead of `store_dtype`.
         chunk: tokens of a prompt read at a time; by default 512, on a GPU 2,048, or one less than the slots,
             if fewer.

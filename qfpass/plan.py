@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from .attention.find import Attention
 from .capture.decoder_call import own_context_length
 from .choose_filters import find_or_make_filters, load_given_filters
+from .choose_store import SMOOTHED, choose_store
 from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
@@ -18,10 +20,13 @@ from .proof.prove import Proven
 from .rewriting.site import Site
 from .rewriting.uncompressed import kernel_call_of
 from .sizes import Sizes
+from .store.kv_form import KVForm
 from .store.scores import SCORES, score_named
 from .store.try_score import try_score
 from .store.try_store import try_store
 from .upstream.vector_isa import start_trials
+
+MOST_SLOTS_A_TOKEN = 64.0  # more than fit in the bytes of a token in the model's dtype, whatever the store
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,11 @@ class Plan:
     """The settings as decided for one model.
 
     Attributes:
-        config: the settings; if they named no score, with the score that the filters are for.
+        config: the settings, with score and store decided.
         sizes: in tokens and slots.
         shares: each attention's part of the slots, relative to the mean.
-        given: the filters that the settings gave, loaded and checked; None if they gave none.
+        given: the filters that the settings gave or `qfpass.tune` made, loaded and checked; else None.
+        smoothing: for each attention the factors of its keys, where stores hold them in few bits; else None.
     """
 
     config: Config
@@ -40,6 +46,7 @@ class Plan:
     sizes: Sizes
     shares: tuple[float, ...]
     given: QFilters | TrainedFilters | None
+    smoothing: tuple[torch.Tensor, ...] | None
 
 
 def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
@@ -51,30 +58,36 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
         RanksError: the processes decide differently.
     """
     attentions, ranks = proven.attentions, proven.ranks
-    given = ranks.together(lambda: load_given_filters(config, attentions))
+    given = ranks.together(lambda: load_given_filters(config, proven.captured, attentions))
+    if not ranks.all(given is not None):  # tuned filters may lie in one process's cache alone
+        given = None
     config = replace(config, score=config.score or score_named(given.score if given else "published"))
     assert config.score is not None
+    captured = proven.captured
+    forms = {KVForm.of(a, captured.dtype, captured.device) for a in attentions}
     if config.score not in SCORES.values():
-        for kv_heads, head_dim, value_dim in {(a.kv_heads, a.head_dim, a.value_dim) for a in attentions}:
-            captured = proven.captured
-            try_score(config.score, kv_heads, head_dim, value_dim, captured.dtype, captured.device)
+        for form in forms:
+            try_score(config.score, form)
     if config.store is not None:
-        for form in {(a.kv_heads, a.head_dim, a.value_dim) for a in attentions}:
-            try_store(config.store, *form, proven.captured.dtype, proven.captured.device)
-    shares = layer_shares(given, config, attentions)
-    slots_in_bytes_of_one = slots_per_model_slot(attentions, proven.captured, config.store_kind)
+        for form in forms:
+            try_store(config.store, form)
+    shares, own_length = layer_shares(given, config, attentions), own_context_length(model)
     # Keys that move need room for a chunk behind them.
-    takes_more = proven.captured.device.type == "cuda" and config.overflow != "rerotate"
+    takes_more = captured.device.type == "cuda" and config.overflow != "rerotate"
     default_chunk = DEFAULT_CHUNK_ON_GPU if takes_more else DEFAULT_CHUNK
 
-    def resolve() -> Sizes:
-        context_length, least = own_context_length(model), min(shares)
-        return config.resolve(context_length, len(attentions), least, slots_in_bytes_of_one, default_chunk)
+    def resolve(config: Config, slots_a_token: float) -> Sizes:
+        return config.resolve(own_length, len(attentions), min(shares), slots_a_token, default_chunk)
 
-    sizes = ranks.together(resolve)
+    ranks.together(lambda: resolve(config, MOST_SLOTS_A_TOKEN))  # refuses before anything is measured
+    config, smoothing = choose_store(config, captured, attentions, config.context_length or own_length, ranks)
+    slots_a_token = slots_per_model_slot(attentions, captured, config.store_kind)
+    sizes = ranks.together(lambda: resolve(config, slots_a_token))
     shares = shares_within(shares, sizes.largest_share)
-    ranks.require_same({"score": str(config.score), "sizes": sizes, "shares": shares})
-    return Plan(config, attentions, sizes, shares, given)
+    ranks.require_same(
+        {"score": str(config.score), "store": config.store_dtype, "sizes": sizes, "shares": shares}
+    )
+    return Plan(config, attentions, sizes, shares, given, smoothing)
 
 
 def start_vector_trials(model: nn.Module, config: Config) -> None:
@@ -109,14 +122,13 @@ def make_sites(captured: Captured, plan: Plan, choose_rule: ChooseRule, own_loop
     """The site of each attention: its rule and its kernel call."""
     own = plan.config.kernel
     streams = plan.config.backend == "inductor" and own is None
-    return [
-        Site(
-            attention,
-            choose_rule(attention, plan.config, plan.sizes, share),
-            replace(kernel_call_of(captured, attention, kernel=own), streams=streams, own_loops=own_loops),
-        )
-        for attention, share in zip(plan.attentions, plan.shares, strict=True)
-    ]
+    sites = []
+    for attention, share in zip(plan.attentions, plan.shares, strict=True):
+        rule = choose_rule(attention, plan.config, plan.sizes, share)
+        call = replace(kernel_call_of(captured, attention, kernel=own), streams=streams, own_loops=own_loops)
+        smoothing = plan.smoothing[attention.index] if plan.smoothing else None
+        sites.append(Site(attention, rule, call, smoothing if rule.store_type in SMOOTHED else None))
+    return sites
 
 
 def filters_for(

@@ -8,9 +8,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from torch import nn
 
+from .config import STORE_KINDS
 from .decoder.decoder import Decoder
 from .model.compiled_decoder import decoder_of
-from .store.int8_slots import Int8Slots
+from .store.kv_form import KVForm
 from .store.layer import Layer
 from .store.ring import Ring
 from .store.slots import Slots
@@ -166,18 +167,19 @@ def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _site_report(decoder: Decoder, layer: Layer) -> SiteReport:
-    form = (layer.kv_heads, layer.head_dim, layer.value_dim, decoder.dtype, decoder.device)
+    form = KVForm.of(layer, decoder.dtype, decoder.device)
     return SiteReport(
         **vars(layer),
         slots=layer.rule.slots,
         stored=_stored_in(layer.rule.store_type, decoder.dtype),
-        nbytes=layer.rule.slots * layer.rule.token_nbytes(*form),
-        full_nbytes=decoder.sizes.context_length * token_nbytes(Slots, *form),
+        nbytes=layer.rule.slots * layer.rule.token_nbytes(form),
+        full_nbytes=decoder.sizes.context_length * token_nbytes(Slots, form),
         score=str(layer.rule.score),
     )
 
 
 def _stored_in(kind: type[StoreKind | Ring], dtype: torch.dtype) -> str:
-    if kind is Int8Slots:
-        return "int8"
-    return str(dtype).removeprefix("torch.") if kind in (Slots, Ring) else kind.__name__
+    if kind in (Slots, Ring):
+        return str(dtype).removeprefix("torch.")
+    names = (str(name).removeprefix("torch.") for name, own in STORE_KINDS.items() if own is kind)
+    return next(names, kind.__name__)

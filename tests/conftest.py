@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from qfpass import code_digest
+from qfpass.filters import key_precision
 
 hypothesis.settings.register_profile(
     "qfpass", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
@@ -22,3 +23,10 @@ torch.compiler.config.cache_key_tag = code_digest.DIGEST  # type: ignore[attr-de
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real weights first, the longest tests, so that no worker is left with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("weights") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_measured_before(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What few bits cost a model is measured once a session, and not taken from the user's cache folder."""
+    folder = tmp_path_factory.mktemp("precision")
+    key_precision.cache_folder = lambda: folder

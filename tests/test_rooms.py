@@ -20,6 +20,7 @@ ROOMS = (
     {"filters"},
     {"config", "training"},
     {"sessions", "choose_filters", "layer_rules", "proof", "attention_pass"},
+    {"choose_store"},
     {"lowering", "plan"},
     {"decoder"},
     {"packages"},

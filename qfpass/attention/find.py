@@ -10,6 +10,7 @@ from ..graph.captured import Captured
 from ..graph.dependence import SHAPE_ONLY, text_dependent
 from ..graph.nodes import args_of, operator_name, site_name
 from ..graph.patterns import SOFTMAX, VIEWS
+from ..kernels.distance_bias import DistanceBias
 from ..kernels.form import AttentionForm
 from .mask import constant_value
 from .operators import OPERATORS, AttentionCall
@@ -114,8 +115,8 @@ def _meaning(
             raise UnsupportedOpError(
                 f"{site}: bidirectional attention (no mask, not causal); qfpass compiles causal decoders."
             )
-        slopes = None if call.slopes is None else _constant_slopes(captured.module, call.slopes, site)
-        return MaskMeaning(Span(call.window), slopes)
+        bias = None if call.slopes is None else _constant_slopes(captured.module, call.slopes, site)
+        return MaskMeaning(Span(call.window), bias)
     if call.causal:
         raise UnsupportedOpError(f"{site}: both a mask and is_causal, which contradict each other.")
     masking = call.masks, call.factors, call.sink is not None
@@ -151,12 +152,12 @@ def _describe(index: int, site: str, call: AttentionCall, meaning: MaskMeaning) 
             f"{site}: queries and keys have different lengths ({', '.join(sorted(lengths))}): "
             "not plain self-attention."
         )
-    if meaning.slopes is not None and meaning.span.reach is not None:
+    if meaning.bias is not None and meaning.span.reach is not None:
         raise UnsupportedOpError(f"{site}: a bias by distance within a window or chunk isn't supported.")
     form = AttentionForm(
         scale=float(call.scale) if call.scale is not None else head_dim**-0.5,
         softcap=call.softcap,
-        slopes=_slope_each(meaning.slopes, query_heads, site),
+        bias=_for_each_head(meaning.bias, query_heads, site),
         has_sink=call.sink is not None,
     )
     value_dim = int(value.meta["val"].shape[3])
@@ -166,24 +167,22 @@ def _describe(index: int, site: str, call: AttentionCall, meaning: MaskMeaning) 
     )  # fmt: skip
 
 
-def _constant_slopes(module: fx.GraphModule, node: fx.Node, site: str) -> tuple[float, ...]:
-    """The ALiBi slopes that a node holds, one per query head, whatever the inputs are."""
+def _constant_slopes(module: fx.GraphModule, node: fx.Node, site: str) -> DistanceBias:
+    """The bias of the ALiBi slopes that a node holds, one per query head, whatever the inputs are."""
     slopes = constant_value(module, node)
     if slopes is None or slopes.dim() != 1:
         raise UnsupportedOpError(
             f"{site}: flash_attn's alibi_slopes must be constants, one a head; here they are "
             "computed from the call's inputs or differ by row."
         )
-    return tuple(slopes.tolist())
+    return DistanceBias(tuple(slopes.tolist()))
 
 
-def _slope_each(slopes: tuple[float, ...] | None, query_heads: int, site: str) -> tuple[float, ...] | None:
-    """One slope for each query head, from as many or from one for all."""
-    if slopes is None or len(slopes) == query_heads:
-        return slopes
-    if len(slopes) == 1:
-        return slopes * query_heads
-    raise UnsupportedOpError(f"{site}: a bias for {len(slopes)} heads, but {query_heads} query heads.")
+def _for_each_head(bias: DistanceBias | None, query_heads: int, site: str) -> DistanceBias | None:
+    """The bias with numbers for each query head, from as many or from one for all."""
+    if bias is not None and bias.heads not in (1, query_heads):
+        raise UnsupportedOpError(f"{site}: a bias for {bias.heads} heads, but {query_heads} query heads.")
+    return None if bias is None else bias.for_heads(query_heads)
 
 
 def _heads(node: fx.Node, dim: int) -> int:

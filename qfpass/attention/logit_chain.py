@@ -10,7 +10,7 @@ from ..errors import UnsupportedOpError
 from ..graph.dependence import SHAPE_ONLY
 from ..graph.nodes import args_of, attribute, insert
 from ..graph.patterns import CASTS, PRODUCTS, RESHAPES, keeps_last_two
-from .mask import BLOCKED_BELOW
+from .mask import HIDDEN_BELOW
 
 aten = torch.ops.aten
 _SCALES = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
@@ -143,7 +143,7 @@ def _below_clamp(logits: LogitTerms, node: fx.Node) -> fx.Node:
     least, lowest = _number(logits.module, bounds.get("min")), torch.finfo(node.meta["val"].dtype).min
     changes = least is None or least > lowest or bounds.get("max") is not None
     # Where a mask was -inf there now is `lowest`, which must still hide a key after later scaling.
-    if changes or lowest * logits.scale > BLOCKED_BELOW:
+    if changes or lowest * logits.scale > HIDDEN_BELOW:
         raise unknown_operator_error(logits.site, node)
     return args_of(node)[0]
 
@@ -213,7 +213,7 @@ def _note_mask(logits: LogitTerms, node: fx.Node, mask: fx.Node) -> None:
 def _blocks(module: fx.GraphModule, argument: object) -> bool:
     """Whether an argument is a constant so low that a key with such a logit isn't seen."""
     number = _number(module, argument)
-    return number is not None and number <= BLOCKED_BELOW
+    return number is not None and number <= HIDDEN_BELOW
 
 
 def _number(module: fx.GraphModule, argument: object) -> float | None:

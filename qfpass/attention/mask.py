@@ -10,7 +10,9 @@ from ..graph.dependence import SHAPE_ONLY, text_dependent
 from ..graph.nodes import attribute
 from ..graph.subgraph import ancestors, cut_out, integers_in
 
-BLOCKED_BELOW = -1e4  # additive masks hide keys by -inf or the dtype's lowest number; float16's is -65504
+# Additive masks hide keys by -inf, the dtype's lowest number (float16's is -65504), or one like -1e9 or -1e4.
+HIDDEN_BELOW, SURELY_HIDDEN_BELOW = -1e4, -1e8
+APART = 1.5  # times the lowest number that is shown: the numbers of a bias by distance lie closer together
 
 
 class MaskProgram:
@@ -69,7 +71,7 @@ class MaskProgram:
         bias: torch.Tensor | None = None
         for mask in values[: self._masks]:
             mask = mask.reshape(-1, *mask.shape[-2:])
-            seen = mask if mask.dtype == torch.bool else mask > BLOCKED_BELOW
+            seen = mask if mask.dtype == torch.bool else _seen(mask)
             if not bool((seen == seen[0]).all()):
                 raise UnsupportedOpError(f"{self.site}: its mask shows other keys to other heads.")
             shown = shown & seen[0]
@@ -82,6 +84,18 @@ class MaskProgram:
                 "than 1 for keys that are seen."
             )
         return shown, bias
+
+
+def _seen(mask: torch.Tensor) -> torch.Tensor:
+    """Where an additive mask shows a key: above -1e4, unless a long text's bias goes on below that."""
+    least = torch.finfo(mask.dtype).min if mask.is_floating_point() else float("-inf")
+    mask = mask.float()
+    seen = mask > HIDDEN_BELOW
+    lowest_seen = mask.masked_fill(~seen, 0.0).amin()
+    highest_hidden = mask.masked_fill(seen, float("-inf")).amax()
+    if bool(highest_hidden < APART * lowest_seen):
+        return seen
+    return mask > max(SURELY_HIDDEN_BELOW, least / 2)
 
 
 def constant_value(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:

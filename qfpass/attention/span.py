@@ -7,11 +7,12 @@ import torch
 from torch import fx
 
 from ..errors import UnsupportedOpError
+from ..kernels.distance_bias import DistanceBias
+from .distance_bias import is_distance_bias, not_by_distance, read_distance_bias
 from .mask import MaskProgram
 
 SHORTEST, SHORT_PROBE = 2, 24  # tokens
 USUAL_PROBE = 2048  # tokens; longer than windows whose length isn't among the mask's numbers
-LINEAR_WITHIN = 1e-2  # relative to the largest bias: a table in half precision is rounded by that much
 LONGEST_PROBE = 16384  # tokens; a mask of that length takes this squared in bytes
 
 
@@ -49,13 +50,10 @@ class Span:
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """What the masks of an attention do: the span that they show, and the bias by distance that they add.
-
-    `slopes`, one per query head or one for all: the bias is slope * (key position - query position).
-    """
+    """What the masks of an attention do: the span that they show, and the bias by distance that they add."""
 
     span: Span
-    slopes: tuple[float, ...] | None = None
+    bias: DistanceBias | None = None
 
 
 def learn_mask_meaning(
@@ -83,21 +81,20 @@ def learn_mask_meaning(
     """
     mask = MaskProgram(module, masks, factors, site)
     longest, *others = _lengths(mask, context_length)
-    shown, bias = mask.evaluate(longest, 0)
-    span = _read_span(shown, site)
-    slopes = None if bias is None else _read_slopes(bias, site)
+    shown, added = mask.evaluate(longest, 0)
+    span, bias = _read_span(shown, site), read_distance_bias(added, site)
     part = (min(SHORT_PROBE, longest - 1), 7)
     for length, offset in [(longest, 0), *((length, 0) for length in others), part]:
-        shown, bias = (shown, bias) if length == longest else mask.evaluate(length, offset)
+        shown, added = (shown, added) if length == longest else mask.evaluate(length, offset)
         # A mask may count from the call's first token: that is position 0 in a whole text.
         if not any(bool((shown == span.allows(length, mask.device, start)).all()) for start in {0, offset}):
             raise UnsupportedOpError(
                 f"{site}: its mask is neither causal nor causal within a fixed window or chunk "
                 f"(compared at {length} tokens), so its keys can't be bounded safely."
             )
-        if not _is_linear(bias, slopes, beside_sink):
-            raise _not_linear(site)
-    return MaskMeaning(span, slopes)
+        if not is_distance_bias(added, bias, beside_sink):
+            raise not_by_distance(site)
+    return MaskMeaning(span, bias)
 
 
 def _lengths(mask: MaskProgram, context_length: int | None) -> list[int]:
@@ -133,42 +130,3 @@ def _read_span(shown: torch.Tensor, site: str) -> Span:
     # The first query that doesn't see the first key sees the second one in a window, not in a new chunk.
     by_window = bool(shown[size, 1]) if size > 1 else True
     return Span(window=size) if by_window else Span(chunk=size)
-
-
-ROWS_READ = 16  # queries at which a bias is compared
-
-
-def _read_slopes(bias: torch.Tensor, site: str) -> tuple[float, ...]:
-    """One slope per head of a bias [H, 1 or S, S], from the last query's bias on the first and last key."""
-    newest = bias[:, -1]
-    slopes = (newest[:, -1] - newest[:, 0]) / (bias.shape[2] - 1)
-    if not bool(slopes.isfinite().all()):
-        raise _not_linear(site)
-    return tuple(slopes.tolist())
-
-
-def _is_linear(bias: torch.Tensor | None, slopes: tuple[float, ...] | None, from_nothing: bool) -> bool:
-    """Whether a bias [H, 1 or S, S] is slope * (key position - query position) plus a constant per query.
-
-    Keys after the query don't count. With `from_nothing` that constant must be 0.
-    """
-    if bias is None or slopes is None:
-        return (bias is None) == (slopes is None)
-    length = bias.shape[2]
-    rows = torch.linspace(
-        0, length - 1, min(length, ROWS_READ), dtype=torch.float64, device=bias.device
-    ).long()
-    chosen = bias[:, rows] if bias.shape[1] > 1 else bias.expand(-1, len(rows), -1)
-    distance = torch.arange(length, device=bias.device) - rows[:, None]
-    expected = torch.tensor(slopes, dtype=torch.float32, device=bias.device)[:, None, None] * distance
-    own = chosen.gather(2, rows[None, :, None].expand(len(chosen), -1, 1))
-    own = torch.zeros_like(own) if from_nothing else own
-    error = (chosen - own - expected).masked_fill(distance > 0, 0.0).abs().max()
-    return bool(error <= LINEAR_WITHIN * (1 + expected.abs().max()))
-
-
-def _not_linear(site: str) -> UnsupportedOpError:
-    return UnsupportedOpError(
-        f"{site}: its mask adds a bias to the attention that isn't linear in the distance (as ALiBi's is), "
-        "so the pass can't recompute it from stored positions."
-    )

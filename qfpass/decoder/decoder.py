@@ -105,6 +105,7 @@ class Decoder:
             "weights": self.fingerprint,
             "stores": "; ".join(str(layer.rule) for layer in self.layers),
             "filters": filters.hexdigest() if self.filters else "none",
+            "smoothing": " ".join(layer.smoothing for layer in self.layers).strip() or "none",
         }
 
     @property

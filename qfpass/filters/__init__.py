@@ -2,7 +2,7 @@
 
 from .fingerprints import fingerprint
 from .load import load_filters
-from .local_cache import cache_folder, find_cached, find_on_hub, store_cached
+from .local_cache import cache_folder, find_cached, find_on_hub, find_tuned, store_cached
 from .push import push_filters
 from .q_filters import QFilters
 from .query_statistics import QueryStatistics
@@ -15,6 +15,7 @@ __all__ = [
     "cache_folder",
     "find_cached",
     "find_on_hub",
+    "find_tuned",
     "fingerprint",
     "load_filters",
     "push_filters",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import fx, nn
+from torch import nn
 
 from ..attention.find import Attention, find_attentions
 from ..capture.decoder_call import own_context_length
@@ -13,8 +13,8 @@ from ..capture.export import capture
 from ..capture.original import original_of
 from ..errors import InputError
 from ..graph.captured import Captured
-from ..graph.subgraph import ancestors
 from .fingerprints import fingerprint
+from .operand_reader import operand_reader
 from .q_filters import QFilters
 from .query_statistics import QueryStatistics
 
@@ -82,22 +82,24 @@ def calibrate_captured(
     `source` goes into the filters' own `source`, with the two lengths added.
     """
     statistics = QueryStatistics(attentions)
-    reader = _QueryReader(captured.module, attentions, statistics)
+    reader = operand_reader(
+        captured.module, attentions, lambda attention, query, _: statistics.update(attention.index, query)
+    )
     batches = [b for ids in _sequences(data, sequence_length) for b in ids.split(captured.batch or 1)]
     if not batches:
         raise InputError("calibration data is empty: give at least one sequence of token ids.")
-    starts = _starts([ids.shape for ids in batches], context_length or 0)
+    starts = spread_starts([ids.shape for ids in batches], context_length or 0)
     for ids, start in track(
         list(zip(batches, starts, strict=True)), "calibrating", disable=not progress, transient=True
     ):
         positions = start[:, None] + torch.arange(ids.shape[1])
         with torch.no_grad():
-            reader.run(ids.to(captured.device), positions.to(captured.device))
+            reader(ids.to(captured.device), positions.to(captured.device))
     lengths = {"sequence_length": sequence_length, "context_length": context_length}
     return statistics.finish({**source, **lengths})
 
 
-def _starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Tensor]:
+def spread_starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Tensor]:
     """The start position [B] of each row of each batch [B, S], spread over 0 to `context_length - S`."""
     rows, last, starts = sum(batch for batch, _ in shapes), 0, []
     for batch, length in shapes:
@@ -111,34 +113,6 @@ def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> st
     """The fingerprint of the model's weights, buffers and heads, which identifies its filters."""
     module = captured.module
     return fingerprint((*module.parameters(), *module.buffers()), attentions)
-
-
-class _QueryReader(fx.Interpreter):
-    """Runs a captured graph up to its last attention and adds every attention's queries to the statistics."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        attentions: Sequence[Attention],
-        statistics: QueryStatistics,
-    ) -> None:
-        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-        graph.graph_copy(module.graph, copies)
-        needed = ancestors(operand for a in attentions for operand in a.node.all_input_nodes)
-        graph.output([copies[a.node] for a in attentions if a.node not in needed])
-        graph.eliminate_dead_code()
-        super().__init__(fx.GraphModule(module, graph))
-        self._statistics = statistics
-        self._attentions = {copies[attention.node]: attention for attention in attentions}
-        self._queries = {copies[attention.node]: copies[attention.query] for attention in attentions}
-
-    def run_node(self, node: fx.Node) -> Any:
-        attention = self._attentions.get(node)
-        if attention is not None:
-            query = self.env[self._queries[node]]
-            query = query.transpose(1, 2) if attention.heads_last else query
-            self._statistics.update(attention.index, query)
-        return super().run_node(node)
 
 
 def _sequences(data: Iterable[Any], length: int) -> Iterator[torch.Tensor]:

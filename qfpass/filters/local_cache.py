@@ -10,7 +10,9 @@ from platformdirs import user_cache_path
 
 from ..errors import FilterFileError
 from . import hub, layout
+from .locate import read_filters
 from .q_filters import QFilters
+from .trained_filters import TrainedFilters
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +41,27 @@ def find_cached(fingerprint: str) -> QFilters | None:
     return filters
 
 
-def store_cached(filters: QFilters) -> Path:
+def find_tuned(fingerprint: str) -> TrainedFilters | None:
+    """The filters that `qfpass.tune` made for the model with this fingerprint, or None.
+
+    Raises:
+        FilterFileError: the cached files can't be read.
+    """
+    folder = _entry(fingerprint, "tuned")
+    if not (folder / layout.TENSORS_FILE).is_file():
+        return None
+    fields, source, _ = read_filters(folder)
+    return TrainedFilters.from_fields(fields, source, folder)
+
+
+def store_cached(filters: QFilters | TrainedFilters) -> Path:
     """Write the filters into the cache under their `source["fingerprint"]`; returns the folder.
 
     Raises:
         FilterFileError: the source has no fingerprint, or the cache can't be written.
     """
-    folder = _entry(filters.source.get("fingerprint"))
+    kind = "tuned" if isinstance(filters, TrainedFilters) else "filters"
+    folder = _entry(filters.source.get("fingerprint"), kind)
     try:
         filters.save(folder)
     except OSError as error:
@@ -83,13 +99,13 @@ def find_on_hub(name_or_path: str | None) -> QFilters | None:
     return replace(filters, source=hub.source(repository, path))
 
 
-def _entry(fingerprint: object) -> Path:
+def _entry(fingerprint: object, kind: str = "filters") -> Path:
     if not isinstance(fingerprint, str) or not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint):
         raise FilterFileError(
             f"Filters are cached by the model's fingerprint, hexadecimal digits, not by "
             f"{fingerprint!r}: set source['fingerprint'] to what fingerprint() returns."
         )
-    return cache_folder() / "filters" / fingerprint
+    return cache_folder() / kind / fingerprint
 
 
 def _load_entry(folder: Path, disposable: Path) -> QFilters:

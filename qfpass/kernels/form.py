@@ -2,22 +2,23 @@
 
 from dataclasses import dataclass
 
+from .distance_bias import DistanceBias
+
 
 @dataclass(frozen=True)
 class AttentionForm:
-    """logits = c * tanh(scale * <query, key> / c) + slope * (key position - query position).
+    """logits = c * tanh(scale * <query, key> / c) + bias.
 
     Attributes:
         scale: the factor of the products of query and key.
         softcap: c; None if the logits aren't capped.
-        slopes: one positive number a query head, for attention with linear biases (Press et al. 2021,
-            arXiv 2108.12409); None without these.
+        bias: what is added by distance, with numbers for each query head; None if nothing is.
         has_sink: whether each query head has a learned sink, one more logit whose value is zero.
     """
 
     scale: float
     softcap: float | None = None
-    slopes: tuple[float, ...] | None = None
+    bias: DistanceBias | None = None
     has_sink: bool = False
 
     @property
@@ -27,6 +28,5 @@ class AttentionForm:
 
     def __str__(self) -> str:
         cap = "" if self.softcap is None else f", soft cap {self.softcap:g}"
-        return (
-            f"scale {self.scale:g}{cap}{', slopes' if self.slopes else ''}{', sink' if self.has_sink else ''}"
-        )
+        bias, sink = ", bias by distance" if self.bias else "", ", sink" if self.has_sink else ""
+        return f"scale {self.scale:g}{cap}{bias}{sink}"

@@ -112,7 +112,7 @@ class Manifest:
             budget=self.sizes["slots"],
             context_length=self.sizes["context_length"],
             score=SCORES[score] if score else None,
-            store_dtype=_dtype(stored) if stored else None,
+            store_dtype=next(name for name in STORE_KINDS if str(name) == stored),
             backend="packages compiled ahead of time",
             **settings,
         )
@@ -128,9 +128,9 @@ class Manifest:
 
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings that `Manifest.config` takes."""
-    stored = str(config.store_dtype).removeprefix("torch.") if config.store_dtype else None
+    own = {name: getattr(config, name) for name in SETTINGS}
     score = config.score.name if config.score else None
-    return {**{name: getattr(config, name) for name in SETTINGS}, "store_dtype": stored, "score": score}
+    return {**own, "store_dtype": str(config.store_dtype), "score": score}
 
 
 def layers_as_json(layers: Sequence[Layer]) -> list[dict[str, Any]]:

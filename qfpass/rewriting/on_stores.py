@@ -6,6 +6,7 @@ import torch
 
 from ..errors import InputError
 from ..graph.captured import Captured
+from ..store.kv_form import KVForm
 from ..store.layer import bounded_shares
 from ..store.ring import Ring
 from ..store.slots import Protection, SlotRule, slot_to_replace
@@ -31,16 +32,9 @@ class OnStores:
 
     def allocate(self, batch: int, dtype: torch.dtype | None = None) -> list[Store]:
         """Empty stores for `batch` rows, one an attention, in the model's dtype or another."""
+        dtype = dtype or self.dtype
         return [
-            site.rule.allocate(
-                batch,
-                site.attention.kv_heads,
-                site.attention.head_dim,
-                site.attention.value_dim,
-                dtype or self.dtype,
-                self.device,
-            )
-            for site in self.sites
+            site.rule.allocate(batch, KVForm.of(site.attention, dtype, self.device)) for site in self.sites
         ]
 
     @torch.no_grad()

@@ -70,6 +70,7 @@ def _replace(
             recent=inputs["recent"] if site.rule.is_bounded else None,
             filters=own.get("filters"),
             sink=None if attention.sink is None else _flat(graph, copies[attention.sink]),
+            smoothing=_held(module, f"smoothing_{attention.index}", site.smoothing),
             slot=own.get("slot"),
         )
         store = [own[field] for field in fields_of(site.rule.store_type)]
@@ -85,6 +86,16 @@ def _attention_module(site: Site) -> RingAttention | SlotAttention:
     if isinstance(site.rule, RingRule):
         return RingAttention(site.kernel_call, site.rule)
     return SlotAttention(site.kernel_call, site.rule)
+
+
+def _held(module: fx.GraphModule, name: str, tensor: torch.Tensor | None) -> fx.Node | None:
+    """A node that reads the tensor from a buffer of the module; None for no tensor."""
+    if tensor is None:
+        return None
+    module.register_buffer(name, tensor, persistent=False)
+    node = module.graph.get_attr(name)
+    node.meta["val"] = tensor
+    return node
 
 
 def _flat(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -1,20 +1,27 @@
 """A site: one attention of a graph, the rule that keeps its keys and the kernel that reads them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from ..attention.find import Attention
 from ..store.kernel_call import KernelCall
 from ..store.layer import Layer, Rule
+from ..store.smoothing import digest_of
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention of a graph, the rule of its layer's store, and the kernel call that reads the store."""
+    """One attention of a graph, the rule of its layer's store, and the kernel call that reads the store.
+
+    `smoothing` are factors [Hkv, D] of its keys, see `store.smoothing`; None for keys as they are.
+    """
 
     attention: Attention
     rule: Rule
     kernel_call: KernelCall
+    smoothing: torch.Tensor | None = field(default=None, compare=False)
 
     @property
     def layer(self) -> Layer:
@@ -22,7 +29,7 @@ class Site:
         a = self.attention
         return Layer(
             a.index, a.name, str(a.span), a.query_heads, a.kv_heads, a.head_dim, a.value_dim, self.rule,
-            self.kernel_call.kernel.name,
+            self.kernel_call.kernel.name, digest_of(self.smoothing),
         )  # fmt: skip
 
     @property

@@ -12,7 +12,8 @@ from ..kernels.kernel import Kernel
 from ..store.kernel_call import KernelCall
 from ..store.ring import RingRule
 from ..store.scores import recency
-from ..store.slots import SlotRule
+from ..store.slots import SlotRule, Slots
+from ..store.store_kind import StoreKind
 from .on_stores import OnStores
 from .site import Rule, Site
 
@@ -31,12 +32,16 @@ class Uncompressed:
         batch: int,
         in_float32: bool = False,
         kernel: Kernel | None = None,
+        store_type: type[StoreKind] = Slots,
+        smoothing: Sequence[torch.Tensor] | None = None,
     ) -> None:
         self._batch, self._capacity, self.in_float32 = batch, capacity, in_float32
         self._dtype = torch.float32 if in_float32 else captured.dtype
         kernel_calls = [kernel_call_of(captured, a, self._dtype, kernel) for a in attentions]
+        factors = smoothing or (None,) * len(attentions)
         self.sites = [
-            Site(a, keep_all(a, capacity), call) for a, call in zip(attentions, kernel_calls, strict=True)
+            Site(a, keep_all(a, capacity, store_type), call, None if a.span.reach else smooth)
+            for a, call, smooth in zip(attentions, kernel_calls, factors, strict=True)
         ]
         self._on_stores = OnStores(captured, self.sites)
         self.module = self._on_stores.module
@@ -82,9 +87,9 @@ def kernel_call_of(
     return KernelCall(chosen, attention.form)
 
 
-def keep_all(attention: Attention, capacity: int) -> Rule:
+def keep_all(attention: Attention, capacity: int, store_type: type[StoreKind] = Slots) -> Rule:
     """A rule that evicts nothing from texts of up to `capacity` tokens."""
     span = attention.span
     if span.reach is not None:
         return RingRule(span.reach, chunked=span.chunk is not None)
-    return SlotRule(capacity, recent=1, sinks=0, score=recency, is_bounded=False)
+    return SlotRule(capacity, recent=1, sinks=0, score=recency, is_bounded=False, store_type=store_type)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..store.kv_form import KVForm
 from ..store.layer import Layer, Rule
 from ..store.ring import Ring
 from ..store.store_kind import StoreKind, with_tensors
@@ -65,12 +66,12 @@ class Stores(Sequence[Store]):
     @torch.inference_mode(False)
     def empty(cls, layers: Sequence[Layer], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":
         """Stores for `batch` rows, allocated but not yet cleared."""
-        groups = defaultdict[tuple[Rule, tuple[int, int, int]], list[int]](list)
+        groups = defaultdict[tuple[Rule, KVForm], list[int]](list)
         for i, layer in enumerate(layers):
-            groups[layer.rule, (layer.kv_heads, layer.head_dim, layer.value_dim)].append(i)
+            groups[layer.rule, KVForm.of(layer, dtype, device)].append(i)
         stacks = []
-        for (rule, sizes), numbers in groups.items():
-            flat = rule.allocate(len(numbers) * batch, *sizes, dtype, device)
+        for (rule, form), numbers in groups.items():
+            flat = rule.allocate(len(numbers) * batch, form)
             stacked = with_tensors(
                 type(flat), (tensor.unflatten(0, (len(numbers), batch)) for tensor in flat)
             )

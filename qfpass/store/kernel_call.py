@@ -8,6 +8,7 @@ import torch
 from ..kernels.cpu.step_attention.attend import attend_step
 from ..kernels.form import AttentionForm
 from ..kernels.kernel import Kernel
+from .int4_values import Int4ValueSlots
 from .int8_slots import Int8Slots
 from .store_kind import StoreKind
 
@@ -44,7 +45,7 @@ class KernelCall:
         self, query: torch.Tensor, slots: StoreKind, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention over all slots that `bias` doesn't hide: (out, lse) as from `attend`."""
-        if self.streams and query.shape[2] == 1 and isinstance(slots, Int8Slots):
+        if self.streams and query.shape[2] == 1 and isinstance(slots, (Int8Slots, Int4ValueSlots)):
             scales = slots.key_scales, slots.value_scales
             return self._attend_one(query, slots.keys, slots.values, scales, bias)
         key, value = slots.dense(query.dtype)
@@ -62,18 +63,6 @@ class KernelCall:
             query, key, value, scale=self.form.scale, scales=scales, bias=bias, softcap=self.form.softcap,
             own_loops=self.own_loops,
         )  # fmt: skip
-
-
-def distance_bias(
-    query_position: torch.Tensor, key_position: torch.Tensor, slopes: torch.Tensor
-) -> torch.Tensor:
-    """The bias slope * (key position - query position), [B, Hq, Sq, Sk] float32.
-
-    Positions are [B, Sq] and [B, 1 or Hkv, Sk], slopes [Hq].
-    """
-    distance = key_position[:, :, None, :] - query_position[:, None, :, None]
-    group = len(slopes) // distance.shape[1]
-    return distance.repeat_interleave(group, dim=1) * slopes[:, None, None]
 
 
 def length_bias(lengths: torch.Tensor, keys: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ class Layer:
         name: the path of its module.
         span: the keys that a query sees, in words.
         kernel: the name of the kernel that reads the store.
+        smoothing: a digest of the factors that its keys are divided by; empty without.
     """
 
     index: int
@@ -29,6 +30,7 @@ class Layer:
     value_dim: int
     rule: Rule
     kernel: str
+    smoothing: str
 
     @property
     def is_ring(self) -> bool:

@@ -20,6 +20,7 @@ class LayerInputs(NamedTuple, Generic[T]):
         recent: [], how many of the newest tokens a chunk doesn't evict; None takes the rule's number.
         filters: [Hkv, P], the filters of the layer's score; None if it reads none.
         sink: [Hq], a learned sink: one more logit a query head; None if the model has none.
+        smoothing: [Hkv, D] in the keys' dtype, the factors of `store.smoothing`; None for keys as they are.
         slot: [B, Hkv, 1], the slot that a single token is written to; None if the layer isn't bounded.
     """
 
@@ -29,6 +30,7 @@ class LayerInputs(NamedTuple, Generic[T]):
     recent: T | None = None
     filters: T | None = None
     sink: T | None = None
+    smoothing: T | None = None
     slot: T | None = None
 
 

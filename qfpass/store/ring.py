@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .kv_form import KVForm
+
 
 class Ring(NamedTuple):
     """The tensors of one layer's ring, in the model's dtype."""
@@ -35,26 +37,16 @@ class RingRule:
         """What reports show as the layer's score: no key is ranked."""
         return "chunk" if self.chunked else "window"
 
-    def token_nbytes(
-        self, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
-    ) -> int:
-        """Bytes of one token's keys and values; `dtype` is the model's, `device` isn't used."""
-        return kv_heads * (head_dim + value_dim) * dtype.itemsize
+    def token_nbytes(self, form: KVForm) -> int:
+        """Bytes of one token's keys and values."""
+        return form.kv_heads * (form.head_dim + form.value_dim) * form.dtype.itemsize
 
-    def allocate(
-        self,
-        batch: int,
-        kv_heads: int,
-        head_dim: int,
-        value_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Ring:
+    def allocate(self, batch: int, form: KVForm) -> Ring:
         """An empty ring for `batch` rows."""
-        heads = (batch, kv_heads, self.slots)
+        heads = (batch, form.kv_heads, self.slots)
         return Ring(
-            torch.zeros(*heads, head_dim, dtype=dtype, device=device),
-            torch.zeros(*heads, value_dim, dtype=dtype, device=device),
+            torch.zeros(*heads, form.head_dim, dtype=form.dtype, device=form.device),
+            torch.zeros(*heads, form.value_dim, dtype=form.dtype, device=form.device),
         )
 
     def clear(self, store: Ring, slots: int | None = None) -> None:

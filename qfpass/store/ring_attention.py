@@ -31,7 +31,7 @@ class RingAttention(nn.Module):
 
         `inputs` are the fields of `LayerInputs`, then the tensors of a `Ring`, which change in place.
         """
-        (position, visible, lengths, _, _, sink, _), store = split(inputs)
+        (position, visible, lengths, _, _, sink, *_), store = split(inputs)
         ring = Ring(*store)
         if query.shape[2] == 1:
             write_token(ring, key, value, position)

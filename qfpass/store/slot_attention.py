@@ -3,10 +3,12 @@
 import torch
 from torch import nn
 
+from ..kernels.distance_bias import distance_bias
 from ..kernels.join import join
-from .kernel_call import KernelCall, distance_bias, hiding_bias, length_bias, weigh_with_sink
+from .kernel_call import KernelCall, hiding_bias, length_bias, weigh_with_sink
 from .layer_inputs import split
 from .slots import Protection, SlotRule, append, keep_best, slot_of_position, write
+from .smoothing import smooth
 from .store_kind import StoreKind, first_slots, with_tensors
 
 
@@ -19,14 +21,13 @@ class SlotAttention(nn.Module):
     the highest scores.
     """
 
-    slopes: torch.Tensor | None
+    bias: torch.Tensor | None
 
     def __init__(self, kernel_call: KernelCall, rule: SlotRule) -> None:
         super().__init__()
         self.kernel_call, self.rule = kernel_call, rule
-        slopes = kernel_call.form.slopes
-        held = None if slopes is None else torch.tensor(slopes, dtype=torch.float32)
-        self.register_buffer("slopes", held, persistent=False)
+        bias = kernel_call.form.bias
+        self.register_buffer("bias", None if bias is None else bias.numbers(), persistent=False)
 
     @property
     def sharing_key(self) -> tuple[object, ...]:
@@ -44,9 +45,10 @@ class SlotAttention(nn.Module):
 
         `inputs` are the fields of `LayerInputs`, then the tensors of the rule's store, which change in place.
         """
-        (position, visible, lengths, recent, filters, sink, slot), store = split(inputs)
+        (position, visible, lengths, recent, filters, sink, smoothing, slot), store = split(inputs)
         slots = with_tensors(self.rule.store_type, store)
         score = self.rule.score(key, value, position, filters).float()
+        query, key = smooth(query, key, smoothing)
         tokens = (key, value, score, position)
         if query.shape[2] == 1:
             target = slot if self.rule.is_bounded else slot_of_position(slots.positions, position)
@@ -73,8 +75,8 @@ class SlotAttention(nn.Module):
         """Attention over the first `count` slots; `lengths` [B] counts the filled ones of each row."""
         filled = first_slots(slots, count)
         bias = None if lengths is None else length_bias(lengths, filled.scores.shape[2])
-        if self.slopes is not None:
-            distance = distance_bias(position, filled.positions, self.slopes)
+        if self.bias is not None:
+            distance = distance_bias(self.bias, position, filled.positions)
             bias = distance if bias is None else distance + bias
         return self.kernel_call.attend_slots(query, filled, bias)
 
@@ -98,8 +100,8 @@ class SlotAttention(nn.Module):
     def _over_chunk(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.slopes is None:
+        if self.bias is None:
             return self.kernel_call.attend(query, key, value, causal=True)
         later = position[:, None, None, :] > position[:, None, :, None]
-        bias = distance_bias(position, position[:, None], self.slopes) + hiding_bias(later)
+        bias = distance_bias(self.bias, position, position[:, None]) + hiding_bias(later)
         return self.kernel_call.attend(query, key, value, bias=bias)

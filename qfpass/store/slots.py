@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import ConfigError
+from .kv_form import KVForm
 from .scores import Score, score_named
 from .store_kind import StoreKind, empty_store, fields_of, token_nbytes
 
@@ -75,23 +76,13 @@ class SlotRule:
         kind = self.store_type
         return f"{self!r} in {kind.__name__}({', '.join(fields_of(kind))})"
 
-    def token_nbytes(
-        self, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
-    ) -> int:
-        """Bytes of what the slots hold of one token's keys and values; `dtype` is the model's."""
-        return token_nbytes(self.store_type, kv_heads, head_dim, value_dim, dtype, device)
+    def token_nbytes(self, form: KVForm) -> int:
+        """Bytes of what the slots hold of one token's keys and values."""
+        return token_nbytes(self.store_type, form)
 
-    def allocate(
-        self,
-        batch: int,
-        kv_heads: int,
-        head_dim: int,
-        value_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> StoreKind:
+    def allocate(self, batch: int, form: KVForm) -> StoreKind:
         """An empty store for `batch` rows."""
-        return empty_store(self.store_type, (batch, kv_heads, self.slots), head_dim, value_dim, dtype, device)
+        return empty_store(self.store_type, batch, self.slots, form)
 
     def clear(self, store: StoreKind, slots: int | None = None) -> None:
         """Empty the store in place and let only its first `slots` slots be used, all of them by default.

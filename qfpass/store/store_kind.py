@@ -5,6 +5,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
+from .kv_form import KVForm
+
 
 class StoreKind(Protocol):
     """A NamedTuple class whose fields are the tensors [B, Hkv, C] or [B, Hkv, C, n] of one layer's store.
@@ -57,18 +59,14 @@ def with_tensors(kind: type[Store], tensors: Iterable[torch.Tensor]) -> Store:
     return kind(*tensors)
 
 
-def empty_store(
-    kind: type[StoreKind],
-    heads: tuple[int, int, int],
-    head_dim: int,
-    value_dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> StoreKind:
-    """Empty slots of shape `heads`, [B, Hkv, C]: zeros, scores of -inf and positions of -1."""
-    one = _one_token(kind, heads[1], head_dim, value_dim, dtype, device)
+def empty_store(kind: type[StoreKind], rows: int, slots: int, form: KVForm) -> StoreKind:
+    """Empty slots [rows, Hkv, slots]: zeros, scores of -inf and positions of -1."""
     store = with_tensors(
-        kind, (torch.zeros(*heads, *held.shape[3:], dtype=held.dtype, device=device) for held in one)
+        kind,
+        (
+            torch.zeros(rows, form.kv_heads, slots, *held.shape[3:], dtype=held.dtype, device=form.device)
+            for held in _one_token(kind, form)
+        ),
     )
     store.scores.fill_(float("-inf"))
     store.positions.fill_(-1)
@@ -86,30 +84,18 @@ def kv_nbytes(store: Iterable[torch.Tensor]) -> int:
     return sum(tensor.nbytes for name, tensor in named if name not in _BESIDE)
 
 
-def token_nbytes(
-    kind: type[StoreKind],
-    kv_heads: int,
-    head_dim: int,
-    value_dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> int:
+def token_nbytes(kind: type[StoreKind], form: KVForm) -> int:
     """Bytes of what a layer's slots hold of one token's keys and values, in all heads."""
-    return kv_nbytes(_one_token(kind, kv_heads, head_dim, value_dim, dtype, device))
+    return kv_nbytes(_one_token(kind, form))
 
 
-def _one_token(
-    kind: type[StoreKind],
-    kv_heads: int,
-    head_dim: int,
-    value_dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> StoreKind:
+def _one_token(kind: type[StoreKind], form: KVForm) -> StoreKind:
     key, value = (
-        torch.zeros(1, kv_heads, 1, dim, dtype=dtype, device=device) for dim in (head_dim, value_dim)
+        torch.zeros(1, form.kv_heads, 1, dim, dtype=form.dtype, device=form.device)
+        for dim in (form.head_dim, form.value_dim)
     )
     scores, positions = (
-        torch.zeros(1, kv_heads, 1, dtype=own, device=device) for own in (torch.float32, torch.int32)
+        torch.zeros(1, form.kv_heads, 1, dtype=own, device=form.device)
+        for own in (torch.float32, torch.int32)
     )
     return kind.of(key, value, scores, positions)

@@ -3,26 +3,23 @@
 import torch
 
 from ..errors import ConfigError
+from .kv_form import KVForm
 from .scores import Score
 
 
 @torch.no_grad()
-def try_score(
-    score: Score, kv_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, device: torch.device
-) -> None:
+def try_score(score: Score, form: KVForm) -> None:
     """Score five random tokens of a layer of this form, at once and one by one.
 
     Raises:
         ConfigError: it fails, or doesn't give each token one finite number that depends on it alone.
     """
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, kv_heads, 5)
-    keys, values = (
-        torch.randn(*shape, size, generator=generator).to(device, dtype) for size in (head_dim, value_dim)
-    )
-    positions = torch.arange(7, 12, device=device).expand(2, -1)
-    width = {None: 0, "published": head_dim, "trained": kv_heads * (head_dim + value_dim) + 2}[score.filters]
-    filters = torch.randn(kv_heads, width, generator=generator).to(device) if width else None
+    keys, values = form.random(2, 5)
+    positions = torch.arange(7, 12, device=form.device).expand(2, -1)
+    pairs = form.kv_heads * (form.head_dim + form.value_dim)
+    width = {None: 0, "published": form.head_dim, "trained": pairs + 2}[score.filters]
+    generator = torch.Generator().manual_seed(1)
+    filters = torch.randn(form.kv_heads, width, generator=generator).to(form.device) if width else None
     try:
         whole = score(keys, values, positions, filters)
         parts = [
@@ -32,9 +29,13 @@ def try_score(
     except Exception as error:  # the caller's own code raises anything
         raise ConfigError(
             f"the score {score.name} fails for keys {list(keys.shape)} and values {list(values.shape)} of "
-            f"{dtype}: {error}"
+            f"{form.dtype}: {error}"
         ) from error
-    if not isinstance(whole, torch.Tensor) or whole.shape != shape or not bool(whole.isfinite().all()):
+    if (
+        not isinstance(whole, torch.Tensor)
+        or whole.shape != keys.shape[:3]
+        or not bool(whole.isfinite().all())
+    ):
         raise ConfigError(
             f"the score {score.name} must give one finite number a head and token, [B, Hkv, S]."
         )

@@ -3,6 +3,7 @@
 import torch
 
 from ..errors import ConfigError
+from .kv_form import KVForm
 from .store_kind import StoreKind, empty_store, fields_of
 
 TOKENS = 5
@@ -10,30 +11,21 @@ CLOSE = 0.05  # of the largest number: rounding that differs with the number of 
 
 
 @torch.no_grad()
-def try_store(
-    kind: type[StoreKind],
-    kv_heads: int,
-    head_dim: int,
-    value_dim: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
+def try_store(kind: type[StoreKind], form: KVForm) -> None:
     """Store five random tokens of a layer of this form, at once and one by one, and read them again.
 
     Raises:
         ConfigError: it fails, its tensors aren't [B, Hkv, C] or [B, Hkv, C, n], what it reads isn't keys and
             values in the model's dtype, an empty slot isn't finite, or a token depends on the others.
     """
-    generator, heads = torch.Generator().manual_seed(0), (2, kv_heads, TOKENS)
-    dims = (head_dim, value_dim)
-    keys, values = (torch.randn(*heads, dim, generator=generator).to(device, dtype) for dim in dims)
-    scores = torch.rand(heads, generator=generator, dtype=torch.float32).to(device)
-    positions = torch.arange(TOKENS, dtype=torch.int32, device=device).expand(heads)
+    (keys, values), dtype = form.random(2, TOKENS), form.dtype
+    scores = keys[..., 0].float()
+    positions = torch.arange(TOKENS, dtype=torch.int32, device=form.device).expand(keys.shape[:3])
     given = (keys, values, scores, positions)
     try:
         whole = kind.of(*given)
         parts = [kind.of(*(tensor[:, :, i : i + 1] for tensor in given)) for i in range(TOKENS)]
-        empty = empty_store(kind, heads, *dims, dtype, device)
+        empty = empty_store(kind, 2, TOKENS, form)
         (key, value), (no_key, no_value) = whole.dense(dtype), empty.dense(dtype)
         alone = [part.dense(dtype) for part in parts]
         read = (("keys", keys, key, no_key), ("values", values, value, no_value))

@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate`, `calibrate`, `train`, `push`, `census` and `bench`.
+"""The command line: `qfpass evaluate`, `calibrate`, `tune`, `train`, `push`, `census` and `bench`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -14,6 +14,7 @@ from ..errors import InputError, QFPassError
 from ..filters import QFilters, TrainedFilters, load_filters, push_filters
 from ..filters.calibrate import calibrate as calibrate_model
 from ..training.train import train as train_filters
+from ..training.tune import tune as tune_model
 from . import evaluate
 from .bench.command import run_bench
 from .census.command import run_census
@@ -69,6 +70,24 @@ def train(
     )  # fmt: skip
     _save(filters, out)
     Console().print(f"trained filters of {len(filters.filters)} layers, in {out}")
+
+
+@app.command()
+def tune(
+    model: ModelName,
+    ratio: Annotated[float, typer.Option(help="How many times fewer slots than tokens.")] = 4.0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 240,
+    lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="A folder for a copy of the filters.")] = None,
+    seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
+) -> None:  # fmt: skip
+    """Train filters of a model on texts that it writes itself; qfpass.compile then finds them."""
+    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    filters = tune_model(
+        original, tokenizer, ratio=ratio, steps=steps, lessons=lessons, seed=seed, progress=progress
+    )
+    if out is not None:
+        _save(filters, out)
 
 
 @app.command()

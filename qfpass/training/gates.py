@@ -50,9 +50,9 @@ def gated_attention(
 ) -> torch.Tensor:
     """Attention output [1, Hq, T, Dv] with log_gates [Hkv, T, n] added to the logits.
 
-    query [1, Hq, T, D], keys [1, Hkv, n, D], values [1, Hkv, n, Dv].
+    query [1, Hq, T, D], keys [1, Hkv, n, D], values [1, Hkv, n, Dv]; softmax and gates are float32.
     """
-    grouped = query.unflatten(1, (keys.shape[1], -1)).float() * scale
-    logits = grouped @ keys[:, :, None].transpose(-1, -2).float() + log_gates[None, :, None]
-    out = logits.softmax(-1) @ values[:, :, None].float()
-    return out.flatten(1, 2).to(query.dtype)
+    grouped = query.unflatten(1, (keys.shape[1], -1)) * scale
+    logits = (grouped @ keys[:, :, None].transpose(-1, -2)).float() + log_gates[None, :, None]
+    out = logits.softmax(-1).to(values.dtype) @ values[:, :, None]
+    return out.flatten(1, 2)

@@ -14,18 +14,27 @@ from .attend_with import AttendWith
 from .suffixes import Lesson, SuffixAttention
 
 FACTS = 8  # per context
-SUFFIX = 448  # tokens of continuation and questions together, at most
-CONTINUATION = 256  # tokens: so many that some of their own keys are evicted too
 
 
 class Teacher:
-    """Makes lessons from texts with the uncompressed model."""
+    """Makes lessons from texts with the uncompressed model.
+
+    Args:
+        continuation: tokens with which a text goes on after a lesson's context.
+        suffix: tokens of continuation and questions together, at most.
+    """
 
     def __init__(
-        self, reader: AttendWith, attentions: Sequence[Attention], tokenizer: Any, device: torch.device
+        self,
+        reader: AttendWith,
+        attentions: Sequence[Attention],
+        tokenizer: Any,
+        device: torch.device,
+        continuation: int,
+        suffix: int,
     ) -> None:
         self._reader, self._attentions, self._tokenizer = reader, attentions, tokenizer
-        self._device = device
+        self._device, self._continuation, self._suffix = device, continuation, suffix
 
     @torch.no_grad()
     def lesson(self, text: list[int], length: int, random: Random) -> Lesson:
@@ -36,17 +45,17 @@ class Teacher:
         Raises:
             InputError: the text is shorter than `length` and the continuation together.
         """
-        spare = len(text) - length - CONTINUATION
+        spare = len(text) - length - self._continuation
         if spare < 0:
             raise InputError(
-                f"a text of {len(text)} tokens is too short for a lesson of {length + CONTINUATION}: give "
-                "longer texts, or a smaller length."
+                f"a text of {len(text)} tokens is too short for a lesson of {length + self._continuation}: "
+                "give longer texts, or a smaller length."
             )
         start = random.randrange(spare + 1)
         invented = [facts.invent(random) for _ in range(FACTS)]
         context = facts.insert(self._tokenizer, text[start:], invented, random, length)
         used = length - sum(len(facts.sentence_ids(self._tokenizer, fact)) for fact in invented)
-        continuation = text[start + used :][: CONTINUATION + 1]
+        continuation = text[start + used :][: self._continuation + 1]
         keys, values = self._read_context(context)
         questions = [q for q in (facts.ask(self._tokenizer, fact) for fact in invented) if q]
         random.shuffle(questions)
@@ -80,7 +89,7 @@ class Teacher:
         blocks = [(continuation[:-1], len(continuation) - 1)]
         for question in questions:
             ids = question.asked + question.answer
-            if sum(len(b) for b, _ in blocks) + len(ids) <= SUFFIX:
+            if sum(len(b) for b, _ in blocks) + len(ids) <= self._suffix:
                 blocks.append((ids[:-1], len(question.answer)))
         device, total = self._device, sum(len(ids) for ids, _ in blocks)
         apart = torch.ones(total, total, dtype=torch.bool, device=device)
@@ -107,13 +116,13 @@ class Teacher:
         return tokens, torch.arange(start, start + len(ids), device=self._device)
 
 
-def long_enough(texts: Sequence[list[int]], length: int) -> list[list[int]]:
+def long_enough(texts: Sequence[list[int]], length: int, continuation: int) -> list[list[int]]:
     """The texts (token ids) long enough that lessons of `length` tokens can start at several places.
 
     Raises:
         InputError: no text is long enough.
     """
-    needed = max(int(1.25 * length), length + CONTINUATION)
+    needed = max(int(1.25 * length), length + continuation)
     found = [ids for ids in texts if len(ids) > needed]
     if not found:
         longest = max(map(len, texts), default=0)

@@ -1,10 +1,9 @@
 """`qfpass.train`: learns filters with which a compressed model predicts what the full model predicts."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -18,32 +17,12 @@ from ..capture.original import original_of
 from ..errors import UnsupportedOpError
 from ..filters.calibrate import model_fingerprint
 from ..filters.trained_filters import TrainedFilters
-from ..store.scores import SCORES
+from ..graph.captured import Captured
 from .attend_with import AttendWith
+from .descent import Descent, TrainingPlan
 from .lessons import Teacher, long_enough
 from .scorer import Scorer, log_norms, pairs_of
-from .soft_eviction import SoftEviction
-from .suffixes import Lesson, SuffixAttention
-
-TEMPERATURE = 0.3  # of the gates, in standard deviations of the score
-LEARNING_RATE, WARM_UP = 5e-3, 10
-RATE_FACTORS = {"forgetting": 3.0, "size": 5.0}  # learning rates of these parameters, relative to the others
-FREE_SIZES = 0.5  # share of the steps after which the layers' sizes are rounded and no longer learned
-MEAN_DECAY = 0.97  # decay of the parameters' running mean, which is the result
-ANSWERS, CONTINUATION = 2.0, 3.0  # weights of the losses
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """The settings of one training; see `train`."""
-
-    ratio: float
-    steps: int
-    lessons: int
-    lengths: tuple[int, ...]
-    batch: int
-    sinks: int
-    seed: int
+from .suffixes import Lesson
 
 
 def train(
@@ -87,31 +66,46 @@ def train(
         UnsupportedOpError: an attention has capped or biased logits or a learned sink; no attention is
             without a window, or those that are have heads of different shapes.
     """
-    plan = TrainingPlan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     captured = capture(original_of(model))
+    plan = TrainingPlan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     attentions = find_attentions(captured, None)
-    scored = _scored(attentions)
+    ids = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
+    return train_captured(captured, attentions, tokenizer, ids, plan, description, progress)
+
+
+def train_captured(
+    captured: Captured,
+    attentions: Sequence[Attention],
+    tokenizer: Any,
+    texts: Sequence[list[int]],
+    plan: TrainingPlan,
+    description: str,
+    progress: bool,
+    saved: Path | None = None,
+) -> TrainedFilters:
+    """Trained filters of a captured decoder; texts are token ids. See `train`, and `Descent` for `saved`."""
+    scored = scored_attentions(attentions)
     with _frozen(captured.module), torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(plan.seed)
         reader = AttendWith(captured, attentions)
-        teacher = Teacher(reader, attentions, tokenizer, captured.device)
-        course = _lessons(teacher, tokenizer, texts, plan, progress)
+        teacher = Teacher(reader, attentions, tokenizer, captured.device, plan.continuation, plan.suffix)
+        course = _lessons(teacher, texts, plan, progress)
         scorer = Scorer(*_samples(course, scored)).to(captured.device)
-        losses = _descend(scorer, reader, attentions, scored, course, plan, progress)
+        losses = Descent(scorer, reader, attentions, scored, plan, saved).run(course, progress)
     source = {
         "fingerprint": model_fingerprint(captured, attentions),
         "data": description,
-        "ratio": ratio,
-        "steps": steps,
-        "batch": batch,
-        "lessons": f"{lessons} x {' or '.join(map(str, lengths))} tokens",
-        "seed": seed,
+        "ratio": plan.ratio,
+        "steps": plan.steps,
+        "batch": plan.batch,
+        "lessons": f"{plan.lessons} x {' or '.join(map(str, plan.lengths))} tokens",
+        "seed": plan.seed,
         "losses": losses,
     }
     return scorer.filters(attentions, scored, source)
 
 
-def _scored(attentions: Sequence[Attention]) -> list[int]:
+def scored_attentions(attentions: Sequence[Attention]) -> list[int]:
     """The indices of the attentions whose filters are trained: those without a window.
 
     Raises:
@@ -134,11 +128,10 @@ def _scored(attentions: Sequence[Attention]) -> list[int]:
 
 
 def _lessons(
-    teacher: Teacher, tokenizer: Any, texts: Iterable[str], plan: TrainingPlan, progress: bool
+    teacher: Teacher, texts: Sequence[list[int]], plan: TrainingPlan, progress: bool
 ) -> list[Lesson]:
     random = Random(plan.seed)
-    tokens = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
-    fitting = {length: long_enough(tokens, length) for length in plan.lengths}
+    fitting = {length: long_enough(texts, length, plan.continuation) for length in plan.lengths}
     each = islice(cycle(plan.lengths), plan.lessons)
     return [
         teacher.lesson(random.choice(fitting[length]), length, random)
@@ -154,94 +147,6 @@ def _samples(
     pairs = [torch.cat([pairs_of(x.keys[i], x.values[i]) for x in few]) for i in scored]
     norms = [torch.cat([log_norms(x.values[i]) for x in few], 1) for i in scored]
     return pairs, norms
-
-
-def _descend(
-    scorer: Scorer,
-    reader: AttendWith,
-    attentions: Sequence[Attention],
-    scored: Sequence[int],
-    course: Sequence[Lesson],
-    plan: TrainingPlan,
-    progress: bool,
-) -> dict[str, list[float]]:
-    """Train the scorer and set its parameters to their running mean; returns the mean losses over time."""
-    random = Random(plan.seed + 1)
-    optimizer = _optimizer(scorer)
-    means = {name: value.detach().clone() for name, value in scorer.named_parameters()}
-    losses: dict[str, list[float]] = {"answers": [], "continuation": []}
-    for step in track(range(plan.steps), "training filters", disable=not progress, transient=True):
-        if step == int(FREE_SIZES * plan.steps):
-            _restore(scorer, means)
-            scorer.round_shares()
-            means["size"] = scorer.size.detach().clone()
-        _set_rate(optimizer, step, plan.steps)
-        optimizer.zero_grad()
-        for lesson in random.choices(course, k=plan.batch):
-            ratio = plan.ratio * random.choice((0.5, 1, 1, 1))
-            answers, continuation = _losses(
-                scorer, reader, attentions, scored, lesson, int(lesson.tokens / ratio), plan
-            )
-            ((ANSWERS * answers + CONTINUATION * continuation) / plan.batch).backward()
-            losses["answers"].append(answers.item())
-            losses["continuation"].append(continuation.item())
-        nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
-        optimizer.step()
-        decay = min(MEAN_DECAY, (step + 1) / (step + 10))
-        for name, value in scorer.named_parameters():
-            means[name].lerp_(value.detach(), 1 - decay)
-    _restore(scorer, means)
-    return {name: _thinned(values) for name, values in losses.items()}
-
-
-def _losses(
-    scorer: Scorer,
-    reader: AttendWith,
-    attentions: Sequence[Attention],
-    scored: Sequence[int],
-    lesson: Lesson,
-    slots: int,
-    plan: TrainingPlan,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The divergences from the full model of answers and of the continuation, in nats per token."""
-    recent = SCORES["trained"].recent(slots)
-    gates = SoftEviction(scorer, lesson, scored, slots, recent, plan.sinks, TEMPERATURE)
-    logits = reader.read(lesson.ids, lesson.positions, SuffixAttention(lesson, attentions, gates))
-    counted = lesson.asked | lesson.follows
-    said, expected = logits[counted].float().log_softmax(-1), lesson.expected.float()
-    divergence = (expected.exp() * (expected - said)).sum(-1)
-    asked = lesson.asked[counted]
-    return divergence[asked].mean() if asked.any() else divergence.sum() * 0, divergence[~asked].mean()
-
-
-def _optimizer(scorer: Scorer) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [value], "factor": RATE_FACTORS.get(name, 1.0)}
-        for name, value in scorer.named_parameters()
-    ]
-    return torch.optim.Adam(groups, LEARNING_RATE)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-    """Set the learning rates of one step: a warm-up times a cosine that falls to a tenth."""
-    rate = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
-    rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
-
-
-@torch.no_grad()
-def _restore(scorer: Scorer, means: dict[str, torch.Tensor]) -> None:
-    for name, value in scorer.named_parameters():
-        value.copy_(means[name])
-
-
-def _thinned(losses: list[float], points: int = 10) -> list[float]:
-    """The means of about `points` equally long parts of the losses."""
-    size = max(1, len(losses) // points)
-    return [
-        round(sum(losses[i : i + size]) / len(losses[i : i + size]), 4) for i in range(0, len(losses), size)
-    ]
 
 
 @contextmanager

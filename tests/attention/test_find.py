@@ -10,6 +10,7 @@ from keep_all import check_rewritten, found
 
 from qfpass.errors import NoAttentionError, UnsupportedOpError
 from qfpass.kernels import reference
+from qfpass.kernels.distance_bias import DistanceBias
 
 GROUP = QUERY_HEADS // KV_HEADS
 T = torch.Tensor
@@ -208,7 +209,7 @@ def test_flash_attn_with_alibi_is_found(flash_attn: torch.library.Library) -> No
     slopes = [2.0 ** -(i + 1) for i in range(QUERY_HEADS)]
     model = decoder(with_alibi(lambda _: torch.tensor(slopes)))
     captured, attentions = found(model)
-    assert [a.form.slopes for a in attentions] == [tuple(slopes)] * 2
+    assert [a.form.bias for a in attentions] == [DistanceBias(tuple(slopes))] * 2
     check_rewritten(model, captured, attentions)
 
 

@@ -201,8 +201,8 @@ def test_no_program_is_misread(program: Program) -> None:
     assert (attention.sink is not None) == (program.sink is not None)
     assert attention.head_dim == attention.value_dim == HEAD_DIM
     assert attention.kv_heads == (1 if program.repeat == "one" else KV_HEADS)
-    slopes = None if program.slopes is None else pytest.approx(SLOPES.tolist(), rel=1e-4)
-    assert attention.form.slopes == slopes
+    read = attention.form.bias and attention.form.bias.slopes
+    assert read == (None if program.slopes is None else pytest.approx(SLOPES.tolist(), rel=1e-4))
     check_rewritten(model, captured, [attention])
 
 

@@ -11,6 +11,8 @@ from qfpass.kernels.form import AttentionForm
 from qfpass.kernels.kernel import Kernel
 from qfpass.store.int8_slots import Int8Slots, dequantize, quantize
 from qfpass.store.kernel_call import KernelCall
+from qfpass.store.kv_form import KVForm
+from qfpass.store.layer_inputs import LayerInputs
 from qfpass.store.slot_attention import SlotAttention
 from qfpass.store.slots import Protection, SlotRule, Slots, keep_best
 from qfpass.store.store_kind import StoreKind
@@ -50,7 +52,7 @@ def test_zeros_stay_zeros() -> None:
 
 
 def test_an_empty_store_takes_no_more_than_its_bytes() -> None:
-    store = rule(7, Int8Slots).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
+    store = rule(7, Int8Slots).allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU))
     assert isinstance(store, Int8Slots)
     assert (store.keys.dtype, store.values.dtype) == (torch.int8, torch.int8)
     assert (store.positions == -1).all() and (store.scores == float("-inf")).all()
@@ -62,7 +64,7 @@ def test_it_keeps_what_a_float_store_keeps(pieces: list[int], seed: int) -> None
     key, value = random(HEADS, sum(pieces), seed), random(HEADS, sum(pieces), seed + 1)
     score = random(HEADS, sum(pieces), seed + 2)[..., 0]
     small, exact = (
-        rule(7, d).allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU) for d in (Int8Slots, Slots)
+        rule(7, d).allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU)) for d in (Int8Slots, Slots)
     )
     assert isinstance(small, Int8Slots)
     seen = 0
@@ -88,25 +90,14 @@ def test_attention_reads_the_rounded_keys_and_values(streams: bool, pieces: list
     layer = SlotAttention(
         KernelCall(Kernel("reference", reference.attend), AttentionForm(0.5), streams=streams), whole
     )
-    store = layer.rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)  # type: ignore[union-attr]
+    store = layer.rule.allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU))  # type: ignore[union-attr]
     seen = 0
     for piece in pieces:
         cut = slice(seen, seen + piece)
         place = torch.arange(seen, seen + piece).expand(BATCH, -1)
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        out = layer(
-            query[:, :, cut],
-            key[:, :, cut],
-            value[:, :, cut],
-            place,
-            visible,
-            None,
-            None,
-            None,
-            None,
-            None,
-            *store,
-        )
+        operands = (tensor[:, :, cut] for tensor in (query, key, value))
+        out = layer(*operands, *LayerInputs(place, visible), *store)
         # A chunk sees itself unrounded, and what was stored before rounded.
         own = slice(seen, seen + piece if piece > 1 else seen)
         seen += piece

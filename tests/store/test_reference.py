@@ -11,6 +11,7 @@ from qfpass.kernels import reference
 from qfpass.kernels.form import AttentionForm
 from qfpass.kernels.kernel import Kernel
 from qfpass.store.kernel_call import KernelCall
+from qfpass.store.kv_form import KVForm
 from qfpass.store.layer_inputs import LayerInputs
 from qfpass.store.reference import BoundedStore
 from qfpass.store.slot_attention import SlotAttention
@@ -70,7 +71,7 @@ def test_slot_attention_is_that(lengths: list[int], seed: int, slots: int) -> No
     rule = SlotRule(slots, RECENT, SINKS, "knorm")
     layer, held = (
         SlotAttention(kernel_call, rule),
-        rule.allocate(BATCH, KV_HEADS, SIZE, VALUE_SIZE, torch.float32, torch.device("cpu")),
+        rule.allocate(BATCH, KVForm(KV_HEADS, SIZE, VALUE_SIZE, torch.float32, torch.device("cpu"))),
     )
     text = tokens(ends[-1], seed)
     for a, b in pairwise(ends):

@@ -9,6 +9,8 @@ from qfpass.kernels import reference
 from qfpass.kernels.form import AttentionForm
 from qfpass.kernels.kernel import Kernel
 from qfpass.store.kernel_call import KernelCall
+from qfpass.store.kv_form import KVForm
+from qfpass.store.layer_inputs import LayerInputs
 from qfpass.store.ring import RingRule
 from qfpass.store.ring_attention import RingAttention
 
@@ -35,7 +37,7 @@ def read_in_pieces(pieces: list[int], window: int, seed: int, restart: bool = Fa
     value = torch.randn(BATCH, HEADS, total, DIM + 1, generator=generator)
     rule = RingRule(window)
     layer = RingAttention(KernelCall(Kernel("reference", reference.attend), AttentionForm(SCALE)), rule)
-    store = rule.allocate(BATCH, HEADS, DIM, DIM + 1, torch.float32, torch.device("cpu"))
+    store = rule.allocate(BATCH, KVForm(HEADS, DIM, DIM + 1, torch.float32, torch.device("cpu")))
     if restart:
         for tensor in store:
             tensor.fill_(7.0)
@@ -46,7 +48,7 @@ def read_in_pieces(pieces: list[int], window: int, seed: int, restart: bool = Fa
         position = torch.arange(seen, seen + piece).expand(BATCH, -1)
         # A ring holds at most its window; more tokens seen than that must not matter.
         visible = torch.empty(seen + 1 if piece == 1 else seen)
-        outs.append(layer(*new, position, visible, None, None, None, None, None, *store))
+        outs.append(layer(*new, *LayerInputs(position, visible), *store))
         seen += piece
     wanted = windowed(query, key, value, window)
     torch.testing.assert_close(torch.cat(outs, dim=2), wanted, atol=1e-5, rtol=1e-5)
@@ -73,7 +75,7 @@ def test_chunks_longer_and_shorter_than_the_window(pieces: list[int]) -> None:
 
 
 def test_memory_is_the_window() -> None:
-    store = RingRule(6).allocate(1, 2, 4, 3, torch.bfloat16, torch.device("cpu"))
+    store = RingRule(6).allocate(1, KVForm(2, 4, 3, torch.bfloat16, torch.device("cpu")))
     assert store.keys.shape == (1, 2, 6, 4)
     assert store.values.shape == (1, 2, 6, 3)
     assert store.keys.dtype == torch.bfloat16

@@ -5,6 +5,7 @@ from evicting import replace_lowest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qfpass.store.kv_form import KVForm
 from qfpass.store.slots import Protection, SlotRule, Slots, append, keep_best, slot_of_position
 
 BATCH, HEADS, DIM = 2, 3, 4
@@ -66,7 +67,7 @@ def rules(draw: st.DrawFn) -> SlotRule:
 def test_any_cut_equals_ranking_everything(rule: SlotRule, pieces: list[int], seed: int) -> None:
     pieces = [min(piece, rule.slots) for piece in pieces]
     key, value, score = tokens(sum(pieces), seed)
-    store = rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
+    store = rule.allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU))
     seen = 0
     for piece in pieces:
         cut = slice(seen, seen + piece)
@@ -91,7 +92,7 @@ def test_without_protection_it_is_qfilter_press(slots: int, pieces: list[int], s
     key, value, _ = tokens(sum(pieces), seed)
     published = torch.randn(HEADS, DIM, generator=torch.Generator().manual_seed(seed + 1))
     score = -torch.einsum("bhsd,hd->bhs", key, published)
-    store = rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
+    store = rule.allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU))
     seen = 0
     for piece in pieces:
         cut = slice(seen, seen + piece)
@@ -105,7 +106,7 @@ def test_without_protection_it_is_qfilter_press(slots: int, pieces: list[int], s
 
 def test_a_cleared_store_starts_afresh() -> None:
     rule = SlotRule(5, recent=2, sinks=1, score="published")
-    store = rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU)
+    store = rule.allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU))
     keep_best(store, Protection(2, 1), *tokens(5, seed=0), positions(0, 5))
     rule.clear(store)
     key, value, score = tokens(4, seed=1)
@@ -118,7 +119,7 @@ def test_a_cleared_store_starts_afresh() -> None:
 def test_appended_tokens_lie_where_the_search_would_put_them(pieces: list[int], seed: int) -> None:
     rule = SlotRule(60, recent=1, sinks=0, score="recency", is_bounded=False)
     key, value, score = tokens(sum(pieces), seed)
-    appended, searched = (rule.allocate(BATCH, HEADS, DIM, DIM, torch.float32, CPU) for _ in range(2))
+    appended, searched = (rule.allocate(BATCH, KVForm(HEADS, DIM, DIM, torch.float32, CPU)) for _ in range(2))
     seen = 0
     for piece in pieces:
         cut = slice(seen, seen + piece)

@@ -14,6 +14,7 @@ from torch import Tensor
 import qfpass
 from qfpass.errors import ConfigError, PackageError
 from qfpass.store.int8_slots import Int8Slots
+from qfpass.store.kv_form import KVForm
 from qfpass.store.slots import Slots
 from qfpass.store.store_kind import empty_store, first_slots, kv_nbytes, token_nbytes
 from qfpass.store.try_store import try_store
@@ -42,10 +43,10 @@ class ValuesFirst(NamedTuple):
 
 @pytest.mark.parametrize("kind", [Slots, Int8Slots, Float8Slots, ValuesFirst])
 def test_an_empty_store_has_the_tensors_of_its_kind(kind: Any) -> None:
-    store = empty_store(kind, (2, 3, 5), 8, 8, torch.float32, CPU)
+    store = empty_store(kind, 2, 5, KVForm(3, 8, 8, torch.float32, CPU))
     assert all(tensor.shape[:3] == (2, 3, 5) for tensor in store)
     assert bool((store.scores == -torch.inf).all() and (store.positions == -1).all())
-    assert kv_nbytes(store) == 2 * 5 * token_nbytes(kind, 3, 8, 8, torch.float32, CPU)
+    assert kv_nbytes(store) == 2 * 5 * token_nbytes(kind, KVForm(3, 8, 8, torch.float32, CPU))
     assert [tensor.shape[2] for tensor in first_slots(store, 4)] == [4] * len(store)
 
 
@@ -65,7 +66,7 @@ def test_scores_are_float32_whatever_the_default_dtype(kind: Any) -> None:
 
 def test_bytes_of_a_slot() -> None:
     kinds = (Slots, Int8Slots, Float8Slots, ValuesFirst)
-    assert [token_nbytes(kind, 1, 8, 4, torch.float32, CPU) for kind in kinds] == [48, 20, 12, 48]
+    assert [token_nbytes(kind, KVForm(1, 8, 4, torch.float32, CPU)) for kind in kinds] == [48, 20, 12, 48]
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
@@ -143,7 +144,7 @@ FAULTS = {
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_kind_that_cannot_work_is_refused(what: str) -> None:
     with pytest.raises(ConfigError, match=f"the store Faulty.*{what}|must {what}"):
-        try_store(FAULTS[what], 2, 8, 4, torch.float32, CPU)
+        try_store(FAULTS[what], KVForm(2, 8, 4, torch.float32, CPU))
     with pytest.raises(ConfigError, match="Faulty"):
         qfpass.compile(FAMILIES["llama"](), **SETTINGS, store=FAULTS[what])
 
@@ -151,7 +152,7 @@ def test_a_kind_that_cannot_work_is_refused(what: str) -> None:
 @pytest.mark.parametrize("kind", [Slots, Int8Slots, Float8Slots, ValuesFirst])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kinds_that_work_are_not_refused(kind: Any, dtype: torch.dtype) -> None:
-    try_store(kind, 3, 8, 8, dtype, CPU)
+    try_store(kind, KVForm(3, 8, 8, dtype, CPU))
 
 
 def test_what_is_no_kind_or_has_no_place_is_refused(tmp_path: Path) -> None:

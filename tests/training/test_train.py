@@ -1,5 +1,6 @@
 """qfpass.train on tiny models: gates are the store's own choice, and training lowers its loss."""
 
+import functools
 from random import Random
 from typing import Any
 
@@ -14,7 +15,7 @@ from qfpass.attention.find import find_attentions
 from qfpass.capture.export import capture
 from qfpass.errors import InputError, UnsupportedOpError
 from qfpass.store.scores import trained
-from qfpass.training import lessons, soft_eviction
+from qfpass.training import descent, lessons, soft_eviction, train
 from qfpass.training.attend_with import AttendWith
 from qfpass.training.lessons import Teacher
 from qfpass.training.scorer import SIZES, Scorer, log_norms, pairs_of
@@ -28,7 +29,8 @@ TEXTS = ["".join(Random(seed).choice("abcdefgh ") for _ in range(400)) for seed 
 @pytest.fixture(autouse=True)
 def _one_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lessons, "FACTS", 1)
-    monkeypatch.setattr(lessons, "CONTINUATION", 20)
+    short = functools.partial(descent.TrainingPlan, continuation=20)
+    monkeypatch.setattr(train, "TrainingPlan", short)
 
 
 def model_of(family: str = "llama", **sizes: Any) -> nn.Module:
@@ -39,7 +41,7 @@ def lesson_of(model: nn.Module) -> tuple[Any, ...]:
     captured = capture(model)
     attentions = find_attentions(captured, None)
     reader = AttendWith(captured, attentions)
-    teacher = Teacher(reader, attentions, CharacterTokenizer(), captured.device)
+    teacher = Teacher(reader, attentions, CharacterTokenizer(), captured.device, continuation=20, suffix=448)
     ids = CharacterTokenizer()(TEXTS[0]).input_ids
     return reader, attentions, teacher.lesson(ids, LENGTH, Random(0))
 

@@ -14,10 +14,8 @@ from transformers import Cache, DynamicCache, StaticCache
 from ...model.compiled_decoder import CompiledDecoder
 from ...reporting import report
 from ...sessions.rows import TokenColumns
-from ...store.int8_slots import Int8Slots
 from ...store.ring import Ring
-from ...store.slots import Slots
-from ...store.store_kind import StoreKind
+from ...store.store_kind import StoreKind, first_slots
 from ...upstream.cache import cache_kwargs
 
 
@@ -138,11 +136,12 @@ class BoundedContender:
 
 
 def _fill_store(store: StoreKind | Ring, tokens: int) -> None:
-    assert isinstance(store, (Ring, Slots, Int8Slots))
-    batch, heads, slots, head_dim = store.keys.shape
-    held, device = min(tokens, slots), store.keys.device
-    dims = (head_dim, store.values.shape[3])
-    keys, values = (torch.randn(batch, heads, held, dim, device=device) for dim in dims)
+    one = (
+        (store.keys, store.values) if isinstance(store, Ring) else first_slots(store, 1).dense(torch.float32)
+    )
+    batch, heads, slots = next(iter(store)).shape[:3]
+    held, device = min(tokens, slots), one[0].device
+    keys, values = (torch.randn(batch, heads, held, each.shape[3], device=device) for each in one)
     fresh: Iterable[torch.Tensor] = (keys, values)
     if not isinstance(store, Ring):
         positions = torch.arange(tokens - held, tokens, device=device).expand(batch, heads, -1)

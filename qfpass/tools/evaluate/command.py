@@ -33,7 +33,7 @@ Out = Annotated[Path, typer.Option(help="Where the JSON record and the PNG plot 
 Batch = Annotated[int, typer.Option(min=1, help="Texts run together.")]
 Plot = Annotated[bool, typer.Option(help="Draw the PNG.")]
 StoreDtype = Annotated[
-    str | None, typer.Option(help="int8 stores keys and values in eight bits; a ratio is of bytes.")
+    str | None, typer.Option(help="int8, or int8-int4 for values in four bits; a ratio is of bytes.")
 ]
 Chat = Annotated[bool | None, typer.Option(help="Use the chat template; by default if there is one.")]
 
@@ -154,16 +154,21 @@ def generation(
     _finish(evaluate.compare("generation", _short(model), models, run, settings), out, plot)
 
 
+STORE_DTYPES: dict[str | None, torch.dtype | str | None] = {
+    None: None, "int8": torch.int8, "int8-int4": "int8-int4",
+}  # fmt: skip
+
+
 def _methods(
     scores: list[str] | None, ratios: list[float] | None, budgets: list[int] | None, recent: int | None,
     sinks: int, store_dtype: str | None,
 ) -> list[evaluate.Method]:  # fmt: skip
     """Every score at every budget and ratio; by default the published score at 8x."""
-    if store_dtype not in (None, "int8"):
+    if store_dtype not in STORE_DTYPES:
         raise ConfigError(
-            f"--store-dtype must be int8, or left out for the model's own, not {store_dtype!r}."
+            f"--store-dtype must be int8 or int8-int4, or left out for the model's own, not {store_dtype!r}."
         )
-    stored = None if store_dtype is None else torch.int8
+    stored = STORE_DTYPES[store_dtype]
     sizes: list[dict[str, Any]] = [{"budget": b} for b in budgets or []] + [
         {"ratio": r} for r in ratios or []
     ]

@@ -35,8 +35,8 @@ class Method:
             the second protocol.
         recent: newest tokens never evicted; None takes the score's default share of the slots.
         sinks: first tokens never evicted.
-        store_dtype: dtype of the stored keys and values: torch.int8, or None for the model's own. A ratio
-            is one of bytes, so int8 gets more slots.
+        store_dtype: of the stored keys and values: torch.int8, "int8-int4", or None for the model's own. A
+            ratio is one of bytes, so fewer bits get more slots.
 
     Raises:
         ConfigError: an unknown score, or not exactly one of budget and ratio.
@@ -47,7 +47,7 @@ class Method:
     ratio: float | None = None
     recent: int | None = None
     sinks: int = 4
-    store_dtype: torch.dtype | None = None
+    store_dtype: torch.dtype | str | None = None
 
     def __post_init__(self) -> None:
         known = (*SCORES, *BASELINES)
@@ -62,7 +62,8 @@ class Method:
 
     def __str__(self) -> str:
         size = f"{self.budget} slots" if self.budget is not None else f"{self.ratio:g}x"
-        return f"{self.score} {size}" + (" int8" if self.store_dtype is torch.int8 else "")
+        stored = "" if self.store_dtype is None else " " + str(self.store_dtype).removeprefix("torch.")
+        return f"{self.score} {size}{stored}"
 
     def slots(self, tokens: int, slots_per_model_slot: float = 1.0) -> int:
         """Slots a head for a prompt of `tokens` tokens; so many slots take the bytes of one in its dtype."""

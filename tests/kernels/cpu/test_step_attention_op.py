@@ -6,6 +6,7 @@ import torch
 from qfpass.kernels import reference
 from qfpass.kernels.cpu.step_attention.attend import attend_step
 from qfpass.kernels.cpu.step_attention.op import attend_one, fits
+from qfpass.kernels.int4 import dequantize_int4, quantize_to_int4
 from qfpass.store.int8_slots import dequantize, quantize
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -71,6 +72,29 @@ def test_loops_read_eight_bits() -> None:
     torch.testing.assert_close(read, reference.attend(query, keys, values, scale=SCALE), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 3, 60, 32, 64), (1, 2, 7, 90, 16, 96), (1, 1, 1, 40, 64, 128)], ids=str
+)
+def test_loops_read_values_in_four_bits(shape: tuple[int, ...]) -> None:
+    """Groups of one to four, queries that leave a rest, and stores of which a part is read."""
+    query, key, value = operands(shape, torch.float32)
+    (key_codes, key_scales), (value_codes, value_scales) = quantize(key), quantize_to_int4(value)
+    torch._dynamo.reset()
+
+    def attend_codes(query: torch.Tensor, *store: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return attend_step(query, store[0], store[1], scale=SCALE, scales=(store[2], store[3]))
+
+    compiled = torch.compile(attend_codes, fullgraph=True)
+    count = shape[3] - 9
+    store = [each[:, :, :count] for each in (key_codes, value_codes, key_scales, value_scales)]
+    read = compiled(query, *store)
+    keys = dequantize(key_codes, key_scales, torch.float32)[:, :, :count]
+    values = dequantize_int4(value_codes, value_scales, torch.float32)[:, :, :count]
+    wanted = reference.attend(query, keys, values, scale=SCALE)
+    torch.testing.assert_close(read, wanted, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(attend_codes(query, *store), wanted, rtol=2e-5, atol=2e-5)
+
+
 def test_what_follows_is_a_loop_of_its_own() -> None:
     """Something that reads the whole output, which Inductor would put into the same kernel."""
     query, key, value = operands((1, 2, 3, 20, 16, 32), torch.float32)
@@ -120,12 +144,15 @@ def test_the_loops_are_what_inductor_runs() -> None:
     assert not any("torch.ops.qfpass.attend_one.default(" in code for code in codes)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_operator(quantised: bool) -> None:
+@pytest.mark.parametrize("quantised", [None, "int8", "int4"])
+def test_operator(quantised: str | None) -> None:
     query, key, value = operands((1, 2, 3, 20, 16, 32), torch.float32)
     grouped, scales = query.unflatten(1, (2, 3)).squeeze(3), (None, None)
     if quantised:
-        (key, key_scale), (value, value_scale) = quantize(key), quantize(value)
+        (key, key_scale), (value, value_scale) = (
+            quantize(key),
+            (quantize if quantised == "int8" else quantize_to_int4)(value),
+        )
         scales = (key_scale, value_scale)
     torch.library.opcheck(attend_one, (grouped, key, value, *scales))
 

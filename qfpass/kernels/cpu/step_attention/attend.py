@@ -2,11 +2,12 @@
 
 A library's kernel is made for many queries; for one it reaches a third of the memory's bandwidth. On
 processors Inductor gets the C++ loops of `attend_one`. Where these don't fit, multiply and sum become two of
-Inductor's loops. Both read int8 keys and values directly.
+Inductor's loops. Both read int8 keys and values, and values in four bits, directly.
 """
 
 import torch
 
+from ...int4 import dequantize_int4
 from .computed_once import computed_once
 from .op import attend_one, fits
 
@@ -25,7 +26,8 @@ def attend_step(
     """Attention (out [B, Hq, 1, Dv], lse [B, Hq, 1]) of one query a head, as `qfpass.kernels` specifies it.
 
     The operands are query [B, Hq, 1, D], key [B, Hkv, Sk, D] and value [B, Hkv, Sk, Dv]. `scales` are the
-    factors [B, Hkv, Sk] of keys and of values, if these are int8. `own_loops` allows `attend_one`.
+    factors [B, Hkv, Sk] of keys and of values, if these are int8; values may be packed in four bits too, as
+    `attend_one` takes them. `own_loops` allows `attend_one`.
     """
     if not own_loops or bias is not None or softcap is not None or not fits(key, value, scales):
         return attend_written_out(query, key, value, scale=scale, scales=scales, bias=bias, softcap=softcap)
@@ -45,10 +47,14 @@ def attend_written_out(
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same as `attend_step`, by multiply and sum; takes any form and layout."""
+    key_scale, value_scale = scales or (None, None)
+    if value.dtype == torch.uint8:
+        assert value_scale is not None, "packed values have scales"
+        value, value_scale = dequantize_int4(value, value_scale, torch.float32), None
     # b: batch, h: kv head, g: query head of its group, k: key, d: dimension.
     logits = (_grouped(query, key, scale).unsqueeze(3) * key[:, :, None].float()).sum(-1)
-    if scales is not None:
-        logits = logits * scales[0][:, :, None]
+    if key_scale is not None:
+        logits = logits * key_scale[:, :, None]
     if softcap is not None:
         logits = softcap * (logits / softcap).tanh()
     if bias is not None:
@@ -57,8 +63,8 @@ def attend_written_out(
     peak = logits.amax(-1, keepdim=True)
     weights = (logits - peak).exp()
     total = weights.sum(-1, keepdim=True)
-    if scales is not None:
-        weights = weights * scales[1][:, :, None]
+    if value_scale is not None:
+        weights = weights * value_scale[:, :, None]
     out = (weights[..., None] * value[:, :, None].float()).sum(-2) / total
     lse = peak + total.log()
     return out.flatten(1, 2).unsqueeze(2).to(query.dtype), lse.flatten(1, 2)

@@ -11,6 +11,8 @@ namespace {{ name }}_loops {
 constexpr int64_t QUERIES = 4;  // queries of a group that share each load of a key or value
 constexpr int64_t ACCUMULATORS = 16;  // vector sums that registers hold beside their operands
 
+constexpr int64_t GROUP = 32;  // numbers of a packed value that share a scale
+
 constexpr auto larger = [](Vec& x, Vec& y) { return at::vec::maximum(x, y); };
 
 constexpr int64_t largest_divisor(int64_t number, int64_t most) {
@@ -105,6 +107,51 @@ void weighted_sums(const float* weights, int64_t stride, const T* values, int64_
   }
 }
 
+// Unpacks a group of numbers in four bits; see `kernels/int4.py`.
+inline void unpack(const uint8_t* bytes, Vec (&numbers)[GROUP / WIDTH]) {
+  constexpr int64_t HALF = GROUP / 2;
+  for (int64_t first = 0; first < HALF; first += WIDTH) {
+    alignas(64) float lower[WIDTH], upper[WIDTH];
+    for (int64_t i = 0; i < WIDTH; ++i) {
+      lower[i] = static_cast<float>((bytes[first + i] & 15) - 8);
+      upper[i] = static_cast<float>((bytes[first + i] >> 4) - 8);
+    }
+    numbers[first / WIDTH] = Vec::loadu(lower);
+    numbers[(HALF + first) / WIDTH] = Vec::loadu(upper);
+  }
+}
+
+// The same as `weighted_sums` for values in four bits, of which each group has a scale.
+template <int64_t N, int64_t DV>
+void weighted_sums_of_packed(const float* weights, int64_t stride, const uint8_t* values, int64_t row,
+                             const at::BFloat16* scales, int64_t scale_row, int64_t slots, float* out,
+                             int64_t out_row) {
+  constexpr int64_t V = GROUP / WIDTH, GROUPS = DV / GROUP;
+  constexpr int64_t C = largest_divisor(GROUPS, std::max<int64_t>(1, std::min(GROUPS, ACCUMULATORS / (N * V))));
+  for (int64_t first = 0; first < GROUPS; first += C) {
+    Vec sums[N][C * V];
+    for (auto& query : sums) {
+      for (auto& sum : query) sum = Vec(0);
+    }
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      const uint8_t* value = values + slot * row + first * GROUP / 2;
+      prefetch<C * GROUP / 2>(value);
+      for (int64_t c = 0; c < C; ++c) {
+        Vec numbers[V];
+        unpack(value + c * GROUP / 2, numbers);
+        const float scale = scales[slot * scale_row + first + c];
+        for (int64_t n = 0; n < N; ++n) {
+          const Vec weight(weights[n * stride + slot] * scale);
+          for (int64_t v = 0; v < V; ++v) sums[n][c * V + v] = at::vec::fmadd(weight, numbers[v], sums[n][c * V + v]);
+        }
+      }
+    }
+    for (int64_t n = 0; n < N; ++n) {
+      for (int64_t v = 0; v < C * V; ++v) sums[n][v].store(out + n * out_row + first * GROUP + v * WIDTH);
+    }
+  }
+}
+
 // Turns logits into exp(logit - peak), in place; returns the peak and the total of these weights.
 inline std::pair<float, float> exponentials(float* logits, int64_t slots, int64_t stride) {
   const float lowest = -std::numeric_limits<float>::infinity();
@@ -122,20 +169,26 @@ inline std::pair<float, float> exponentials(float* logits, int64_t slots, int64_
 }
 
 // One part of a head, to sums [G, DV + 2]: weighted sum of values, peak of the logits and total of weights.
-template <int64_t G, int64_t D, int64_t DV, typename T>
-void attend_part(const float* query, const T* keys, int64_t key_row, const T* values, int64_t value_row,
-                 const float* key_scales, const float* value_scales, int64_t slots, float* logits,
+template <int64_t G, int64_t D, int64_t DV, typename T, typename V, typename S>
+void attend_part(const float* query, const T* keys, int64_t key_row, const V* values, int64_t value_row,
+                 const float* key_scales, const S* value_scales, int64_t scale_row, int64_t slots, float* logits,
                  float* sums) {
+  constexpr bool PACKED = std::is_same_v<V, uint8_t>;
   constexpr int64_t ROW = DV + 2;
   const int64_t stride = (slots + WIDTH - 1) / WIDTH * WIDTH;
   all_products<G, D>(query, keys, key_row, key_scales, slots, logits, stride);
   for (int64_t g = 0; g < G; ++g) {
     float* weights = logits + g * stride;
     std::tie(sums[g * ROW + DV], sums[g * ROW + DV + 1]) = exponentials(weights, slots, stride);
-    for (int64_t slot = 0; value_scales && slot < slots; ++slot) weights[slot] *= value_scales[slot];
+    for (int64_t slot = 0; !PACKED && value_scales && slot < slots; ++slot) weights[slot] *= value_scales[slot];
   }
   for_queries<G>([&](auto n, int64_t g) {
-    weighted_sums<n, DV>(logits + g * stride, stride, values, value_row, slots, sums + g * ROW, ROW);
+    if constexpr (PACKED) {
+      weighted_sums_of_packed<n, DV>(logits + g * stride, stride, values, value_row, value_scales, scale_row, slots,
+                                     sums + g * ROW, ROW);
+    } else {
+      weighted_sums<n, DV>(logits + g * stride, stride, values, value_row, slots, sums + g * ROW, ROW);
+    }
   });
 }
 
@@ -163,13 +216,15 @@ extern "C" {{ definition }}
   {{ profile }}
   using namespace {{ name }}_loops;
   using T = {{ dtype }};
+  using V = {{ "uint8_t" if is_packed else "T" }};
+  using S = {{ "at::BFloat16" if is_packed else "float" }};
   constexpr int64_t H = {{ heads }}, G = {{ group }}, D = {{ dim }}, DV = {{ value_dim }};
   const int64_t B = {{ batch }}, slots = {{ slots }};
   const float* query = &{{ query }};
   const T* key = &{{ key }};
-  const T* value = &{{ value }};
+  const V* value = &{{ value }};
   const float* key_scale = {{ key_scale }};
-  const float* value_scale = {{ value_scale }};
+  const S* value_scale = {{ value_scale }};
   const int64_t threads = omp_get_max_threads(), parts = threads / std::gcd(threads, B * H);
   const int64_t longest = (slots + parts - 1) / parts, padded = longest + WIDTH;
   const std::unique_ptr<float[]> sums(new float[B * H * parts * G * (DV + 2)]);
@@ -187,7 +242,9 @@ extern "C" {{ definition }}
           value + b * {{ value_strides[0] }} + h * {{ value_strides[1] }} + first * {{ value_strides[2] }},
           {{ value_strides[2] }},
           key_scale ? key_scale + b * {{ scale_strides[0][0] }} + h * {{ scale_strides[0][1] }} + first : nullptr,
-          value_scale ? value_scale + b * {{ scale_strides[1][0] }} + h * {{ scale_strides[1][1] }} + first : nullptr,
+          value_scale ? value_scale + b * {{ scale_strides[1][0] }} + h * {{ scale_strides[1][1] }}
+                        + first * {{ scale_strides[1][2] }} : nullptr,
+          {{ scale_strides[1][2] }},
           std::min(longest, slots - first), logits.get(), sums.get() + task * G * (DV + 2));
     }
     #pragma omp for

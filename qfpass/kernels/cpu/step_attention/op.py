@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ...int4 import dequantize_int4
+
 SOURCE = Path(__file__).with_name("loops.cpp").read_text()
 WIDEST_VECTOR = 16  # float32 numbers; the loops read whole vectors, whatever the processor's width
 
@@ -18,9 +20,9 @@ def fits(
     """Whether the loops take operands of this device, dtype, layout and these dimensions."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
     whole = key.shape[-1] % WIDEST_VECTOR == 0 and value.shape[-1] % WIDEST_VECTOR == 0
-    same = key.device.type == "cpu" and key.dtype == value.dtype
+    same = key.dtype == value.dtype or (key.dtype, value.dtype) == (torch.int8, torch.uint8)
     dense = all(operand.stride(-1) == 1 for operand in (key, value, *(scales or ())))
-    return same and whole and dense and key.dtype in dtypes
+    return key.device.type == "cpu" and same and whole and dense and key.dtype in dtypes
 
 
 @torch.library.custom_op("qfpass::attend_one", mutates_args=())
@@ -34,8 +36,12 @@ def attend_one(
     """The attention's output with the logits' log-sum-exp as last number, [B, Hkv, G, Dv + 1] float32.
 
     The operands are query [B, Hkv, G, D] float32, already scaled; key [B, Hkv, Sk, D]; value
-    [B, Hkv, Sk, Dv]; and the scales [B, Hkv, Sk] of keys and of values, or None.
+    [B, Hkv, Sk, Dv]; and the scales [B, Hkv, Sk] of keys and of values, or None. A value uint8 is in four
+    bits, as `kernels.int4` packs it: [B, Hkv, Sk, Dv / 2], with scales [B, Hkv, Sk, Dv / 32].
     """
+    if value.dtype == torch.uint8:
+        assert value_scale is not None, "packed values have scales"
+        value, value_scale = dequantize_int4(value, value_scale, torch.float32), None
     logits = query @ key.float().mT
     if key_scale is not None:
         logits = logits * key_scale[:, :, None]
@@ -53,4 +59,5 @@ def _fake(
     key_scale: torch.Tensor | None,
     value_scale: torch.Tensor | None,
 ) -> torch.Tensor:
-    return query.new_empty(*query.shape[:3], value.shape[3] + 1)
+    numbers = value.shape[3] * (2 if value.dtype == torch.uint8 else 1)
+    return query.new_empty(*query.shape[:3], numbers + 1)

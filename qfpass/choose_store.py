@@ -1,0 +1,103 @@
+"""Choose what a slot holds of a token: as few bits as change next to nothing, measured on the model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from .attention.find import Attention
+from .capture.ranks import ALONE, Ranks
+from .config import AUTO, STORE_KINDS, Config
+from .filters.calibrate import model_fingerprint
+from .filters.key_precision import KeyPrecision
+from .filters.read_smoothing import read_smoothing
+from .filters.self_written import write_text
+from .graph.captured import Captured, logits_width
+from .kernels.int4 import GROUP
+from .rewriting.uncompressed import Uncompressed
+from .store.int4_values import Int4ValueSlots
+from .store.int8_slots import Int8Slots
+
+SMOOTHED = (Int8Slots, Int4ValueSlots)  # the stores whose keys are smoothed
+CANDIDATES = ("int8-int4", torch.int8)  # the fewest bits first
+MOST_NATS = 0.015  # a token; perplexity grows by about as many parts of one
+ROWS, TOKENS, PIECE = 4, 96, 8  # of the text that is read; tokens that are read at a time
+
+
+def choose_store(
+    config: Config,
+    captured: Captured,
+    attentions: Sequence[Attention],
+    context_length: int | None,
+    ranks: Ranks = ALONE,
+) -> tuple[Config, tuple[torch.Tensor, ...] | None]:
+    """The settings with `store_dtype` decided, and the factors of smoothing for each attention, if any."""
+    length = context_length or TOKENS
+    if config.store is None and config.store_dtype == AUTO:
+        if not _may_choose(config, captured, length):
+            return replace(config, store_dtype=None), None
+        measured = key_precision(captured, attentions, length, ranks)
+        good = [c for c in CANDIDATES if measured.nats.get(str(c), math.inf) <= MOST_NATS]
+        chosen = good[0] if good else None
+        return replace(config, store_dtype=chosen), measured.smoothing if chosen else None
+    smooths = config.store_kind in SMOOTHED
+    return config, read_smoothing(captured, attentions, length) if smooths else None
+
+
+def _may_choose(config: Config, captured: Captured, length: int) -> bool:
+    """Whether fewer bits are of use: there is a ratio of bytes, a processor, and no key that moves."""
+    compresses = config.ratio is not None and config.ratio > 1 and length >= TOKENS
+    return compresses and captured.device.type == "cpu" and config.overflow != "rerotate"
+
+
+def key_precision(
+    captured: Captured, attentions: Sequence[Attention], length: int, ranks: Ranks = ALONE
+) -> KeyPrecision:
+    """What few bits cost this model, from the cache or measured on a text that it writes.
+
+    If one of the processes that run the model together, `ranks`, has no record, all of them measure.
+    """
+    fingerprint = model_fingerprint(captured, attentions)
+    found = KeyPrecision.cached(fingerprint)
+    if ranks.all(found is not None):
+        assert found is not None
+        factors = tuple(each.to(captured.device, captured.dtype) for each in found.smoothing)
+        return replace(found, smoothing=factors)
+    smoothing, ids = read_smoothing(captured, attentions, length), _text(captured, attentions)
+    expected = _predictions(captured, attentions, ids, None)
+    nats = {}
+    for candidate in CANDIDATES:
+        if candidate == "int8-int4" and any(a.value_dim % GROUP for a in attentions):
+            continue
+        said = _predictions(captured, attentions, ids, candidate, smoothing)
+        nats[str(candidate)] = float((expected.exp() * (expected - said)).sum(-1).mean())
+    measured = KeyPrecision(smoothing, nats)
+    measured.keep(fingerprint)
+    return measured
+
+
+def _text(captured: Captured, attentions: Sequence[Attention]) -> torch.Tensor:
+    """Token ids [B, TOKENS] that the model writes, each row from another random token."""
+    rows, generator = captured.batch or ROWS, torch.Generator().manual_seed(0)
+    first = torch.randint(logits_width(captured.module), (rows, 1), generator=generator)
+    program = Uncompressed(captured, attentions, TOKENS, rows)
+    return write_text(program.read, first.to(captured.device), TOKENS, progress=False)
+
+
+def _predictions(
+    captured: Captured,
+    attentions: Sequence[Attention],
+    ids: torch.Tensor,
+    store_dtype: torch.dtype | str | None,
+    smoothing: Sequence[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Log-probabilities after every token, all keys kept in stores of this kind.
+
+    Few tokens are read at a time, since a chunk's own keys are exact.
+    """
+    program = Uncompressed(
+        captured, attentions, TOKENS, len(ids), store_type=STORE_KINDS[store_dtype], smoothing=smoothing
+    )
+    pieces = ids.split(PIECE, dim=1)
+    return torch.cat([program.read(piece) for piece in pieces], dim=1).float().log_softmax(-1)
