@@ -14,6 +14,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..rewriting.rotary import Rotation, RotationFinder
 from ..rewriting.site import Site, layers_of
+from ..sessions.pin import PINNED
 from ..sessions.rows import Row
 from ..sessions.session import Session
 from ..sizes import Sizes
@@ -129,7 +130,7 @@ def _move_slots(
             store.keys[:, head] = rotated[:, head]
         # A score may differ by head, so it gets all of them.
         scores = rule.score(store.keys, store.values, after[None], filters)[0, head].float()
-        held = before >= 0
+        held = (before >= 0) & (store.scores[0, head] != PINNED)
         store.scores[0, head] = torch.where(held, scores, store.scores[0, head])
         store.positions[0, head] = after.to(store.positions.dtype)
 

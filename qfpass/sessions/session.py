@@ -13,6 +13,7 @@ from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
 from . import files
 from .hf_cache import SessionCache, State
+from .pin import pin
 from .read_ids import ReadIds
 from .rows import Row, TokenColumns
 from .single_user import SessionLock
@@ -181,6 +182,17 @@ class Session(SessionCache):
         if not isinstance(store, Ring):
             return store.positions
         return held_positions(store, torch.tensor([row.position for row in self.rows], device=self.device))
+
+    def pin(self, start: int, stop: int, row: int | None = None) -> None:
+        """Never evict the tokens at positions `start` to `stop` - 1 of a row (of all rows by default).
+
+        For a system prompt: read it in a call of its own, then pin it. Saved and forked with the session.
+
+        Raises:
+            SessionError: they haven't been read, are no longer all held, or leave no room for others.
+        """
+        with self.in_use():
+            pin(self.stores, self.sizes, self.row_tokens, start, stop, row)
 
     def save(self, path: str | Path) -> None:
         """Write the session to a safetensors file, which `load` can read in another process.
