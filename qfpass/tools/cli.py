@@ -1,4 +1,4 @@
-"""The command line: `qfpass evaluate`, `calibrate`, `tune`, `train`, `push`, `census` and `bench`.
+"""The command line: `qfpass check`, `evaluate`, `calibrate`, `tune`, `train`, `push`, `census` and `bench`.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -18,6 +18,7 @@ from ..training.tune import tune as tune_model
 from . import evaluate
 from .bench.command import run_bench
 from .census.command import run_census
+from .evaluate.check import check as check_model
 from .evaluate.command import commands
 from .evaluate.models import load_model, load_tokenizer
 from .options import Data, Device, Dtype, ModelName, Progress, Seed
@@ -30,6 +31,26 @@ app = typer.Typer(
 app.add_typer(commands, name="evaluate")
 app.command("census")(run_census)
 app.command("bench")(run_bench)
+
+
+@app.command()
+def check(
+    model: ModelName,
+    ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
+    data: Annotated[Path | None, typer.Option(help="Your text; else the model writes some.")] = None,
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens of a text.")] = 1024,
+    needles: Annotated[int, typer.Option(min=2, help="Facts to find.")] = 20,
+    seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
+) -> None:  # fmt: skip
+    """Measure what a ratio gives and costs on a model, beside its full cache."""
+    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    text = None if data is None else evaluate.read_text(data)
+    Console().print(
+        check_model(
+            original, tokenizer, ratio=ratio, text=text, tokens=tokens, needles=needles, seed=seed,
+            progress=progress,
+        )
+    )  # fmt: skip
 
 
 @app.command()

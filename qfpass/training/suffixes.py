@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ..attention.find import Attention
 from .gates import gated_attention
@@ -64,7 +65,18 @@ class SuffixAttention:
     def __call__(
         self, index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """Output [1, Hq, T, Dv] for the suffixes' query [1, Hq, T, D], key and value [1, Hkv, T, .]."""
+        """Output [1, Hq, T, Dv] for the suffixes' query [1, Hq, T, D], key and value [1, Hkv, T, .].
+
+        Its logits are computed again for the gradients: those of all layers would take gigabytes.
+        """
+        if not torch.is_grad_enabled():
+            return self._attend(index, query, key, value)
+        out: torch.Tensor = checkpoint(self._attend, index, query, key, value, use_reentrant=False)
+        return out
+
+    def _attend(
+        self, index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
         attention, lesson = self._attentions[index], self._lesson
         reach = attention.span.reach
         if self._gates is not None and reach is None:
