@@ -98,7 +98,10 @@ def test_ratio_8_after_8000_tokens(model: torch.nn.Module, text: torch.Tensor) -
     for ids in text[:, :8000].split((50, 1, 1, 700, 3, 1, 7244), dim=1):
         compiled(input_ids=ids, past_key_values=session, logits_to_keep=1)
     assert session.tokens_seen == 8000
-    assert session.kv_nbytes * 8 == report.full_nbytes
+    assert {site.stored for site in report.sites} == {"int8-int4"}
+    # An eighth of all keys and values with a score and a position each, to the next slot.
+    full = report.full_nbytes + 8 * report.context_length * sum(site.kv_heads for site in report.sites)
+    assert 0 <= session.nbytes * 8 - full < 8 * session.nbytes / session.slots
     warm = qfpass.report(compiled).graphs_compiled
     assert warm == graphs_of_one_batch(compiled)
     # No length of prompt, turn or wanted logits compiles anything more.

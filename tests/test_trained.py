@@ -157,7 +157,7 @@ def test_filters_in_files(tmp_path: Path) -> None:
 def test_refused() -> None:
     other = TrainedFilters(filters().filters[:2], (0.5, 1.5))
     for call, error, message in (
-        (lambda: qfpass.compile(MODEL, budget=SLOTS, score="trained"), ConfigError, "qfpass.train"),
+        (lambda: qfpass.compile(MODEL, budget=SLOTS, score="trained"), ConfigError, "qfpass.tune"),
         (lambda: compiled(MODEL, score="published"), ConfigError, "'trained' score"),
         (lambda: compiled(MODEL, overflow="rerotate"), ConfigError, "all heads at a token"),
         (lambda: compiled(MODEL, filters=other), FilterMismatchError, "another shape"),
