@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qfpass import choose_store
 from qfpass.attention.find import find_attentions
 from qfpass.capture.decoder_call import own_context_length
 from qfpass.capture.export import capture
-from qfpass.choose_store import CANDIDATES
+from qfpass.choose_store import CANDIDATES, ROWS, TOKENS, predictions
 from qfpass.filters.read_smoothing import read_smoothing
+from qfpass.filters.self_written import random_starts, write_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from assets import essays_text, qwen_folder, weights_folder
@@ -36,16 +36,14 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     attentions = find_attentions(captured, None)
     factors = read_smoothing(captured, attentions, own_context_length(model) or ESSAY_TOKENS)
     essay = tokenizer(essays_text()[ESSAY_FROM : ESSAY_FROM + 8 * ESSAY_TOKENS]).input_ids[:ESSAY_TOKENS]
-    texts = {"own": choose_store._text(captured, attentions), "essay": torch.tensor([essay])}
+    own = write_text(captured, attentions, random_starts(captured, ROWS), TOKENS)
+    texts = {"own": own, "essay": torch.tensor([essay])}
     found = list[dict[str, object]]()
     for text, ids in texts.items():
-        choose_store.TOKENS = ids.shape[1]
-        exact = choose_store._predictions(captured, attentions, ids, None)
+        exact = predictions(captured, attentions, ids, None)
         for kind in CANDIDATES:
             for smoothed in (False, True):
-                said = choose_store._predictions(
-                    captured, attentions, ids, kind, factors if smoothed else None
-                )
+                said = predictions(captured, attentions, ids, kind, factors if smoothed else None)
                 nats = (exact.exp() * (exact - said)).sum(-1).mean()
                 worse = (exact - said)[:, :-1].gather(-1, ids[:, 1:, None]).mean().exp() - 1
                 found.append({

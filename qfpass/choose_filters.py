@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from torch import nn
 
@@ -24,11 +23,11 @@ from .filters import (
     store_cached,
 )  # fmt: skip
 from .filters.calibrate import calibrate_captured, model_fingerprint
-from .filters.self_written import ROWS, TOKENS, write_text
-from .graph.captured import Captured, logits_width
-from .rewriting.uncompressed import Uncompressed
+from .filters.self_written import random_starts, write_text
+from .graph.captured import Captured
 
 log = logging.getLogger(__name__)
+ROWS, TOKENS = 8, 256  # of the text that a model writes to be calibrated on
 
 
 def load_given_filters(
@@ -108,10 +107,7 @@ def _make(captured: Captured, attentions: Sequence[Attention], context_length: i
     console = Console(file=sys.stderr)
     progress = console.is_terminal
     rows, tokens = captured.batch or ROWS, min(TOKENS, context_length)
-    program = Uncompressed(captured, attentions, capacity=tokens, batch=rows)
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randint(logits_width(captured.module), (rows, 1), generator=generator)
-    text = write_text(program.read, first.to(captured.device), tokens, progress)
+    text = write_text(captured, attentions, random_starts(captured, rows), tokens, progress=progress)
     filters = calibrate_captured(
         captured,
         attentions,

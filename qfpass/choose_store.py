@@ -1,10 +1,12 @@
 """Choose what a slot holds of a token: as few bits as change next to nothing, measured on the model."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from rich.console import Console
 
 from .attention.find import Attention
 from .capture.ranks import ALONE, Ranks
@@ -12,8 +14,8 @@ from .config import AUTO, STORE_KINDS, Config
 from .filters.calibrate import model_fingerprint
 from .filters.key_precision import KeyPrecision
 from .filters.read_smoothing import read_smoothing
-from .filters.self_written import write_text
-from .graph.captured import Captured, logits_width
+from .filters.self_written import random_starts, write_text
+from .graph.captured import Captured
 from .kernels.int4 import GROUP
 from .rewriting.uncompressed import Uncompressed
 from .store.int4_values import Int4ValueSlots
@@ -32,7 +34,11 @@ def choose_store(
     context_length: int | None,
     ranks: Ranks = ALONE,
 ) -> tuple[Config, tuple[torch.Tensor, ...] | None]:
-    """The settings with `store_dtype` decided, and the factors of smoothing for each attention, if any."""
+    """The settings with `store_dtype` decided, and the factors of smoothing for each attention, if any.
+
+    `context_length` is the model's own where it states one, so that a model's factors are the same whatever
+    texts it is compiled for.
+    """
     length = context_length or TOKENS
     if config.store is None and config.store_dtype == AUTO:
         if not _may_choose(config, captured, length):
@@ -46,8 +52,9 @@ def choose_store(
 
 
 def _may_choose(config: Config, captured: Captured, length: int) -> bool:
-    """Whether fewer bits are of use: there is a ratio of bytes, a processor, and no key that moves."""
-    compresses = config.ratio is not None and config.ratio > 1 and length >= TOKENS
+    """Whether fewer bits are of use: a ratio of bytes, texts not too short, a processor, no key that moves."""
+    compresses = config.ratio is not None and config.ratio > 1
+    compresses &= (config.context_length or length) >= TOKENS
     return compresses and captured.device.type == "cpu" and config.overflow != "rerotate"
 
 
@@ -64,28 +71,24 @@ def key_precision(
         assert found is not None
         factors = tuple(each.to(captured.device, captured.dtype) for each in found.smoothing)
         return replace(found, smoothing=factors)
-    smoothing, ids = read_smoothing(captured, attentions, length), _text(captured, attentions)
-    expected = _predictions(captured, attentions, ids, None)
-    nats = {}
+    Console(file=sys.stderr).print(
+        "qfpass: measuring how few bits this model's keys and values need, from a text that it writes: "
+        "a minute or so, once."
+    )
+    smoothing = read_smoothing(captured, attentions, length)
+    ids = write_text(captured, attentions, random_starts(captured, ROWS), TOKENS)
+    expected, nats = predictions(captured, attentions, ids, None), dict[str, float]()
     for candidate in CANDIDATES:
         if candidate == "int8-int4" and any(a.value_dim % GROUP for a in attentions):
             continue
-        said = _predictions(captured, attentions, ids, candidate, smoothing)
+        said = predictions(captured, attentions, ids, candidate, smoothing)
         nats[str(candidate)] = float((expected.exp() * (expected - said)).sum(-1).mean())
     measured = KeyPrecision(smoothing, nats)
     measured.keep(fingerprint)
     return measured
 
 
-def _text(captured: Captured, attentions: Sequence[Attention]) -> torch.Tensor:
-    """Token ids [B, TOKENS] that the model writes, each row from another random token."""
-    rows, generator = captured.batch or ROWS, torch.Generator().manual_seed(0)
-    first = torch.randint(logits_width(captured.module), (rows, 1), generator=generator)
-    program = Uncompressed(captured, attentions, TOKENS, rows)
-    return write_text(program.read, first.to(captured.device), TOKENS, progress=False)
-
-
-def _predictions(
+def predictions(
     captured: Captured,
     attentions: Sequence[Attention],
     ids: torch.Tensor,
@@ -97,7 +100,7 @@ def _predictions(
     Few tokens are read at a time, since a chunk's own keys are exact.
     """
     program = Uncompressed(
-        captured, attentions, TOKENS, len(ids), store_type=STORE_KINDS[store_dtype], smoothing=smoothing
+        captured, attentions, ids.shape[1], len(ids), store_type=STORE_KINDS[store_dtype], smoothing=smoothing
     )
     pieces = ids.split(PIECE, dim=1)
     return torch.cat([program.read(piece) for piece in pieces], dim=1).float().log_softmax(-1)

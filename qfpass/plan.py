@@ -80,7 +80,7 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
         return config.resolve(own_length, len(attentions), min(shares), slots_a_token, default_chunk)
 
     ranks.together(lambda: resolve(config, MOST_SLOTS_A_TOKEN))  # refuses before anything is measured
-    config, smoothing = choose_store(config, captured, attentions, config.context_length or own_length, ranks)
+    config, smoothing = choose_store(config, captured, attentions, own_length or config.context_length, ranks)
     slots_a_token = slots_per_model_slot(attentions, captured, config.store_kind)
     sizes = ranks.together(lambda: resolve(config, slots_a_token))
     shares = shares_within(shares, sizes.largest_share)

@@ -96,6 +96,7 @@ def test_sessions_are_saved_forked_and_put_back(tmp_path: Path) -> None:
 def test_refused() -> None:
     for settings, message in (
         ({"store_dtype": torch.float16}, "store_dtype must be 'auto', torch.int8"),
+        ({"store_dtype": "int8-int4"}, "groups of 32 numbers, and a value here has 8"),
         ({"store_dtype": "int8"}, "store_dtype must be 'auto', torch.int8"),
         ({"budget": 16, "recent": 4, "overflow": "rerotate"}, "rerotate' would round"),
     ):

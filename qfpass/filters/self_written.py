@@ -1,30 +1,49 @@
-"""Calibration text that the model writes itself, so that neither data nor a tokenizer is needed."""
+"""Text that the model writes itself, so that neither data nor a tokenizer is needed."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from rich.progress import track
 
-ROWS, TOKENS = 8, 256
+from ..attention.find import Attention
+from ..graph.captured import Captured, logits_width
+from ..rewriting.uncompressed import Uncompressed
 
 
+def random_starts(captured: Captured, rows: int) -> torch.Tensor:
+    """A random first token for each row, [B, 1] int64; a graph made for a number of rows gets that many."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (captured.batch or rows, 1)
+    return torch.randint(logits_width(captured.module), shape, generator=generator).to(captured.device)
+
+
+@torch.no_grad()
 def write_text(
-    read: Callable[[torch.Tensor], torch.Tensor],
+    captured: Captured,
+    attentions: Sequence[Attention],
     first: torch.Tensor,
     tokens: int,
-    progress: bool,
+    *,
+    most_likely: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
 ) -> torch.Tensor:
-    """Text of `tokens` tokens per row, sampled at temperature 1: ids [B, tokens] int64.
+    """Texts of `tokens` tokens a row, sampled at temperature 1: ids [B, tokens] int64.
 
     Args:
-        read: appends ids [B, S] to the text and returns their logits [B, S, V].
-        first: the first token of each row, [B, 1] int64.
-        tokens: tokens per row, the first one included.
+        first: the first tokens of each row, [B, n] int64.
+        most_likely: a token is drawn from so many; None for all.
+        seed: of the sampling.
         progress: show a progress bar.
     """
-    generator = torch.Generator(device=first.device).manual_seed(0)
+    program = Uncompressed(captured, attentions, capacity=tokens, batch=len(first))
+    generator = torch.Generator(device=first.device).manual_seed(seed)
     written = [first]
-    for _ in track(range(tokens - 1), "writing calibration text", disable=not progress, transient=True):
-        likely = read(written[-1])[:, -1].float().softmax(-1)
-        written.append(torch.multinomial(likely, 1, generator=generator))
+    steps = range(tokens - first.shape[1])
+    for _ in track(steps, "writing texts", disable=not progress, transient=True):
+        logits = program.read(written[-1])[:, -1].float()
+        if most_likely is not None:
+            lowest = logits.topk(min(most_likely, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < lowest, float("-inf"))
+        written.append(torch.multinomial(logits.softmax(-1), 1, generator=generator))
     return torch.cat(written, dim=1)

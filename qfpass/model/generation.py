@@ -13,7 +13,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import GenerationMode
 
 from ..errors import InputError, SessionError
-from ..sessions.session import Session, Unread
+from ..sessions.session import Session
+from ..sessions.unread import Unread
 from ..upstream.cache import cache_argument, cache_kwargs, give_both_names
 from ..upstream.generate import GenerationSteps, generation_settings
 from .check_inputs import check_session

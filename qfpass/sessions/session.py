@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -18,6 +18,7 @@ from .read_ids import ReadIds
 from .rows import Row, TokenColumns
 from .single_user import SessionLock
 from .stores import Stores
+from .unread import Unread
 
 
 class Owner(Protocol):
@@ -26,19 +27,6 @@ class Owner(Protocol):
     @property
     def identity(self) -> Mapping[str, str]:
         """What a saved session must have in common with the decoder to be loaded, by name."""
-
-
-class Unread(NamedTuple):
-    """What generate's ids have that a session hasn't read.
-
-    Attributes:
-        columns: how many of the last columns are new.
-        padded: "as masked" by the caller; "as guessed" by transformers, which takes every padding id for
-            padding, also one that was read as a token; or "nowhere", in a single text that goes on.
-    """
-
-    columns: int
-    padded: Literal["as masked", "as guessed", "nowhere"]
 
 
 class Session(SessionCache):

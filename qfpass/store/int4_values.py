@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..kernels.int4 import dequantize_int4, quantize_to_int4
+from ..errors import ConfigError
+from ..kernels.int4 import GROUP, dequantize_int4, quantize_to_int4
 from .int8_slots import dequantize, quantize
 
 
@@ -31,7 +32,16 @@ class Int4ValueSlots(NamedTuple):
     def of(
         cls, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor, positions: torch.Tensor
     ) -> "Int4ValueSlots":
-        """Slots that hold these keys and values; values have a multiple of 32 numbers."""
+        """Slots that hold these keys and values; a value has a multiple of 32 numbers.
+
+        Raises:
+            ConfigError: it has another number.
+        """
+        if values.shape[-1] % GROUP:
+            raise ConfigError(
+                f"a store of values in four bits packs groups of {GROUP} numbers, and a value here has "
+                f"{values.shape[-1]}: use store_dtype=torch.int8, or None for the model's own."
+            )
         (keys, key_scales), (values, value_scales) = quantize(keys), quantize_to_int4(values)
         return cls(keys, values, key_scales, value_scales, scores, positions)
 

@@ -1,14 +1,11 @@
-"""Texts of several kinds that a model writes itself, so that filters can be trained without data."""
+"""How the texts begin that a model writes to be tuned on, and what is made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle, islice
 from random import Random
 from typing import Any
 
-import torch
-from rich.progress import track
-
-MOST_LIKELY = 50  # a token is drawn from so many
+MOST_LIKELY = 50  # a token of these texts is drawn from so many
 
 OPENINGS = {
     "prose": (
@@ -47,30 +44,6 @@ def openings(tokenizer: Any, rows: int, random: Random) -> list[list[int]]:
     ids = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
     shortest = min(map(len, ids))
     return [each[:shortest] for each in ids]
-
-
-@torch.no_grad()
-def write_texts(
-    read: Callable[[torch.Tensor], torch.Tensor],
-    first: Sequence[Sequence[int]],
-    tokens: int,
-    seed: int,
-    device: torch.device,
-    progress: bool,
-) -> list[list[int]]:
-    """Texts that go on from `first` [B, S], each of so many token ids, drawn from the likeliest tokens.
-
-    `read` appends ids [B, S] to the texts and returns their logits [B, S, V].
-    """
-    generator = torch.Generator(device=device).manual_seed(seed)
-    written = [torch.tensor(first, device=device)]
-    for _ in track(
-        range(tokens - written[0].shape[1]), "writing texts", disable=not progress, transient=True
-    ):
-        likely, ids = read(written[-1])[:, -1].float().topk(MOST_LIKELY, dim=-1)
-        drawn = torch.multinomial(likely.softmax(-1), 1, generator=generator)
-        written.append(ids.gather(1, drawn))
-    return torch.cat(written, dim=1).tolist()
 
 
 def long_texts(written: Sequence[list[int]], tokens: int, count: int, random: Random) -> list[list[int]]:

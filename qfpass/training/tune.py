@@ -1,6 +1,7 @@
 """`qfpass.tune`: trains filters on texts that the model writes itself, and keeps them where compile looks."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from ..attention.find import find_attentions
+from ..attention.find import Attention, find_attentions
 from ..capture.decoder_call import own_context_length
 from ..capture.export import capture
 from ..capture.original import original_of
@@ -21,9 +22,11 @@ from ..errors import ConfigError, FilterFileError
 from ..filters import TrainedFilters
 from ..filters.calibrate import model_fingerprint
 from ..filters.local_cache import cache_folder, store_cached
+from ..filters.self_written import write_text
+from ..graph.captured import Captured
 from ..rewriting.uncompressed import Uncompressed
 from .descent import TrainingPlan
-from .self_texts import long_texts, openings, write_texts
+from .self_texts import MOST_LIKELY, long_texts, openings
 from .train import scored_attentions, train_captured
 
 ROWS, TOKENS = 10, 1024  # of the texts that the model writes
@@ -82,18 +85,17 @@ def tune(
     )  # fmt: skip
     work = _Work(model_fingerprint(captured, attentions), plan)
     say = Console(file=sys.stderr, quiet=not progress).print
-    writer = Uncompressed(captured, attentions, capacity=TOKENS, batch=ROWS)
     say(
-        f"qfpass.tune: about {_minutes(writer, captured.device, plan):.0f} minutes on this machine. What is "
+        f"qfpass.tune: about {_minutes(captured, attentions, plan):.0f} minutes on this machine. What is "
         f"done is kept in {work.folder}, so that an interrupted tuning goes on."
     )
     written = work.texts()
     if written is None:
-        writer.restart()
-        first = openings(tokenizer, ROWS, Random(seed))
-        written = write_texts(writer.read, first, TOKENS, seed, captured.device, progress)
+        first = torch.tensor(openings(tokenizer, ROWS, Random(seed)), device=captured.device)
+        written = write_text(
+            captured, attentions, first, TOKENS, most_likely=MOST_LIKELY, seed=seed, progress=progress
+        ).tolist()
         work.keep(written)
-    del writer  # and its stores
     texts = long_texts(written, 2 * max(plan.lengths) + CONTINUATION, 4, Random(seed))
     described = f"{ROWS} x {TOKENS} tokens that the model wrote itself"
     filters = train_captured(
@@ -107,7 +109,7 @@ def tune(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a tuning has done so far, in a folder of the cache that is named after the model and the plan."""
+    """What a tuning has done so far, in a folder of the cache that is named after the model and the seed."""
 
     fingerprint: str
     plan: TrainingPlan
@@ -134,9 +136,7 @@ class _Work:
             ) from error
 
     def clear(self) -> None:
-        for name in ("texts.json", "training.pt"):
-            (self.folder / name).unlink(missing_ok=True)
-        self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _lengths(context_length: int | None) -> tuple[int, ...]:
@@ -154,11 +154,11 @@ def _lengths(context_length: int | None) -> tuple[int, ...]:
     )
 
 
-def _minutes(writer: Uncompressed, device: torch.device, plan: TrainingPlan) -> float:
+def _minutes(captured: Captured, attentions: Sequence[Attention], plan: TrainingPlan) -> float:
     """About how many minutes a tuning takes, from the time of one reading of each kind."""
-    seconds = []
+    writer, seconds = Uncompressed(captured, attentions, capacity=TOKENS, batch=ROWS), list[float]()
     for tokens in (1, 1, SUFFIX // ROWS):
-        ids = torch.zeros(ROWS, tokens, dtype=torch.long, device=device)
+        ids = torch.zeros(ROWS, tokens, dtype=torch.long, device=captured.device)
         start = time.perf_counter()
         writer.read(ids).sum().item()
         seconds.append(time.perf_counter() - start)

@@ -2,14 +2,9 @@
 
 from random import Random
 
-import torch
 from characters import CharacterTokenizer
-from tiny import FAMILIES
 
-from qfpass.attention.find import find_attentions
-from qfpass.capture.export import capture
-from qfpass.rewriting.uncompressed import Uncompressed
-from qfpass.training.self_texts import OPENINGS, long_texts, openings, write_texts
+from qfpass.training.self_texts import OPENINGS, long_texts, openings
 
 
 def test_every_kind_opens_a_text() -> None:
@@ -21,20 +16,6 @@ def test_every_kind_opens_a_text() -> None:
     for i, text in enumerate(texts):
         of_kind = list(OPENINGS.values())[i % kinds]
         assert any(opening.startswith(text) for opening in of_kind)
-
-
-def test_a_text_goes_on_from_its_opening() -> None:
-    captured = capture(FAMILIES["llama"](vocab=128))
-    first = openings(CharacterTokenizer(), 3, Random(0))
-    first = [ids[:20] for ids in first]
-
-    def write(seed: int) -> list[list[int]]:
-        program = Uncompressed(captured, find_attentions(captured, None), capacity=60, batch=3)
-        return write_texts(program.read, first, 60, seed, torch.device("cpu"), progress=False)
-
-    written = write(0)
-    assert [len(text) for text in written] == [60] * 3 and [text[:20] for text in written] == first
-    assert write(0) == written != write(1)
 
 
 def test_long_texts_hold_every_written_one() -> None:

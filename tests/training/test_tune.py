@@ -64,10 +64,10 @@ def test_an_interrupted_tuning_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert {file.name for file in folder.iterdir()} == {"texts.json", "training.pt"}
     monkeypatch.setattr(descent.Descent, "_take_step", take_step)
 
-    def refused(*_: Any) -> Any:
+    def refused(*_: Any, **__: Any) -> Any:
         raise AssertionError("the texts are written already")
 
-    monkeypatch.setattr(tune, "write_texts", refused)
+    monkeypatch.setattr(tune, "write_text", refused)
     again = qfpass.tune(model_of(), CharacterTokenizer(), **SETTINGS)
     assert again.shares == whole.shares
     for mine, wanted in zip(again.filters, whole.filters, strict=True):
@@ -75,10 +75,10 @@ def test_an_interrupted_tuning_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> Any:
+    def refused(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing should be written")
 
-    monkeypatch.setattr(tune, "write_texts", refused)
+    monkeypatch.setattr(tune, "write_text", refused)
     with pytest.raises(ConfigError, match="ratio above 1"):
         qfpass.tune(model_of(), CharacterTokenizer(), ratio=1)
     with pytest.raises(UnsupportedOpError, match="filters can't be trained"):

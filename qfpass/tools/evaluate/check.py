@@ -57,11 +57,9 @@ class Check:
     compiled: Report
 
     def __rich__(self) -> Table:
-        slots = max(site.slots for site in self.compiled.sites)
+        slots = self.bounded.perplexity.footprint.slots
         stored = ", ".join(sorted({site.stored for site in self.compiled.sites}))
-        table = Table(
-            title=f"texts of {self.tokens:,} tokens; up to {slots} slots a head, stored in {stored}"
-        )
+        table = Table(title=f"texts of {self.tokens:,} tokens; {slots} slots a head, stored in {stored}")
         for column in ("", "full cache", "bounded", ""):
             table.add_column(column, justify="right")
         full, bounded = self.full, self.bounded

@@ -28,7 +28,7 @@ def test_both_are_measured(
         assert each.perplexity.samples == check.ROWS and each.perplexity.perplexity > 1
     shown = StringIO()
     Console(width=120, file=shown).print(found)
-    for word in ("keys and values, MiB", "perplexity", "needles found, of 4", f"up to {slots} slots"):
+    for word in ("keys and values, MiB", "perplexity", "needles found, of 4", f"{slots} slots a head"):
         assert word in shown.getvalue()
 
 
