@@ -52,7 +52,7 @@ def choose_store(
 
 
 def _may_choose(config: Config, captured: Captured, length: int) -> bool:
-    """Whether fewer bits are of use: a ratio of bytes, texts not too short, a processor, no key that moves."""
+    """Whether few bits are of use: a ratio, texts not too short, a processor, no key that moves."""
     compresses = config.ratio is not None and config.ratio > 1
     compresses &= (config.context_length or length) >= TOKENS
     return compresses and captured.device.type == "cpu" and config.overflow != "rerotate"
