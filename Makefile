@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 TRANSFORMERS := 5.23.0
 
 .PHONY: help venv weights demo test test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
-	lm-eval lint clean
+	lm-eval docs recipes lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
@@ -23,6 +23,8 @@ help:
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
+	@echo "make docs   build the site into build/docs; its tables and pictures from the records"
+	@echo "make recipes  run every recipe on real weights, write what it prints into its page"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove the virtual environment and caches"
 
@@ -106,6 +108,16 @@ lm-eval: venv
 	cp build/lm-eval.pth "$$(build/lm-eval/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
 	build/lm-eval/bin/pip install --quiet -c constraints.txt lm-eval
 	build/lm-eval/bin/python -m pytest -q tests/model/test_integrations.py
+
+docs: venv
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+	@echo "open build/docs/index.html"
+
+# Some of them with RECIPES="chat batch".
+recipes: weights
+	$(BIN)/python examples/recipes.py $(RECIPES)
 
 lint: venv
 	$(BIN)/ruff check .
