@@ -163,10 +163,3 @@ def test_adapters_of_peft() -> None:
     peft = pytest.importorskip("peft", reason=f"{APART} peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     agrees(seeded(peft.get_peft_model(llama(), config)))
-
-
-def test_int8_weights_of_torchao() -> None:
-    quantization = pytest.importorskip("torchao.quantization", reason=f"{APART} torchao")
-    model = seeded(llama())
-    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
-    agrees(model)

@@ -31,6 +31,7 @@ from .equal_layers import (
     layer_steps,
     layers_of,
     lines_outside,
+    parts_by_name,
     weights_by_name,
 )  # fmt: skip
 from .layer_copies import layer_copies_stand_in
@@ -174,10 +175,11 @@ class _Reader:
         own = weights_by_name(model)
         made = {id(tensor): fakes.fake(tensor) for tensor in own.values()}
         self._weights = {name: made[id(tensor)] for name, tensor in own.items()}
-        names = Counter(map(id, self._weights.values()))
+        self._known = self._weights | parts_by_name(self._weights)
+        names = Counter(map(id, self._known.values()))
         self._named = [
             (fake, Weight(name, form_of(fake, fakes.device_of(fake))))
-            for name, fake in self._weights.items()
+            for name, fake in self._known.items()
             if names[id(fake)] == 1
         ]
         self._held = HeldByModules(model)
@@ -187,7 +189,7 @@ class _Reader:
     ) -> LoggedText:
         """The log of a call on `given` ids and positions; layers in `repeats` are `layer_copy` calls."""
         ids, positions = map(self._fakes.fake, given)
-        operators = OperatorLog([ids, positions, *self._weights.values()], self._fakes)
+        operators = OperatorLog([ids, positions, *self._known.values()], self._fakes)
         named = {operators.number(fake): weight for fake, weight in self._named}
         try:
             with (

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..upstream.modules import has_hooks
+from ..upstream.modules import has_hooks, parts_of
 from .leaves import flatten
 from .operator_log import OperatorLog
 
@@ -73,6 +73,15 @@ def weights_by_name(model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers of a model by name, a shared one under each of its names."""
     parameters = model.named_parameters(remove_duplicate=False)
     return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def parts_by_name(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parts of those weights that are quantised, by the weight's name and the part's."""
+    return {
+        f"{name}.{part}": tensor
+        for name, weight in weights.items()
+        for part, tensor in parts_of(weight).items()
+    }
 
 
 def _is_plain(layer: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from ..graph.nodes import args_of
 from ..graph.tracing import trace_settings, without_printed_graphs
 from ..normalize.grad_mode import write_out_grad_mode
 from ..normalize.passes import normalize
+from ..normalize.weight_parts import rewrite_weight_parts
 from ..upstream import export
 from ..upstream.entry import describe
 from ..upstream.fx import merge_equal_nodes
@@ -105,6 +106,7 @@ def captured_program(program: torch.export.ExportedProgram) -> Captured:
     batch = ids.shape[0]
     device, dtype = device_and_dtype(module)
     write_out_grad_mode(module)
+    rewrite_weight_parts(module.graph)
     drop_no_ops(module.graph)
     conditions = export.size_conditions(program)
     fixed = batch if isinstance(batch, int) else None
@@ -145,10 +147,11 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
 
 
 def _module(program: torch.export.ExportedProgram, whole: LogitsWrapper) -> fx.GraphModule:
-    """The traced graph's module without no-ops, with calls of grad modes and layer copies written out."""
+    """The traced graph's module without no-ops, with grad modes and layer copies written out."""
     module = program.module()
     assert isinstance(module, fx.GraphModule)
     write_out_grad_mode(module)
+    rewrite_weight_parts(module.graph)
     drop_no_ops(module.graph)
     expand_layer_copies(module, whole)
     return module

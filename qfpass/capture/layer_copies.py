@@ -12,7 +12,7 @@ from ..graph.module_paths import get_by_path, set_by_path
 from ..graph.nodes import args_of, gives_views
 from ..upstream.fake_tensors import has_sizes_of_values
 from ..upstream.operators import written_arguments
-from .equal_layers import forwards_replaced, weights_by_name
+from .equal_layers import forwards_replaced, parts_by_name, weights_by_name
 from .leaves import flatten, unflatten
 
 
@@ -190,6 +190,7 @@ def _named(model: nn.Module, path: str, nodes: Sequence[fx.Node]) -> list[fx.Nod
     operands = {operand for node in nodes for operand in node.all_input_nodes if operand.op == "get_attr"}
     below = [node for node in operands if _tail(path, str(node.target)) is not None]
     weights = weights_by_name(model)
+    weights |= parts_by_name(weights)
     for node in below:
         if node.target not in weights and get_by_path(model, str(node.target)) is not None:
             raise LayerCopyError(f"{path} reads {node.target}, which is neither parameter nor buffer")
@@ -248,7 +249,7 @@ def _own_attribute(module: fx.GraphModule, model: nn.Module, like: fx.Node, targ
         if get_by_path(model, str(like.target)) is not None:
             raise LayerCopyError(f"there is no {target}")
         set_by_path(module, target, get_by_path(module, str(like.target)))
-    node = module.graph.get_attr(target)
+    node = module.graph.create_node("get_attr", target)  # get_attr() warns of a path through a tensor
     node.meta = dict(like.meta)
     return node
 

@@ -1,7 +1,7 @@
 """A short digest of a model's architecture and weights, which identifies the model's filters."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,21 +20,12 @@ def fingerprint(tensors: Iterable[Tensor], layers: Sequence[QFilterSizes]) -> st
     spaced values. The values are rounded to bfloat16, so float32 and bfloat16 copies of the same weights
     agree. Device, memory layout, names, order and the number of equal tensors make no difference: a capture
     may hold a constant of the model's code once, or once per layer. Fine-tuned weights give another digest.
-    Only a few kilobytes of weights are read, whatever their size.
+    Of a quantised weight, its parts count. Only a few kilobytes of weights are read, whatever their size.
     """
     lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
-    plain = (each for tensor in tensors for each in _plain(tensor))
+    plain = (each for tensor in tensors for each in parts_of(tensor).values() or [tensor])
     lines += sorted({f"{list(t.shape)} {_sample(t)}" for t in plain})
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
-
-
-def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The plain tensors that hold a tensor's values: its parts if it is quantised, else the tensor."""
-    parts = parts_of(tensor)
-    if not parts:
-        yield tensor
-    for part in parts:
-        yield from _plain(part)
 
 
 def _sample(tensor: Tensor) -> list[int]:

@@ -2,12 +2,14 @@
 
 On a processor, a decode step spends nearly all its time on reading weights. The loops
 (`kernels/cpu/step_linear`) take each layer's weights as operands, so layers of one kind share their code.
-Linears that read the same input become one call.
+Linears that read the same input become one call. Weights of eight bits, cast only to be multiplied, are read
+as they lie.
 """
 
 import operator
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -22,10 +24,22 @@ from .outline import Outlined
 aten = torch.ops.aten
 
 
+class Linear(NamedTuple):
+    """The operands of a linear: input, weight [N, K] and bias.
+
+    `weight` is the weight as it is held where the linear reads a cast of it.
+    """
+
+    x: fx.Node
+    weight: fx.Node
+    bias: fx.Node | None
+
+
 def stream_weights(outlined: Outlined) -> None:
     """Replace the linears of body and head by calls of `linears`, in place.
 
-    A part that has quantised weights is left as it is, since these have products of their own.
+    A part that has weights which are tensor subclasses is left as it is, since these have products of their
+    own.
     """
     for part in (outlined.body, outlined.head):
         if part is None or any(parts_of(p) for p in part.parameters()):
@@ -34,6 +48,7 @@ def stream_weights(outlined: Outlined) -> None:
             if isinstance(graph_module, fx.GraphModule):
                 for together in _groups_by_input(graph_module.graph):
                     _replace(graph_module.graph, together)
+                graph_module.graph.eliminate_dead_code()
                 graph_module.recompile()
 
 
@@ -44,27 +59,49 @@ def _groups_by_input(graph: fx.Graph) -> list[list[fx.Node]]:
     for node in graph.nodes:
         if written_arguments(node.target):
             changes += 1
-        if node.target is aten.linear.default:
-            is_held = all(operand.op in ("placeholder", "get_attr") for operand in _operands(node))
-            groups[(args_of(node)[0], changes) if is_held else node].append(node)
+        if linear := _linear(node):
+            is_held = all(operand is None or _is_held(operand) for operand in linear[1:])
+            groups[(linear.x, changes) if is_held else node].append(node)
     return list(groups.values())
 
 
-def _operands(linear: fx.Node) -> list[fx.Node]:
-    """The nodes of a linear's weight and bias."""
-    return [operand for operand in args_of(linear)[1:] if isinstance(operand, fx.Node)]
+def _linear(node: fx.Node) -> Linear | None:
+    """A node's operands if it is a product with a weight; None for any other node."""
+    if node.target is aten.linear.default:
+        x, weight, *bias = args_of(node)
+        return Linear(x, _before_cast(weight), bias[0] if bias else None)
+    if node.target is aten.mm.default:
+        x, transposed = args_of(node)
+        held = _before_cast(transposed, through=aten.t.default)
+        return None if held is transposed else Linear(x, held, None)
+    return None
+
+
+def _before_cast(node: fx.Node, through: object = None) -> fx.Node:
+    """The held weight of which `node` is a cast, transposed as well if `through` is an operator that does so.
+
+    That is `node` itself if it is computed in another way.
+    """
+    wanted = {through} if through else set()
+    source = node
+    while source.target is aten.to.dtype or source.target in wanted:
+        wanted.discard(source.target)
+        source = args_of(source)[0]
+    return source if not wanted and _is_held(source) else node
+
+
+def _is_held(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "get_attr")
 
 
 def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
-    first = together[0]
-    for node in together:
-        for operand in _operands(node):
-            if operand.op == "get_attr":  # has no inputs, so it can move to the front of the graph
-                next(iter(graph.nodes)).prepend(operand)
-    weights = [args_of(node)[1] for node in together]
-    biases = [args_of(node)[2] if len(args_of(node)) > 2 else None for node in together]
-    with graph.inserting_before(first):
-        outs = graph.call_function(linears, (args_of(first)[0], weights, biases))
+    read = [linear for node in together if (linear := _linear(node))]
+    for operand in (operand for linear in read for operand in linear[1:]):
+        if operand is not None and operand.op == "get_attr":  # it has no inputs, so it can move to the front
+            next(iter(graph.nodes)).prepend(operand)
+    weights, biases = [linear.weight for linear in read], [linear.bias for linear in read]
+    with graph.inserting_before(together[0]):
+        outs = graph.call_function(linears, (read[0].x, weights, biases))
         for i, node in enumerate(together):
             out = graph.call_function(operator.getitem, (outs, i))
             out.meta = dict(node.meta)
@@ -79,19 +116,32 @@ def linears(
     biases: Sequence[torch.Tensor | None],
     compact: Sequence[torch.Tensor] = (),
 ) -> list[torch.Tensor]:
-    """The products [B, S, N] of x [B, S, K] with each weight [N, K], plus its bias.
+    """The products [..., N] of x [..., K] with each weight [N, K], cast to x's dtype, plus its bias.
 
     If x is a single token in all (B = S = 1), this package's loops compute them, provided that they take the
     weights. If `compact_weights` made a copy, `compact`, the loops read it instead of the weights.
     """
-    if x.dim() != 3 or x.shape[0] != 1 or x.shape[1] != 1 or not (compact or fits(weights)):
-        return [aten.linear.default(x, *operands) for operands in zip(weights, biases, strict=True)]
+    if x.shape[:-1].numel() != 1 or not (compact or _are_streamed(x.dtype, weights)):
+        return [
+            aten.linear.default(x, weight.to(x.dtype), bias)
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+    token = x.reshape(1, 1, -1).float()
     rows = [weight.shape[0] for weight in weights]
     if len(compact) > 1:
-        together = coded_linear(x.float(), *compact)
+        together = coded_linear(token, *compact)
     else:
-        together = one_token_linears(x.float(), list(compact or weights))
+        together = one_token_linears(token, list(compact or weights))
     return [
-        (out if bias is None else out + bias).to(x.dtype)
+        (out if bias is None else out + bias).to(x.dtype).reshape(*x.shape[:-1], -1)
         for out, bias in zip(together.split(rows, -1), biases, strict=True)
     ]
+
+
+def _are_streamed(dtype: torch.dtype, weights: Sequence[torch.Tensor]) -> bool:
+    """Whether the loops take weights that are cast to `dtype`: no cast may round, and sums are in float32."""
+    return (
+        fits(weights)
+        and dtype.itemsize <= torch.float32.itemsize
+        and all(weight.dtype in (dtype, torch.int8) for weight in weights)
+    )

@@ -119,3 +119,16 @@ def sizes_hold(condition: str, sizes: Mapping[str, Sequence[int]]) -> bool:
     """
     inputs = {name: torch.empty(tuple(size), device="meta") for name, size in sizes.items()}
     return bool(eval(condition, {"L": inputs, "math": math, "torch": torch}))
+
+
+@Needed
+def part_read(node: fx.Node) -> tuple[fx.Node, str] | None:
+    """The node of a tensor subclass and the name of its part that a node reads; None for any other node.
+
+    Without it: quantised weights keep a decoder from being compiled layer by layer.
+    """
+    if name_of(node.target) != "export::access_subclass_inner_tensor":
+        return None
+    whole, name = node.args
+    assert isinstance(whole, fx.Node) and isinstance(name, str)
+    return whole, name

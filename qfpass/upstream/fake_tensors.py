@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .entry import Needed, only_fast
+from .modules import parts_of
 from .settings import no_change, temporarily_set
 
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -75,12 +76,14 @@ class Fakes:
         return self._mode.from_tensor(tensor)
 
     def is_fake(self, tensor: torch.Tensor) -> bool:
-        """Whether `tensor` is a fake tensor."""
-        return isinstance(tensor, self._kind)
+        """Whether `tensor` is a fake tensor, or consists of fake ones."""
+        parts = parts_of(tensor).values()
+        return isinstance(tensor, self._kind) or (bool(parts) and all(map(self.is_fake, parts)))
 
     def device_of(self, tensor: torch.Tensor) -> torch.device:
         """The device of a tensor; reading `tensor.device` of a fake one would run an operator."""
-        return tensor.fake_device if isinstance(tensor, self._kind) else tensor.device
+        first = next(iter(parts_of(tensor).values()), tensor)
+        return first.fake_device if isinstance(first, self._kind) else first.device
 
     def numbers_of(self, tensor: torch.Tensor) -> Any:
         """The values of a plain tensor as nested lists, also inside `watched`."""

@@ -19,15 +19,22 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 @Needed
-def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that a tensor subclass, such as a quantised weight, consists of; [] for a plain tensor.
+def parts_of(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The plain tensors of which a tensor subclass, such as a quantised weight, consists; {} for a plain one.
+
+    They are named by the attributes that lead to them: "qdata", or "inner.qdata" in a nested one.
 
     Without it: quantised weights would be taken for plain ones.
     """
+    found = dict[str, torch.Tensor]()
     if type(tensor) in (torch.Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
-        return []
-    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
-    return [part for part in parts if isinstance(part, torch.Tensor)]
+        return found
+    for name in tensor.__tensor_flatten__()[0]:
+        part = getattr(tensor, name)
+        if isinstance(part, torch.Tensor):
+            inner = parts_of(part)
+            found |= {f"{name}.{rest}": each for rest, each in inner.items()} if inner else {name: part}
+    return found
 
 
 @Needed

@@ -153,3 +153,32 @@ def test_own_loops_may_be_turned_off() -> None:
     assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
     with pytest.raises(ConfigError, match="own_loops, which is off"):
         qfpass.compile(FAMILIES["llama"](), **asked, compact_weights=True)
+
+
+def product_with_cast(dtype: torch.dtype, held: torch.dtype) -> tuple[torch.nn.Module, fx.Graph]:
+    """The product of x [S, K] of `dtype` with a cast of a weight [N, K] that is held in another dtype."""
+    root, graph = torch.nn.Module(), fx.Graph()
+    root.register_buffer(
+        "weight", torch.randn(24, 40, generator=torch.Generator().manual_seed(0)).mul(30).to(held)
+    )
+    x = graph.placeholder("x")
+    turned = graph.call_function(torch.ops.aten.t.default, (graph.get_attr("weight"),))
+    cast = graph.call_function(torch.ops.aten.to.dtype, (turned, dtype))
+    graph.output(graph.call_function(torch.ops.aten.mm.default, (x, cast)))
+    return root, graph
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("held", [torch.int8, torch.float32])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_weight_that_is_cast_is_read_as_it_lies(dtype: torch.dtype, held: torch.dtype, tokens: int) -> None:
+    """A cast that rounds is done all the same."""
+    root, graph = product_with_cast(dtype, held)
+    body = streamed(root, graph)
+    assert [node.args[1][0].op for node in body.graph.nodes if node.target is linears] == ["get_attr"]
+    x = torch.randn(tokens, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
+    torch.testing.assert_close(body(x), fx.GraphModule(root, graph)(x), atol=1e-3, rtol=1e-2)
+    called = {str(n.target) for n in make_fx(body)(x).graph.nodes}
+    expected = tokens == 1 and held == torch.int8 and dtype != torch.float64
+    streams = expected or (tokens == 1 and held == dtype == torch.float32)
+    assert any("one_token" in name for name in called) == streams

@@ -1,5 +1,7 @@
 """What torch.export promises of the modules it makes, the grad mode, its refusals and its checks."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import fx, nn
@@ -11,6 +13,7 @@ from qfpass.upstream.export import (
     grad_mode_call,
     is_check,
     lazily_made_modules,
+    part_read,
     size_conditions,
     sizes_hold,
     without_grad_mode,
@@ -150,3 +153,47 @@ def test_sizes_hold_asks_the_inputs_by_name() -> None:
     assert sizes_hold(condition, {"x": (2, 11), "y": (2, 11)})
     assert not sizes_hold(condition, {"x": (2, 12), "y": (2, 12)})
     assert not sizes_hold(condition, {"x": (2, 11), "y": (2, 10)})
+
+
+class Doubled(torch.Tensor):
+    """A weight that is twice the numbers it holds."""
+
+    @staticmethod
+    def __new__(cls, half: torch.Tensor) -> "Doubled":
+        return torch.Tensor._make_wrapper_subclass(cls, half.shape, dtype=half.dtype)
+
+    def __init__(self, half: torch.Tensor) -> None:
+        self.half_of_it = half
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["half_of_it"], None
+
+    @staticmethod
+    def __tensor_unflatten__(parts: dict[str, torch.Tensor], *_: object) -> "Doubled":
+        return Doubled(parts["half_of_it"])
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.mul, torch.Tensor.mul):
+            return func(*(2 * a.half_of_it if isinstance(a, Doubled) else a for a in args))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is torch.ops.aten.detach.default
+        return Doubled(args[0].half_of_it)
+
+
+class Weighing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(Doubled(torch.ones(3)), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.mul(x, self.weight)
+
+
+def test_part_read_names_the_part_of_a_subclass_that_a_node_reads() -> None:
+    graph = export(Weighing()).module().graph
+    found = [read for node in graph.nodes if (read := part_read(node))]
+    assert [(whole.target, name) for whole, name in found] == [("weight", "half_of_it")]

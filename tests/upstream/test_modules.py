@@ -47,7 +47,10 @@ def test_parts_of_a_quantised_weight_are_those_that_torch_compile_takes_apart() 
     whole, scale = torch.ones(2, dtype=torch.int8), torch.ones(1)
     for tensor in (Scaled(whole, scale), nn.Parameter(Scaled(whole, scale), requires_grad=False)):
         assert isinstance(tensor, Scaled)
-        assert [id(part) for part in parts_of(tensor)] == [id(whole), id(scale)]
+        assert {name: id(part) for name, part in parts_of(tensor).items()} == {
+            "whole": id(whole),
+            "scale": id(scale),
+        }
     assert not parts_of(torch.ones(1)) and not parts_of(nn.Parameter(torch.ones(1)))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("loops.cpp").read_text()
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
 def fits(weights: Sequence[torch.Tensor]) -> bool:
