@@ -55,7 +55,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> CompiledDecoder:
     device = torch.device(manifest.device)
     graphs = PackagedGraphs(
         folder, manifest.packages, tensors, device=device, longest=sizes.longest_chunk,
-        shares=len(bounded_shares(layers)),
+        shares=len(bounded_shares(layers)), follows_length=manifest.follows_length,
     )  # fmt: skip
     decoder = Decoder(
         graphs, layers, filters, sizes, manifest.config(), device, manifest.torch_dtype, manifest.identity,

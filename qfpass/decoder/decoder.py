@@ -74,7 +74,8 @@ class Decoder:
         self.watch = OverwriteFinder(config, self.replays, graphs.watch)
         self._shares, self._step_inputs = bounded_shares(layers), StepInputs(layers)
         self._filters_by_slots = dict[int, tuple[torch.Tensor, ...]]()
-        self.most_tokens = max(sizes.context_length, *(layer.rule.slots for layer in layers))
+        self._most_slots = max(layer.rule.slots for layer in layers)
+        self.most_tokens = max(sizes.context_length, self._most_slots)
         # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
         self._size_source = torch.empty(self.most_tokens + 1, device=device)
         self._batch_sizes = set[int]()
@@ -163,7 +164,7 @@ class Decoder:
         ids = ids.clone(memory_format=torch.contiguous_format)
         for tensor in (ids, position):
             mark_length(tensor, 1, self.graphs.longest)
-        inputs = self._inputs(row.tokens, None, stores, sizes, call_end)
+        inputs = self._inputs(row.tokens, None, stores, [sizes], call_end)
         hidden = self.graphs.chunk(ids, position, *inputs)
         if len(wanted) == 0:
             return None
@@ -175,20 +176,23 @@ class Decoder:
         ids: torch.Tensor,
         stores: Stores,
         rows: Sequence[Row],
-        sizes: Sizes,
+        sizes: Sequence[Sizes],
         reading_rows: Sequence[int],
         overwritten: Overwritten | None,
     ) -> torch.Tensor:
         """Read ids [B, 1], one token per row, into `stores`; logits [B, 1, V].
 
         Args:
+            sizes: of each row; those of the reading rows have the same `filters_for`.
             reading_rows: indices of the rows that really read a token; results of the others are meaningless.
             overwritten: what `watch` found that this step overwrites, with the slots; None if not asked.
         """
         self._copied.check()
         tokens = [rows[i].tokens + 1 for i in reading_rows]
-        lengths, is_full = None, min(tokens) >= max(layer.rule.slots for layer in self.layers)
-        if not all_equal(tokens) and not is_full:
+        budgets = [sizes[i] for i in reading_rows]
+        is_full = all_equal(budgets) and min(tokens) >= self._most_slots
+        lengths = None
+        if not is_full and not (all_equal(tokens) and all_equal(budgets)):
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
             if self._batch_sizes - {len(rows)}:
                 # The graphs take any number of rows by now. Lengths of a fixed size would fix that number
@@ -201,31 +205,42 @@ class Decoder:
         position = overwritten.position if overwritten else positions_of(rows, self.device)
 
         def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-            inputs = self._inputs(max(tokens), lengths, stores, sizes, call_end=0)
+            inputs = self._inputs(max(tokens), lengths, stores, budgets, call_end=0)
             return lambda ids, position: self.graphs.step(ids, position, *inputs)
 
         ids = ids.clone(memory_format=torch.contiguous_format)
         if is_full:  # from now on every step runs the same kernels on the same memory
-            return self.replays.run("step", prepare, stores, ids, position).clone()
+            return self.replays.run("step", prepare, stores, ids, position, variant=budgets[0].slots).clone()
         return prepare()(ids, position)
 
     def _inputs(
-        self, tokens: int, lengths: torch.Tensor | None, stores: Stores, sizes: Sizes, call_end: int
+        self,
+        tokens: int,
+        lengths: torch.Tensor | None,
+        stores: Stores,
+        sizes: Sequence[Sizes],
+        call_end: int,
     ) -> list[torch.Tensor | None]:
         """The graphs' inputs after ids and positions, for rows that have read at most `tokens` tokens.
 
-        `lengths` [B] counts the tokens row by row; None if all rows are equal or all stores are full.
+        Args:
+            lengths: [B], the tokens row by row; None if all rows are equal or all stores are full.
+            sizes: of the rows that read. A step reads no `recent`, in which they may differ.
         """
+        different = set(sizes)
         reach = SharedInputs(
             seen=_with_unbacked_size(self._size_source[: min(tokens, self.most_tokens)]),
             lengths=lengths,
-            recent=torch.tensor(sizes.recent, device=self.device),
+            recent=torch.tensor(sizes[0].recent, device=self.device),
             call_end=torch.tensor(call_end, device=self.device),
             held=tuple(
-                _with_unbacked_size(self._size_source[: min(tokens, sizes.slots_of(s))]) for s in self._shares
+                _with_unbacked_size(
+                    self._size_source[: min(tokens, max(s.slots_of(share) for s in different))]
+                )
+                for share in self._shares
             ),
         )
-        return self._step_inputs.values(reach, stores, self._filters_for(sizes.slots), stores.write_slots)
+        return self._step_inputs.values(reach, stores, self.filters_for(sizes[0].slots), stores.write_slots)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that one graph serves every T."""
@@ -237,7 +252,7 @@ class Decoder:
         assert self.graphs.head is not None
         return self.graphs.head(hidden)[:, :tokens]
 
-    def _filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
+    def filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
         """The filters of every attention for a budget of `slots`; empty without filters."""
         if slots not in self._filters_by_slots:
             self._filters_by_slots[slots] = self.filters.for_slots(slots) if self.filters else ()

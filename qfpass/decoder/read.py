@@ -6,8 +6,8 @@ runs all rows together; afterwards the stores of rows without a token are restor
 their turn between the chunks of a prompt.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -18,6 +18,8 @@ from .decoder import Decoder
 from .overflow import move_keys_back, overflows
 from .overwritten_slots import Overwritten
 from .undo import Undo
+
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 @torch.no_grad()
@@ -35,10 +37,13 @@ def read(
     tokens = [span.tokens for span in spans]
     is_step = max(tokens) == 1
     # A step keeps its turn from here on: `Undo` runs the graph that finds what the step overwrites, and no
-    # other thread may run that graph before the step.
-    with session.in_use(), decoder.running() if is_step else nullcontext():
+    # other thread may run that graph before the step. Other calls copy what they may change in a turn of its
+    # own, since a pool's step writes into all rows before it restores those that rest.
+    of_step, of_undo = _turns(decoder, is_step)
+    with session.in_use(), of_step():
         moves = any(map(partial(overflows, decoder), session.rows, tokens))
-        undo = Undo(session, decoder.watch, is_step, moves)
+        with of_undo():
+            undo = Undo(session, decoder.watch, is_step, moves)
         try:
             session.refuse_if_cancelled()
             session.allocate(len(spans))
@@ -50,9 +55,14 @@ def read(
                 logits = _read_row_by_row(decoder, session, ids, spans, wanted)
             session.note_read(ids, spans)
         except BaseException:
-            undo.restore()
+            undo.restore(of_undo())
             raise
     return logits
+
+
+def _turns(decoder: Decoder, is_step: bool) -> tuple[Turn, Turn]:
+    """The turns that a whole step needs, and that keeping and undoing the changes of another call needs."""
+    return (decoder.running, nullcontext) if is_step else (nullcontext, decoder.running)
 
 
 def _read_together(
@@ -114,7 +124,8 @@ def _read_chunk_or_token(
     rows = [session.rows[i] for i in affected]
     logits: torch.Tensor | None
     if length == 1:
-        logits = decoder.step(ids, stores, rows, session.sizes, range(len(rows)), overwritten)
+        sizes = [session.sizes] * len(rows)
+        logits = decoder.step(ids, stores, rows, sizes, range(len(rows)), overwritten)
         logits = logits if len(wanted) else None
     else:
         logits = decoder.chunk(ids, stores, rows[0], session.sizes, wanted, rows[0].position + left - 1)
@@ -150,10 +161,10 @@ def _read_step(
     move_keys_back(decoder, session, reading, 1)
     resting = [row for row in range(len(spans)) if row not in reading]
     if resting and overwritten is None:
-        overwritten = decoder.watch(session)
+        overwritten = decoder.watch(session.stores, session.rows, session.row_sizes)
     column = torch.tensor([span.start for span in spans], device=ids.device)
     token = ids.gather(1, column[:, None])
-    logits = decoder.step(token, session.stores, session.rows, session.sizes, reading, overwritten)
+    logits = decoder.step(token, session.stores, session.rows, session.row_sizes, reading, overwritten)
     if resting and overwritten is not None:
         overwritten.restore(resting)
     session.advance(reading, 1)

@@ -4,6 +4,7 @@ A step keeps one slot per head. A longer call, or a step that first moves stored
 stores. A call on an empty session keeps nothing.
 """
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ..sessions.stores import Stores
@@ -29,14 +30,14 @@ class Undo:
         if session.tokens_seen == 0:
             return
         if is_step and not moves:
-            self.overwritten = watch(session)
+            self.overwritten = watch(session.stores, session.rows, session.row_sizes)
         else:
             self._copies = session.copied_stores()
 
-    def restore(self) -> None:
-        """Restore the session to its state before the call."""
+    def restore(self, turn: AbstractContextManager[None]) -> None:
+        """Restore the session to its state before the call, inside the context `turn`."""
         session = self._session
-        with session.restoring(self._before):
+        with session.restoring(self._before, turn):
             if self.overwritten is not None:
                 self.overwritten.restore(list(range(len(session.rows))))
             if self._copies:

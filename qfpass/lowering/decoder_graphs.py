@@ -34,6 +34,7 @@ class DecoderGraphs(Protocol):
             isn't compiled yet.
         longest: S is at most this.
         rows: the numbers of rows that a call may have; None for any number.
+        follows_length: whether a row's logits depend on the position of the last token in any row of a call.
         modules: the graph modules that Dynamo compiles.
         weights: the parameters and buffers that are read in place, and compact copies of weights.
         kinds: the number of kinds of layer.
@@ -59,6 +60,9 @@ class DecoderGraphs(Protocol):
 
     @property
     def rows(self) -> Sequence[int] | None: ...
+
+    @property
+    def follows_length(self) -> bool: ...
 
     @property
     def modules(self) -> list[fx.GraphModule]: ...
@@ -97,6 +101,7 @@ class Graphs:
         self.copies: Sequence[torch.Tensor] = outlined.copies
         self.watch: Callable[..., Any] | None = None
         self.rows: Sequence[int] | None = None
+        self.follows_length = any(n.users for n in body.graph.nodes if n.name == "call_end")
         self.modules: list[fx.GraphModule] = []
         self.weights: Sequence[torch.Tensor] = weights_of(nn.ModuleList([body, *([head] if head else [])]))
 

@@ -65,8 +65,17 @@ class Replays:
         self._make = None if self._why_never else kinds[device.type]
         self._by_stores = WeakKeyDictionary[Stores, _StoresReplays]()
 
-    def run(self, kind: str, prepare: Callable[[], Call], stores: Stores, *inputs: torch.Tensor) -> Any:
+    def run(
+        self,
+        kind: str,
+        prepare: Callable[[], Call],
+        stores: Stores,
+        *inputs: torch.Tensor,
+        variant: int | None = None,
+    ) -> Any:
         """The outputs of prepare()(*inputs), a call of this `kind` on `stores`; the next one overwrites them.
+
+        `prepare` gives the same call whenever stores, kind and `variant` are the same.
 
         The first call of a kind on these stores is just made: it may compile, and stores that live for one
         step aren't worth a recording. The second is recorded, and later ones are replayed.
@@ -80,12 +89,12 @@ class Replays:
         known = self._by_stores.get(stores)
         if known is None or known.addresses != addresses:
             known = self._by_stores[stores] = _StoresReplays(addresses)
-        if kind not in known.replays:
-            known.replays[kind] = None
+        if (kind, variant) not in known.replays:
+            known.replays[kind, variant] = None
             return prepare()(*inputs)
-        replay = known.replays[kind]
+        replay = known.replays[kind, variant]
         if replay is None:
-            replay = known.replays[kind] = self._make(prepare(), inputs)
+            replay = known.replays[kind, variant] = self._make(prepare(), inputs)
             self._why_not[kind] = replay.why_not
             return replay.first()
         return replay.replay(inputs) if replay.is_replayable else prepare()(*inputs)
@@ -112,7 +121,7 @@ def _why_never(
 
 
 class _StoresReplays:
-    """The replays on one session's stores, by kind; None for a kind that has been called once."""
+    """The replays on one session's stores, by kind and variant; None for what has been called once."""
 
     def __init__(self, addresses: Sequence[int]) -> None:
-        self.addresses, self.replays = addresses, dict[str, Replay | None]()
+        self.addresses, self.replays = addresses, dict[tuple[str, int | None], Replay | None]()

@@ -1,5 +1,7 @@
 """Check a call's arguments before the call changes anything."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ..decoder.decoder import Decoder
@@ -56,7 +58,7 @@ def check_inputs(
     spans = _spans(session, ids, attention_mask)
     if not all_equal(spans) or spans[0].tokens < ids.shape[1]:
         ids = _without_padding(ids, spans)
-    _check_length(decoder, session, spans)
+    check_length(decoder, session, spans)
     _check_vocabulary(decoder, ids)
     if position_ids is not None:
         _check_positions(session, ids, spans, position_ids)
@@ -108,7 +110,12 @@ def _without_padding(ids: torch.Tensor, spans: list[TokenColumns]) -> torch.Tens
     return ids.where((column >= start) & (column < end), 0)
 
 
-def _check_length(decoder: Decoder, session: Session, spans: list[TokenColumns]) -> None:
+def check_length(decoder: Decoder, session: Session, spans: Sequence[TokenColumns]) -> None:
+    """Refuse a call past the context length; `spans` are the columns of each row's tokens.
+
+    Raises:
+        InputError: the model was compiled with overflow="error", and a row would pass it.
+    """
     if decoder.config.overflow != "error":
         return
     limit = decoder.sizes.context_length

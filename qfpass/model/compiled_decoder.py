@@ -16,6 +16,7 @@ from ..upstream.cache import cache_argument, causal_output
 from ..upstream.module_object import SharedParameters
 from .changes import DecoderVersions
 from .check_inputs import check_inputs, check_session, wanted_indices
+from .pool import Pool
 from .returned import MakeOutput
 
 _UNSUPPORTED = "is not something that a compiled decoder computes: leave it out or use the original model."
@@ -48,6 +49,14 @@ class CompiledDecoder(SharedParameters):
             ConfigError, SessionError: the model can't have a session of this budget.
         """
         return self.follow_changes().session(budget)
+
+    def pool(self, rows: int) -> Pool:
+        """Room for so many conversations, allocated at once, that are stepped together; see `Pool`.
+
+        Raises:
+            ConfigError: no valid number of rows, or one that this decoder wasn't exported for.
+        """
+        return Pool(self.follow_changes(), rows, self.qfpass_changes)
 
     def export(self, folder: str | Path, *, rows: int = 1, weights: bool = True) -> None:
         """Write this decoder into a new folder, from which `qfpass.load` runs it without compiling anything.

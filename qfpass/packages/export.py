@@ -95,6 +95,7 @@ def _write(model: nn.Module, decoder: Decoder, folder: Path, rows: int, own_weig
         fingerprint=fingerprint(tensors.values(), decoder.layers),
         weights=weights,
         vocabulary=decoder.vocabulary,
+        follows_length=decoder.graphs.follows_length,
         has_filters=decoder.filters is not None,
         has_own_model=saved,
         sizes=asdict(decoder.sizes),

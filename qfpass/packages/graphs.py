@@ -22,6 +22,7 @@ class PackagedGraphs:
         names: of the packages, such as `step-1` for calls of one row.
         tensors: every weight and constant, by `PACKAGE:NAME`, the names of the package and in it.
         shares: the number of different shares of slots among bounded layers.
+        follows_length: see `DecoderGraphs`.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class PackagedGraphs:
         device: torch.device,
         longest: int,
         shares: int,
+        follows_length: bool,
     ) -> None:
-        self.longest, self._shares = longest, shares
+        self.longest, self._shares, self.follows_length = longest, shares, follows_length
         self.kinds, self.own_loops, self.why_not_piecewise = 0, True, None
         self.modules: list[fx.GraphModule] = []
         self.copied: Sequence[torch.Tensor] = ()

@@ -19,7 +19,7 @@ from ..store.scores import SCORES
 from ..store.slots import SlotRule
 
 FILE = "qfpass.json"
-FORMAT = 1
+FORMAT = 2
 SETTINGS = ("recent", "sinks", "chunk", "skip_layers", "overflow")
 
 
@@ -48,6 +48,7 @@ class Manifest:
         fingerprint: of the weights that the packages read.
         weights: the model's name and the form of each weight, by `PACKAGE:NAME`.
         vocabulary: token ids are below this number; None if unknown.
+        follows_length: see `lowering.decoder_graphs.DecoderGraphs`.
         has_filters: whether a folder of filters stands beside.
         settings: of `qfpass.compile`, those of `SETTINGS`, with the names of score and stored dtype.
     """
@@ -61,6 +62,7 @@ class Manifest:
     fingerprint: str
     weights: dict[str, WeightEntry]
     vocabulary: int | None
+    follows_length: bool
     has_filters: bool
     has_own_model: bool
     sizes: dict[str, int]

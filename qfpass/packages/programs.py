@@ -119,7 +119,7 @@ def _programs_of_rows(decoder: Decoder, graphs: Graphs, rows: int) -> dict[str, 
     tensors = [tensor for stack in stores.stacks for tensor in stack.flat]
     programs = {
         "step": Program(step, inputs(1), None, STEP_OPTIONS),
-        "watch": Program(watched, (inputs(1)[1], recent, *tensors), None, {}),
+        "watch": Program(watched, (inputs(1)[1], recent.repeat(rows, 1), *tensors), None, {}),
     }
     if rows > 1:
         lengths = torch.full((rows,), READ, device=decoder.device)

@@ -77,7 +77,12 @@ class Session(SessionCache):
 
     def stores_of(self, row: int) -> Stores:
         """Views [1, Hkv, C, ...] of one row of every store."""
-        return self.stores.map(lambda tensor: tensor[:, row : row + 1])
+        return self.stores.row(row)
+
+    @property
+    def row_sizes(self) -> list[Sizes]:
+        """The sizes of each row: the session's."""
+        return [self.sizes] * len(self.rows)
 
     def advance(self, rows: Iterable[int], tokens: int) -> None:
         """Count `tokens` more tokens as read by each of `rows`."""
@@ -109,8 +114,20 @@ class Session(SessionCache):
     def fork(self) -> "Session":
         """A copy of this session; reading into either doesn't change the other."""
         with self.in_use():
-            twin = Session(self._layers, self.sizes, self.dtype, self.device, self._owner)
-            twin._state = self._state._replace(stores=self.copied_stores())
+            return self._twin(self._state._replace(stores=self.copied_stores()))
+
+    def fork_into(self, stores: Stores) -> "Session":
+        """A copy of this session, of one row, whose tokens lie in `stores` [1, ...]; they are overwritten."""
+        with self.in_use():
+            if self.tokens_seen:
+                stores.copy_(self.stores)
+                return self._twin(self._state._replace(stores=stores))
+            self._clear(stores)
+            return self._twin(State(stores, (Row(),)))
+
+    def _twin(self, state: State) -> "Session":
+        twin = Session(self._layers, self.sizes, self.dtype, self.device, self._owner)
+        twin._state = state
         return twin
 
     def copied_stores(self) -> Stores:
@@ -137,18 +154,25 @@ class Session(SessionCache):
         self._exclusive.refuse_if_cancelled()
 
     @contextmanager
-    def restoring(self, before: State) -> Iterator[None]:
+    def restoring(self, before: State, turn: AbstractContextManager[None]) -> Iterator[None]:
         """A context whose body restores the stores' contents; on exit the session's state is `before`.
 
-        The session is broken meanwhile, so that after an interrupt it refuses calls until `reset`.
+        The session is broken meanwhile, so that after an interrupt it refuses calls until `reset`. All of it
+        happens inside `turn`.
         """
         self._exclusive.is_broken = True
-        yield
-        if any(row.tokens for row in before.rows):
-            self._state = before
-        else:
-            self._empty(before)
+        with turn:
+            yield
+            if any(row.tokens for row in before.rows):
+                self._state = before
+            else:
+                self._empty(before)
         self._exclusive.is_broken = False
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the undoing of a failed call was interrupted."""
+        return self._exclusive.is_broken
 
     @property
     def state(self) -> State:

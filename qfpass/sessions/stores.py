@@ -85,9 +85,17 @@ class Stores(Sequence[Store]):
             [s._replace(store=with_tensors(type(s.store), map(change, s.store))) for s in self.stacks]
         )
 
+    def row(self, row: int) -> "Stores":
+        """Views [1, Hkv, C, ...] of one row of every store."""
+        return self.map(lambda tensor: tensor[:, row : row + 1])
+
     def copy_(self, others: Sequence[Store]) -> None:
         """Copy the contents of other stores, of the same shapes and dtypes and on any device, in place."""
-        for mine, theirs in zip(self, others, strict=True):
+        if isinstance(others, Stores):  # stack by stack, which is a few operations for all layers
+            pairs = zip([s.store for s in self.stacks], [s.store for s in others.stacks], strict=True)
+        else:
+            pairs = zip(self, others, strict=True)
+        for mine, theirs in pairs:
             for tensor, other in zip(mine, theirs, strict=True):
                 assert (tensor.shape, tensor.dtype) == (other.shape, other.dtype)
                 tensor.copy_(other)

@@ -72,8 +72,10 @@ class SlotAttention(nn.Module):
         query: torch.Tensor,
         position: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention over the first `count` slots; `lengths` [B] counts the filled ones of each row."""
+        """Attention over the first `count` slots; `lengths` [B] counts each row's tokens, if rows differ."""
         filled = first_slots(slots, count)
+        if lengths is not None and self.rule.is_bounded:
+            lengths = _filled(filled)  # rows may have budgets of their own
         bias = None if lengths is None else length_bias(lengths, filled.scores.shape[2])
         if self.bias is not None:
             distance = distance_bias(self.bias, position, filled.positions)
@@ -105,3 +107,8 @@ class SlotAttention(nn.Module):
         later = position[:, None, None, :] > position[:, None, :, None]
         bias = distance_bias(self.bias, position, position[:, None]) + hiding_bias(later)
         return self.kernel_call.attend(query, key, value, bias=bias)
+
+
+def _filled(slots: StoreKind) -> torch.Tensor:
+    """The number of filled slots of each row, [B]; it is the same in every head."""
+    return (slots.positions[:, 0] >= 0).sum(-1)

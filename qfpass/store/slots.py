@@ -97,7 +97,10 @@ class SlotRule:
 
 
 class Protection(NamedTuple):
-    """Tokens that are never evicted: the newest `recent`, an int or a tensor [], and the first `sinks`."""
+    """Tokens that are never evicted: the newest `recent` and the first `sinks`.
+
+    `recent` is an int, or a tensor [], or [B, 1, 1] for rows that differ.
+    """
 
     recent: int | torch.Tensor
     sinks: int

@@ -15,7 +15,7 @@ from rows import padded
 from tiny import FAMILIES
 
 import qfpass
-from qfpass.errors import InputError, PackageError, SessionError
+from qfpass.errors import ConfigError, InputError, PackageError, SessionError
 
 CONTEXT, ROWS = 64, 2
 SETTINGS: dict[str, Any] = {"budget": 16, "context_length": CONTEXT, "chunk": 8, "score": "random"}
@@ -69,6 +69,20 @@ def test_a_session_of_less_slots_forks_and_is_saved(loaded: Any, eager: Any, tmp
     for session in (ours.fork(), again):
         actual = loaded(ids[:, 40:], past_key_values=session).logits
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_pool_of_as_many_rows_as_were_exported(loaded: Any, eager: Any) -> None:
+    pool, theirs = loaded.pool(ROWS), [eager.session(budget=budget) for budget in (None, 12)]
+    for row, (session, length) in enumerate(zip(theirs, (5, 30), strict=True)):
+        pool.join(loaded.session(budget=session.slots))
+        expected = eager(text(length), past_key_values=session).logits[0]
+        torch.testing.assert_close(pool.read(row, text(length), 0), expected, atol=1e-4, rtol=1e-3)
+    for token in range(14):
+        for session, actual in zip(theirs, pool.step({0: token, 1: token}), strict=True):
+            expected = eager(torch.tensor([[token]]), past_key_values=session).logits[0, 0]
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ConfigError, match="exported for calls of 1 or 2"):
+        loaded.pool(3)
 
 
 @pytest.mark.cuda

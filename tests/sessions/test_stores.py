@@ -83,12 +83,12 @@ def test_slots_taken_are_those_that_a_watch_finds(budget: int) -> None:
     session = model.session(budget=budget)
     model(torch.cat([text(30), text(30, seed=1)]), past_key_values=session)
     for _ in range(2):
-        (watched,) = model.qfpass_decoder.watch(session).slots
-        (taken,) = slots_taken(session.stores, session.rows, session.sizes, session.device)
+        (watched,) = model.qfpass_decoder.watch(session.stores, session.rows, session.row_sizes).slots
+        (taken,) = slots_taken(session.stores, session.rows, session.row_sizes, session.device)
         assert torch.equal(watched, taken) and (taken < budget).all()
         for row in range(2):
             (alone,) = slots_taken(
-                session.stores_of(row), session.rows[row : row + 1], session.sizes, session.device
+                session.stores_of(row), session.rows[row : row + 1], [session.sizes], session.device
             )
             assert torch.equal(alone, taken.view(2, 2, 2, 1)[:, row])
         before = [session.stores[layer].positions.clone() for layer in (1, 3)]
