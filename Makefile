@@ -6,7 +6,8 @@ INSTALLED := $(VENV)/.installed
 TRANSFORMERS := 5.23.0
 
 .PHONY: help venv weights demo test test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
-	lm-eval docs recipes lint clean
+.PHONY: help venv weights demo test test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
+	fuzz-server bench-serving lm-eval docs recipes lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
@@ -18,10 +19,12 @@ help:
 	@echo "make matrix run tests and real weights on each pair of torch and transformers, write docs/versions.md (hours)"
 	@echo "make bench  time and memory beside transformers, in float32 (real weights, half an hour); results in build/bench"
 	@echo "make bench-kvpress, make bench-llama-cpp  the same of these, in environments of their own"
+	@echo "make bench-serving  conversations over long documents, beside transformers serve (real weights, long)"
 	@echo "make check-gpu  on a GPU: its tests, then steps, prompts and memory of an 8B shape (eight minutes); results in build/gpu"
 	@echo "make quality  train filters and measure what they keep of held-out text (real weights, long)"
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
+	@echo "make fuzz-server  10,000 good, malformed and broken-off requests to a server (some minutes)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
 	@echo "make docs   build the site into build/docs; its tables and pictures from the records"
 	@echo "make recipes  run every recipe on real weights, write what it prints into its page"
@@ -88,6 +91,11 @@ bench-llama-cpp: venv
 	build/llama-cpp/bin/pip install --quiet -r benchmarks/llama_cpp/requirements.txt
 	build/llama-cpp/bin/python benchmarks/llama_cpp/run.py build/bench/llama_cpp.json
 
+# More options with SERVING="--turns 4 --start llama.cpp --gguf ...".
+bench-serving: weights
+	set -- $$($(BIN)/python examples/assets.py); \
+		$(BIN)/python benchmarks/serving.py $$1 $$3 --start qfpass --start transformers $(SERVING)
+
 # With GPU=--dry-run on a processor, with a tiny model.
 check-gpu: venv
 	$(BIN)/python benchmarks/check_gpu.py build/gpu $(GPU)
@@ -100,6 +108,9 @@ sessions: weights
 
 fuzz: venv
 	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/sessions/test_interleaving.py tests/model/test_continuation.py
+
+fuzz-server: venv
+	QFPASS_REQUESTS=10000 $(BIN)/python -m pytest -q tests/serving/server/test_bad_requests.py
 
 # Its many dependencies stay out of the project's environment, which it sees by a path file.
 lm-eval: venv

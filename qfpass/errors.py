@@ -55,3 +55,23 @@ class CancelledError(SessionError):
 
 class RanksError(QFPassError):
     """Processes that run one model together differ in settings or results."""
+
+
+class QueueFullError(QFPassError):
+    """More requests wait than a scheduler's queue holds.
+
+    Attributes:
+        retry_after: seconds after which one more is likely to find a place.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(QFPassError):
+    """A request has not ended by its deadline."""
+
+
+class ClosedError(QFPassError):
+    """A scheduler that has been closed, or is closing, takes no more requests."""

@@ -26,6 +26,7 @@ ROOMS = (
     {"packages"},
     {"model"},
     {"pipeline", "reporting", "load_exported"},
+    {"serving"},
     {"torch_backend", "tools"},
     {"__init__", "__main__"},
 )

@@ -1,4 +1,4 @@
-"""The command line: `qfpass check`, `evaluate`, `calibrate`, `tune`, `train`, `push`, `census` and `bench`.
+"""The command line: `qfpass serve`, `chat`, `check`, `evaluate`, `bench`, `tune` and others.
 
 Needs typer: pip install 'qfpass[evaluate]'.
 """
@@ -18,10 +18,12 @@ from ..training.tune import tune as tune_model
 from . import evaluate
 from .bench.command import run_bench
 from .census.command import run_census
+from .chat import run_chat
 from .evaluate.check import check as check_model
 from .evaluate.command import commands
 from .evaluate.models import load_model, load_tokenizer
 from .options import Data, Device, Dtype, ModelName, Progress, Seed
+from .serve import run_serve
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Long contexts in a small, constant memory."
@@ -31,6 +33,8 @@ app = typer.Typer(
 app.add_typer(commands, name="evaluate")
 app.command("census")(run_census)
 app.command("bench")(run_bench)
+app.command("serve")(run_serve)
+app.command("chat")(run_chat)
 
 
 @app.command()

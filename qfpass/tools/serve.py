@@ -1,0 +1,58 @@
+"""`qfpass serve`: a compiled model behind OpenAI's API."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from ..serving.model_defaults import default_sampling, stop_tokens
+from .compiled_model import bytes_of, load_compiled
+from .options import Device, Dtype, ModelName
+
+_NEEDS = ("prometheus_client", "pydantic", "starlette", "uvicorn")
+
+
+def run_serve(
+    model: ModelName,
+    ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
+    rows: Annotated[int, typer.Option(min=1, help="Requests worked on at once.")] = 16,
+    memory: Annotated[str, typer.Option(help="Bytes of keys and values at most.")] = "4GiB",
+    disk: Annotated[str, typer.Option(help="Bytes of kept conversations on disk at most.")] = "16GiB",
+    folder: Annotated[Path | None, typer.Option(help="Where they go; else the temporary folder.")] = None,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; past them: 429.")] = 64,
+    deadline: Annotated[float | None, typer.Option(min=0.001, help="Seconds for a request.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 4096,
+    max_body: Annotated[str, typer.Option(help="Bytes of a request's body.")] = "8MiB",
+    name: Annotated[str | None, typer.Option(help="By which requests name the model; else MODEL.")] = None,
+    host: Annotated[str, typer.Option(help="Where it listens; only this machine by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="QFPASS_TOKEN", help="That requests must bring.", show_envvar=True)
+    ] = None,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Else the model's own.")] = None,
+    overflow: Annotated[str, typer.Option(help="Past the context: error, continue, rerotate.")] = "error",
+    tokenizer: Annotated[str | None, typer.Option(help="A folder or a hub name; else the model's.")] = None,
+    dtype: Dtype = "bfloat16", device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Serve a model by OpenAI's API: chats, completions, streams; see docs/serving.md.
+
+    MODEL may be a folder that model.export wrote; --ratio and the like are then those of the export.
+    """
+    if missing := [needed for needed in _NEEDS if importlib.util.find_spec(needed) is None]:
+        raise ConfigError(f"serving needs {', '.join(missing)}: pip install 'qfpass[serve]'.")
+    from ..serving.server.app import Served
+    from ..serving.server.run import run_server
+
+    bounds = {"memory": bytes_of(memory), "disk": bytes_of(disk)}
+    body = bytes_of(max_body)
+    compiled, words = load_compiled(
+        model, tokenizer, dtype=dtype, device=device, ratio=ratio, context_length=context_length,
+        overflow=overflow,
+    )  # fmt: skip
+    served = Served(
+        name or model, stop_tokens(compiled, words), default_sampling(compiled), token, body, max_new_tokens,
+        deadline,
+    )  # fmt: skip
+    run_server(compiled, words, served, host=host, port=port, rows=rows, folder=folder, queue=queue, **bounds)
