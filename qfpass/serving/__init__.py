@@ -2,8 +2,9 @@
 
 scheduler: Scheduler, a thread that owns a pool. live_rows: the requests in the pool's rows. request, answer:
 one request, and its stream of tokens. check_request: what is refused. sampling: how tokens are chosen.
-kept_sessions: conversations kept for their next turn. observer: what metrics are made of. conversation:
-messages as token ids. answer_text: tokens as text. model_defaults: what a model states itself.
+kept_sessions, session_files: conversations kept for their next turn, in memory and on disk. observer: what
+metrics are made of. conversation: messages as token ids. answer_text: tokens as text. model_defaults: what a
+model states itself.
 """
 
 from .answer import Answer

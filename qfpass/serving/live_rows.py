@@ -1,12 +1,10 @@
 """The requests in a pool's rows: chunks of their prompts are read, and a step is one call for all."""
 
-from collections.abc import Sequence
-
 import torch
 
 from ..model.pool import Pool
 from .answer import FinishReason
-from .kept_sessions import KeptSessions, digests, shared_digest
+from .kept_sessions import KeptSessions, digests
 from .observer import Observer
 from .request import Request
 
@@ -25,7 +23,6 @@ class LiveRows:
 
     def __init__(self, pool: Pool, chunk: int, kept: KeptSessions, observer: Observer) -> None:
         self._pool, self._chunk, self._kept, self._observer = pool, chunk, kept, observer
-        self._row_nbytes = pool.nbytes // pool.rows
         self.requests = list[Request]()
         self.mean_seconds = 1.0
 
@@ -114,14 +111,9 @@ class LiveRows:
 
     def _keep(self, request: Request, tokens: int) -> None:
         """Keep a copy of a row, which has read the first `tokens` ids, and go on."""
-        digest = (
-            shared_digest(request.ids, tokens)
-            if tokens == request.shared
-            else _own_digest(request.ids[:tokens], request.name)
-        )
-        if self._kept.holds(digest):
-            self._kept.touch(digest)
-        elif self._kept.make_room(self._row_nbytes):
+        name = None if tokens == request.shared else request.name
+        digest = digests(request.ids, [tokens], name)[tokens]
+        if not self._kept.touch(digest, tokens) and self._kept.make_room():
             session = self._pool.leave(request.row)
             request.row = self._pool.join(session)
             self._kept.keep(digest, tokens, session)
@@ -132,14 +124,11 @@ class LiveRows:
         request.next_token = None
         text = request.text
         whole_prompt = not request.is_reading and error is None
-        if whole_prompt and self._kept.make_room(self._row_nbytes):
-            self._kept.keep(_own_digest(text, request.name), len(text), self._pool.leave(request.row))
+        if whole_prompt and self._kept.make_room():
+            digest = digests(text, [len(text)], request.name)[len(text)]
+            self._kept.keep(digest, len(text), self._pool.leave(request.row))
         else:
             self._pool.drop(request.row)
         request.answer.end(reason, error)
         self.mean_seconds += 0.1 * (request.answer.seconds - self.mean_seconds)
         self._observer.ended(request.answer, len(text))
-
-
-def _own_digest(ids: Sequence[int], name: str) -> bytes:
-    return digests(ids, [len(ids)], name)[len(ids)][0]

@@ -18,6 +18,7 @@ from .live_rows import LiveRows
 from .observer import Observer
 from .request import Request
 from .sampling import Sampler, Sampling
+from .session_files import SessionFiles
 
 _log = logging.getLogger(__name__)
 # Beyond the pool and what is kept, sessions exist for a moment while a row is left, or read with an undo.
@@ -36,8 +37,8 @@ class Scheduler:
         memory: bytes of keys and values at most: of the pool, and of conversations kept for their next turn;
             None for the pool and two kept sessions for each row.
         disk: bytes of conversations on disk at most, where those go that were not used for longest.
-        folder: for these files, in a folder of their own that only this user can read; None for the system's
-            temporary folder. They are deleted on close.
+        folder: for these files. They then outlive the scheduler, and are written at the end of each turn:
+            another one finds them, also in another process. None for a temporary folder.
         queue: how many requests may wait for a row.
         prompt_share: the share of the time for prompts while other rows answer.
         observer: is told what happens.
@@ -61,7 +62,8 @@ class Scheduler:
         row_nbytes = model.pool(rows=1).nbytes
         room = _room_for_kept(row_nbytes, rows, memory)
         self._pool = model.pool(rows=rows)
-        self._kept = KeptSessions(model.session, room, disk, folder)
+        files = SessionFiles(folder, disk, self._decoder.identity)
+        self._kept = KeptSessions(model.session, row_nbytes, room, files)
         if warm_up:
             self._pool.warm_up()
         # Where numbers hang on a text's whole length, a prompt read in parts would be another text.

@@ -20,7 +20,7 @@ def run_serve(
     rows: Annotated[int, typer.Option(min=1, help="Requests worked on at once.")] = 16,
     memory: Annotated[str, typer.Option(help="Bytes of keys and values at most.")] = "4GiB",
     disk: Annotated[str, typer.Option(help="Bytes of kept conversations on disk at most.")] = "16GiB",
-    folder: Annotated[Path | None, typer.Option(help="Where they go; else the temporary folder.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where they outlive the server.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; past them: 429.")] = 64,
     deadline: Annotated[float | None, typer.Option(min=0.001, help="Seconds for a request.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 4096,

@@ -1,5 +1,6 @@
 """A turn costs its new tokens, and no conversation learns of another."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,3 +107,14 @@ def test_a_cancelled_answer_is_kept_as_far_as_it_was_read(model: Any) -> None:
         written = answer.result(30)
         again = ask(scheduler, ids + written + prompt(2, 1))
         assert again.cached_tokens == 10 + len(written) - 1
+
+
+def test_a_conversation_goes_on_in_another_process(model: Any, tmp_path: Path) -> None:
+    """As after a restart, or on another machine that sees the folder: where the last turn ended."""
+    session, ids = model.session(), prompt(40)
+    for turn in range(2):
+        with Scheduler(model, rows=1, folder=tmp_path) as scheduler:
+            answer = ask(scheduler, ids)
+        assert answer.cached_tokens == (43 if turn else 0)
+        assert answer.tokens == alone(model, ids, 4, session=session)
+        ids = ids + answer.tokens + prompt(3, turn)

@@ -56,7 +56,7 @@ def defined(trees: list[ast.Module]) -> set[str]:
     """Every name that a class or a function of the package defines or sets on itself."""
     names = set[str]()
     for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
