@@ -16,7 +16,7 @@ def qwen_folder() -> Path:
 
 
 def filters_folder() -> Path:
-    """Q-Filters of it, made by the demo."""
+    """Q-Filters of it, made by the benchmarks."""
     return cache_folder() / "assets" / "smollm2-filters"
 
 

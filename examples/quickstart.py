@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import torch
-from assets import essays_text, filters_folder, weights_folder
+from assets import essays_text, weights_folder
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
@@ -24,7 +24,6 @@ import qfpass
 
 RATIO = 8
 PROMPT_TOKENS, NEW_TOKENS = 8000, 48
-CALIBRATION_SEQUENCES, CALIBRATION_LENGTH = 20, 2048  # the paper's
 console = Console(width=130)
 
 
@@ -96,17 +95,6 @@ def full_kv_bytes(cache: DynamicCache) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
-def filters_for(model: torch.nn.Module, text: torch.Tensor) -> qfpass.QFilters:
-    """Filters calibrated on `text` [N], made once and kept."""
-    folder = filters_folder()
-    if folder.exists():
-        return qfpass.QFilters.load(folder)
-    sequences = text[: CALIBRATION_SEQUENCES * CALIBRATION_LENGTH].split(CALIBRATION_LENGTH)
-    filters = qfpass.calibrate(model, sequences, description="essays")
-    filters.save(folder)
-    return filters
-
-
 def show(full: Run, bounded: Run, tokenizer: Any) -> None:
     """Print the comparison."""
     table = Table(title=f"{PROMPT_TOKENS} tokens read, {NEW_TOKENS} written, SmolLM2-135M, float32")
@@ -125,16 +113,14 @@ def show(full: Run, bounded: Run, tokenizer: Any) -> None:
 
 
 def main() -> None:
-    """Calibrate, compile, run both, print one table."""
+    """Compile, run both, print one table."""
     tokenizer = AutoTokenizer.from_pretrained(weights_folder())
     model = AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=torch.float32).eval()
     text = tokenizer(essays_text(), return_tensors="pt", verbose=False).input_ids[0]
-    prompt, rest = text[None, :PROMPT_TOKENS], text[PROMPT_TOKENS:]
+    prompt = text[None, :PROMPT_TOKENS]
 
-    filters = filters_for(model, rest)
-    console.print("compiling ...")
     start = time.perf_counter()
-    compiled = qfpass.compile(model, ratio=RATIO, filters=filters)
+    compiled = qfpass.compile(model, ratio=RATIO)
     warm = compiled.session()
     for ids in (prompt[:, :600], prompt[:, :1]):
         compiled(input_ids=ids, cache=warm, logits_to_keep=1)

@@ -1,11 +1,9 @@
 """Choose the filters for a model: given, cached, published, or calibrated on the spot."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from torch import nn
 
 from .attention.find import Attention
@@ -25,9 +23,13 @@ from .filters import (
 from .filters.calibrate import calibrate_captured, model_fingerprint
 from .filters.self_written import random_starts, write_text
 from .graph.captured import Captured
+from .waits import Wait, say
 
 log = logging.getLogger(__name__)
-ROWS, TOKENS = 8, 256  # of the text that a model writes to be calibrated on
+# Of the text that a model writes to be calibrated on. Each token takes a reading of all weights, so texts are
+# short and many; docs/quality/notebook.md has what that changes.
+ROWS, TOKENS = 16, 64
+TOKENS_OF_ONE_ROW = 256
 
 
 def load_given_filters(
@@ -96,7 +98,8 @@ def _find(model: nn.Module, captured: Captured, attentions: Sequence[Attention])
     """Q-Filters from the cache or the hub, None if there are none; raises if they don't fit the model."""
     found = find_cached(model_fingerprint(captured, attentions))
     if found is None:
-        found = find_on_hub(getattr(getattr(model, "config", None), "name_or_path", None))
+        with Wait("looking for published filters", "seconds; HF_HUB_OFFLINE=1 needs none"):
+            found = find_on_hub(getattr(getattr(model, "config", None), "name_or_path", None))
     if found is not None:
         found.check(attentions)
     return found
@@ -104,10 +107,10 @@ def _find(model: nn.Module, captured: Captured, attentions: Sequence[Attention])
 
 def _make(captured: Captured, attentions: Sequence[Attention], context_length: int) -> QFilters:
     """Q-Filters calibrated on text that the model writes itself; they are stored in the cache."""
-    console = Console(file=sys.stderr)
-    progress = console.is_terminal
-    rows, tokens = captured.batch or ROWS, min(TOKENS, context_length)
-    text = write_text(captured, attentions, random_starts(captured, rows), tokens, progress=progress)
+    rows = captured.batch or ROWS
+    tokens = min(TOKENS if rows >= ROWS else TOKENS_OF_ONE_ROW, context_length)
+    say('no filters were found for this model, so it makes some, once; score="recency" needs none')
+    text = write_text(captured, attentions, random_starts(captured, rows), tokens, progress=True)
     filters = calibrate_captured(
         captured,
         attentions,
@@ -118,12 +121,11 @@ def _make(captured: Captured, attentions: Sequence[Attention], context_length: i
             "data": f"{rows} x {tokens} tokens that the model wrote itself",
             "fingerprint": model_fingerprint(captured, attentions),
         },
-        progress=progress,
+        progress=True,
     )
-    console.print(
-        f"qfpass: no filters were found for this model, so it wrote {rows} x {tokens} tokens and was "
-        f"calibrated on them{_keep(filters)}. qfpass.tune makes filters that keep more, without data: "
-        "`qfpass tune MODEL`, once."
+    say(
+        f"the model wrote {rows} x {tokens} tokens and was calibrated on them{_keep(filters)}. qfpass.tune "
+        "makes filters that keep more, without data: `qfpass tune MODEL`, once."
     )
     return filters
 

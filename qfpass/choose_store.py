@@ -1,12 +1,10 @@
 """Choose what a slot holds of a token: as few bits as change next to nothing, measured on the model."""
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from rich.console import Console
 
 from .attention.find import Attention
 from .capture.ranks import ALONE, Ranks
@@ -20,6 +18,7 @@ from .kernels.int4 import GROUP
 from .rewriting.uncompressed import Uncompressed
 from .store.int4_values import Int4ValueSlots
 from .store.int8_slots import Int8Slots
+from .waits import Wait
 
 SMOOTHED = (Int8Slots, Int4ValueSlots)  # the stores whose keys are smoothed
 CANDIDATES = ("int8-int4", torch.int8)  # the fewest bits first
@@ -71,10 +70,13 @@ def key_precision(
         assert found is not None
         factors = tuple(each.to(captured.device, captured.dtype) for each in found.smoothing)
         return replace(found, smoothing=factors)
-    Console(file=sys.stderr).print(
-        "qfpass: measuring how few bits this model's keys and values need, from a text that it writes: "
-        "a minute or so, once."
-    )
+    with Wait("measuring how few bits keys and values need", "once a model; store_dtype=None needs none"):
+        measured = _measure(captured, attentions, length)
+    measured.keep(fingerprint)
+    return measured
+
+
+def _measure(captured: Captured, attentions: Sequence[Attention], length: int) -> KeyPrecision:
     smoothing = read_smoothing(captured, attentions, length)
     ids = write_text(captured, attentions, random_starts(captured, ROWS), TOKENS)
     expected, nats = predictions(captured, attentions, ids, None), dict[str, float]()
@@ -83,9 +85,7 @@ def key_precision(
             continue
         said = predictions(captured, attentions, ids, candidate, smoothing)
         nats[str(candidate)] = float((expected.exp() * (expected - said)).sum(-1).mean())
-    measured = KeyPrecision(smoothing, nats)
-    measured.keep(fingerprint)
-    return measured
+    return KeyPrecision(smoothing, nats)
 
 
 def predictions(

@@ -29,6 +29,10 @@ class VerificationError(QFPassError):
     """Without compression, the rewritten graph doesn't give the original model's logits."""
 
 
+class MachineError(QFPassError):
+    """This machine lacks what compiling needs: a compiler, or a folder that can be written."""
+
+
 class FilterMismatchError(QFPassError, ValueError):
     """Filters were made for a model of another shape."""
 

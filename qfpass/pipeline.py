@@ -21,11 +21,19 @@ from .graph.tracing import without_autocast
 from .kernels.kernel import Kernel
 from .layer_rules import ChooseRule, layer_rule
 from .lowering.decoder_graphs import Graphs
+from .machine import require_machine
 from .model.attach import attach
 from .model.changes import DecoderVersions
 from .model.compiled_decoder import CompiledDecoder
 from .model.returned import output_maker
-from .plan import filters_for, make_plan, make_sites, own_loops_for, start_vector_trials
+from .plan import (
+    compiles_for_processor,
+    filters_for,
+    make_plan,
+    make_sites,
+    own_loops_for,
+    start_vector_trials,
+)
 from .proof.prove import capture_and_prove
 from .regions.compact_weights import compact_weights as with_compact_weights
 from .regions.outline import outline
@@ -37,6 +45,7 @@ from .store.scores import Score, score_named
 from .store.store_kind import StoreKind
 from .switches import Switches
 from .upstream.versions import warn_if_untested
+from .waits import Wait
 
 
 def compile(
@@ -126,6 +135,8 @@ def build(
     warn_if_untested()
     model = original_of(model)
     refuse_unsuitable(model)
+    if config.backend == "inductor":
+        require_machine(compiles_for_processor(model, config), config.switches)
 
     def make(config: Config) -> tuple[Decoder, str | None]:
         with without_autocast(model):
@@ -153,7 +164,9 @@ def make_decoder(
 ) -> tuple[Decoder, str | None]:
     """The compiled decoder, and a digest of what the model computes (None if it can't be told)."""
     start_vector_trials(model, config)
-    proven = capture_and_prove(model, batch, config, config.context_length or own_context_length(model))
+    length = config.context_length or own_context_length(model)
+    with Wait("tracing and proving the model", "half a minute or so, less once its graph is kept"):
+        proven = capture_and_prove(model, batch, config, length)
     captured = proven.captured
     plan = make_plan(model, config, proven)
     own_loops = own_loops_for(model, plan.config)

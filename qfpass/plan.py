@@ -92,7 +92,7 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
 
 def start_vector_trials(model: nn.Module, config: Config) -> None:
     """Start Inductor's trials of vector instructions early, if it will compile for a processor."""
-    if _compiles_for_processor(model, config) and config.switches.vector_trials:
+    if compiles_for_processor(model, config) and config.switches.vector_trials:
         start_trials()
 
 
@@ -102,7 +102,7 @@ def own_loops_for(model: nn.Module, config: Config) -> bool:
     Raises:
         ConfigError: `compact_weights` needs the loops, but they aren't available.
     """
-    on_processor = _compiles_for_processor(model, config)
+    on_processor = compiles_for_processor(model, config)
     own_loops = on_processor and config.switches.own_loops and lowerings.register()
     if config.compact_weights and not own_loops:
         if not on_processor:
@@ -114,7 +114,8 @@ def own_loops_for(model: nn.Module, config: Config) -> bool:
     return own_loops
 
 
-def _compiles_for_processor(model: nn.Module, config: Config) -> bool:
+def compiles_for_processor(model: nn.Module, config: Config) -> bool:
+    """Whether Inductor will make C++ of this model's graphs."""
     return config.backend == "inductor" and all(p.device.type == "cpu" for p in model.parameters())
 
 

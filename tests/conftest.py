@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from qfpass import code_digest
 from qfpass.filters import key_precision
@@ -15,6 +16,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("qfpass")
 # Workers share two cores' worth of threads.
 torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+# Sets the variable that names Inductor's folder, so that no test's QFPASS_CACHE moves it.
+cache_dir()
 
 # Inductor's caches don't look at the lowerings that are tested.
 torch.compiler.config.cache_key_tag = code_digest.DIGEST  # type: ignore[attr-defined]

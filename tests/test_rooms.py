@@ -11,14 +11,14 @@ import qfpass
 PACKAGE = Path(qfpass.__file__).parent
 # From the bottom up. Rooms of one line know nothing of each other.
 ROOMS = (
-    {"errors", "code_digest", "sizes"},
+    {"errors", "code_digest", "sizes", "waits"},
     {"switches"},
     {"upstream"},
     {"graph", "kernels"},
     {"store", "normalize", "attention", "regions"},
     {"capture", "rewriting"},
     {"filters"},
-    {"config", "training"},
+    {"config", "training", "machine"},
     {"sessions", "choose_filters", "layer_rules", "proof", "attention_pass"},
     {"choose_store"},
     {"lowering", "plan"},

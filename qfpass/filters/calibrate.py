@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 
 from ..attention.find import Attention, find_attentions
@@ -13,6 +12,7 @@ from ..capture.export import capture
 from ..capture.original import original_of
 from ..errors import InputError
 from ..graph.captured import Captured
+from ..waits import Wait
 from .fingerprints import fingerprint
 from .operand_reader import operand_reader
 from .q_filters import QFilters
@@ -46,7 +46,7 @@ def calibrate(
             context length. If the model states none, every sequence starts at position 0; so it does in the
             paper's set-up, `context_length=sequence_length`.
         description: says what the data is; saved with the filters.
-        progress: show a progress bar.
+        progress: say how far it is.
 
     Raises:
         InputError: there is no data, ids aren't integers, or `context_length` is below 1.
@@ -89,11 +89,9 @@ def calibrate_captured(
     if not batches:
         raise InputError("calibration data is empty: give at least one sequence of token ids.")
     starts = spread_starts([ids.shape for ids in batches], context_length or 0)
-    for ids, start in track(
-        list(zip(batches, starts, strict=True)), "calibrating", disable=not progress, transient=True
-    ):
-        positions = start[:, None] + torch.arange(ids.shape[1])
-        with torch.no_grad():
+    with torch.no_grad(), Wait("reading texts for Q-Filters", shown=progress) as wait:
+        for ids, start in wait.count(list(zip(batches, starts, strict=True))):
+            positions = start[:, None] + torch.arange(ids.shape[1])
             reader(ids.to(captured.device), positions.to(captured.device))
     lengths = {"sequence_length": sequence_length, "context_length": context_length}
     return statistics.finish({**source, **lengths})

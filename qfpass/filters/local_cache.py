@@ -15,11 +15,12 @@ from .q_filters import QFilters
 from .trained_filters import TrainedFilters
 
 log = logging.getLogger(__name__)
+VARIABLE = "QFPASS_CACHE"
 
 
 def cache_folder() -> Path:
     """The folder that qfpass keeps files in between runs: `$QFPASS_CACHE`, else the user's cache folder."""
-    chosen = os.environ.get("QFPASS_CACHE")
+    chosen = os.environ.get(VARIABLE)
     return Path(chosen).expanduser() if chosen else user_cache_path("qfpass", appauthor=False)
 
 

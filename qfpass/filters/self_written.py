@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from rich.progress import track
 
 from ..attention.find import Attention
 from ..graph.captured import Captured, logits_width
 from ..rewriting.uncompressed import Uncompressed
+from ..waits import Wait
 
 
 def random_starts(captured: Captured, rows: int) -> torch.Tensor:
@@ -34,16 +34,16 @@ def write_text(
         first: the first tokens of each row, [B, n] int64.
         most_likely: a token is drawn from so many; None for all.
         seed: of the sampling.
-        progress: show a progress bar.
+        progress: say how far it is.
     """
     program = Uncompressed(captured, attentions, capacity=tokens, batch=len(first))
     generator = torch.Generator(device=first.device).manual_seed(seed)
     written = [first]
-    steps = range(tokens - first.shape[1])
-    for _ in track(steps, "writing texts", disable=not progress, transient=True):
-        logits = program.read(written[-1])[:, -1].float()
-        if most_likely is not None:
-            lowest = logits.topk(min(most_likely, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < lowest, float("-inf"))
-        written.append(torch.multinomial(logits.softmax(-1), 1, generator=generator))
+    with Wait(f"the model writes {len(first)} texts of {tokens} tokens", shown=progress) as wait:
+        for _ in wait.count(range(tokens - first.shape[1])):
+            logits = program.read(written[-1])[:, -1].float()
+            if most_likely is not None:
+                lowest = logits.topk(min(most_likely, logits.shape[-1])).values[:, -1:]
+                logits = logits.masked_fill(logits < lowest, float("-inf"))
+            written.append(torch.multinomial(logits.softmax(-1), 1, generator=generator))
     return torch.cat(written, dim=1)

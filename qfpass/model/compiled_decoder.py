@@ -61,8 +61,8 @@ class CompiledDecoder(SharedParameters):
     def export(self, folder: str | Path, *, rows: int = 1, weights: bool = True) -> None:
         """Write this decoder into a new folder, from which `qfpass.load` runs it without compiling anything.
 
-        Its graphs are compiled ahead of time by AOTInductor, which takes a minute or several; a bar is shown.
-        The folder runs on the same kind of processor, with the same versions of torch and qfpass.
+        Its graphs are compiled ahead of time by AOTInductor, which takes some minutes. The folder runs on the
+        same kind of processor, with the same versions of torch and qfpass.
 
         Args:
             rows: calls have one row or this many.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import save
 from torch import nn
 
@@ -20,6 +19,7 @@ from ..lowering.lower import inductor_options
 from ..lowering.weight_guard import are_plain
 from ..upstream import inductor
 from ..upstream.aot_packages import compile_package
+from ..waits import Wait
 from .manifest import Manifest, WeightEntry, entry_of, layers_as_json, made_with_now, settings_of
 from .programs import Program, programs_of
 
@@ -72,10 +72,11 @@ def _write(model: nn.Module, decoder: Decoder, folder: Path, rows: int, own_weig
     layers = layers_as_json(decoder.layers)  # raises where a score can't be held
     tensors = dict[str, torch.Tensor]()
     programs = programs_of(decoder, rows)
-    for name, program in track(programs.items(), "compiling ahead of time", transient=True):
-        # Two programs may hold different constants of one name.
-        of_package = _compile(program, folder / f"{name}.pt2", decoder)
-        tensors |= {f"{name}:{own}": tensor for own, tensor in of_package.items()}
+    with Wait("compiling ahead of time", "some minutes") as wait:
+        for name, program in wait.count(programs.items()):
+            # Two programs may hold different constants of one name.
+            of_package = _compile(program, folder / f"{name}.pt2", decoder)
+            tensors |= {f"{name}:{own}": tensor for own, tensor in of_package.items()}
     weights, constants = _split(model, tensors)
     held = {name: tensor.detach().contiguous().clone() for name, tensor in constants.items()}
     (folder / CONSTANTS_FILE).write_bytes(save(held))

@@ -8,11 +8,11 @@ from random import Random
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 
 from ..attention.find import Attention
 from ..store.scores import SCORES
+from ..waits import Wait
 from .attend_with import AttendWith
 from .scorer import Scorer
 from .soft_eviction import SoftEviction
@@ -75,13 +75,13 @@ class Descent:
         if self._saved is not None and self._saved.is_file():
             self._restore_state(torch.load(self._saved, weights_only=True))
         remaining = range(self._step, self.plan.steps)
-        for _ in track(
-            remaining, "training filters", total=self.plan.steps, completed=self._step,
-            disable=not progress, transient=True,
-        ):  # fmt: skip
-            self._take_step(course)
-            if self._saved is not None and self._step % SAVED_EVERY == 0:
-                self._save_state(self._saved)
+        with Wait("training filters", shown=progress).expect(self.plan.steps) as wait:
+            wait.advance(self._step)
+            for _ in remaining:
+                self._take_step(course)
+                wait.advance()
+                if self._saved is not None and self._step % SAVED_EVERY == 0:
+                    self._save_state(self._saved)
         _set_to(self.scorer, self._means)
         if self._saved is not None:
             self._saved.unlink(missing_ok=True)

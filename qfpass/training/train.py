@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 
 from ..attention.find import Attention, find_attentions
@@ -18,6 +17,7 @@ from ..errors import UnsupportedOpError
 from ..filters.calibrate import model_fingerprint
 from ..filters.trained_filters import TrainedFilters
 from ..graph.captured import Captured
+from ..waits import Wait
 from .attend_with import AttendWith
 from .descent import Descent, TrainingPlan
 from .lessons import Teacher, long_enough
@@ -59,7 +59,7 @@ def train(
         batch: lessons per step; several make better use of a GPU.
         seed: of the lessons and of the training.
         description: says what the texts are; saved with the filters.
-        progress: show progress bars.
+        progress: say how far it is.
 
     Raises:
         InputError: no text is long enough for one of `lengths`.
@@ -133,10 +133,11 @@ def _lessons(
     random = Random(plan.seed)
     fitting = {length: long_enough(texts, length, plan.continuation) for length in plan.lengths}
     each = islice(cycle(plan.lengths), plan.lessons)
-    return [
-        teacher.lesson(random.choice(fitting[length]), length, random)
-        for length in track(each, "reading lessons", total=plan.lessons, disable=not progress, transient=True)
-    ]
+    with Wait("reading lessons", shown=progress) as wait:
+        return [
+            teacher.lesson(random.choice(fitting[length]), length, random)
+            for length in wait.count(each, plan.lessons)
+        ]
 
 
 def _samples(

@@ -60,7 +60,7 @@ def tune(
         steps: steps of gradient descent.
         lessons: pieces of text, held in memory with their keys and values.
         seed: of texts, lessons and training.
-        progress: show progress bars and what is being done.
+        progress: say what is being done, and how far it is.
 
     Returns:
         The filters, which are kept in the cache folder too.

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from .entry import only_fast
 
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # the environment variable that names it
+
 
 def _none() -> Path | None:
     return None

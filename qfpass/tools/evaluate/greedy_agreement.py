@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from .footprint import Footprint
-from .progress import bar
+from .progress import told
 from .spread import mean_and_error
 from .streamed_perplexity import as_rows
 from .text_reader import PIECE, Model, open_reader
@@ -116,7 +116,7 @@ def greedy(
     if new_tokens < 1:
         raise InputError(f"new_tokens must be at least 1, not {new_tokens}.")
     parts, footprint = [], Footprint(None, 0)
-    with bar("writing", len(prompts) * new_tokens, progress) as (shown, task):
+    with told("writing", len(prompts) * new_tokens, progress) as wait:
         for rows in prompts.split(batch):
             reader = open_reader(model, prompts.shape[1])
             if rows.shape[1] > 1:
@@ -124,7 +124,7 @@ def greedy(
             text = [rows[:, -1:]]
             for _ in range(new_tokens):
                 text.append(reader.read(text[-1], keep=1).argmax(-1).cpu())
-                shown.advance(task, len(rows))
+                wait.advance(len(rows))
             parts.append(torch.cat(text[1:], dim=1))
             footprint = reader.footprint
     return torch.cat(parts), footprint

@@ -1,15 +1,8 @@
-"""A progress bar on standard error, or none."""
+"""How far an evaluation is, on standard error, or nothing."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import Progress, TaskID
+from ...waits import Wait
 
 
-@contextmanager
-def bar(name: str, total: int, shown: bool) -> Iterator[tuple[Progress, TaskID]]:
-    """A bar of `total` steps, moved by `progress.advance(task)`; shows nothing unless `shown`."""
-    with Progress(console=Console(file=sys.stderr), disable=not shown, transient=True) as progress:
-        yield progress, progress.add_task(name, total=total)
+def told(name: str, total: int, shown: bool) -> Wait:
+    """A context that tells of `total` steps, counted by its `advance`; says nothing unless `shown`."""
+    return Wait(name, shown=shown).expect(total)

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import InputError
 from .footprint import Footprint
-from .progress import bar
+from .progress import told
 from .text_reader import Model, open_reader
 
 MARK = "\u241e context \u241e"  # stands for the context while a chat template is cut in two
@@ -107,13 +107,13 @@ def answer(
     """
     given: dict[int, tuple[int, ...]] = {}
     footprint = Footprint(None, 0)
-    with bar(name, len(prompts), progress) as (shown, task):
+    with told(name, len(prompts), progress) as wait:
         for group in _groups(prompts, batch):
             rows = [prompts[i] for i in group]
             ids, held = _answer_rows(model, rows, frozenset(stops))
             given.update(zip(group, ids, strict=True))
             footprint = max(footprint, held, key=lambda f: f.nbytes)
-            shown.advance(task, len(group))
+            wait.advance(len(group))
     return Answers(tuple(given[i] for i in range(len(prompts))), footprint)
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import Progress, TaskID
 from torch.nn import functional as F
 
 from ...errors import InputError
+from ...waits import Wait
 from .footprint import Footprint
-from .progress import bar
+from .progress import told
 from .spread import mean_and_error
 from .text_reader import PIECE, Model, TextReader, open_reader
 
@@ -95,10 +95,10 @@ def perplexity(
             "longer texts, or a smaller first=."
         )
     sums, footprint = [], Footprint(None, 0)
-    with bar("perplexity", len(ids) * length, progress) as (shown, task):
+    with told("perplexity", len(ids) * length, progress) as wait:
         for rows in ids.split(batch):
             reader = open_reader(model, length)
-            sums.append(_stream(reader, rows, first, shown, task))
+            sums.append(_stream(reader, rows, first, wait))
             footprint = reader.footprint
     each = torch.cat(sums) / (length - 1 - first)
     return Perplexity(
@@ -122,7 +122,7 @@ def as_rows(texts: torch.Tensor | Sequence[Sequence[int]]) -> torch.Tensor:
     return texts.long()
 
 
-def _stream(reader: TextReader, ids: torch.Tensor, first: int, shown: Progress, task: TaskID) -> torch.Tensor:
+def _stream(reader: TextReader, ids: torch.Tensor, first: int, wait: Wait) -> torch.Tensor:
     """Negative log-likelihood of the counted tokens of each row, [B] float64."""
     total = torch.zeros(len(ids), dtype=torch.float64)
     for start, end in _cuts(ids.shape[1] - 1, first, reader.slots):
@@ -130,7 +130,7 @@ def _stream(reader: TextReader, ids: torch.Tensor, first: int, shown: Progress, 
             reader.prefill(ids[:, start:end])
         else:
             total += _nll(reader.read(ids[:, start:end]), ids[:, start + 1 : end + 1])
-        shown.advance(task, len(ids) * (end - start))
+        wait.advance(len(ids) * (end - start))
     return total
 
 

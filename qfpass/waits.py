@@ -1,0 +1,76 @@
+"""What takes long says so on standard error: what it is and what needs no such wait, then how far it is."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+QUIET = "QFPASS_QUIET"  # an environment variable: anything in it, and no wait says a word
+FIRST, EVERY = 1.0, 8.0  # seconds until a wait says what it is, and between what it says from then on
+
+
+class Wait:
+    """A context that tells of itself in lines, which read the same in terminals, notebooks and logs.
+
+    What is over within a second says nothing.
+
+    Args:
+        what: what is being done, such as "compiling".
+        usually: how long that takes, and what needs none.
+        shown: whether to say anything.
+    """
+
+    def __init__(self, what: str, usually: str = "", shown: bool = True) -> None:
+        self._what, self._usually = what, usually
+        self._shown = shown
+        self._over = threading.Event()
+        self._teller: threading.Thread | None = None
+        self._done, self._total = 0, 0
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            self._teller = threading.Thread(target=self._tell, name="qfpass-wait", daemon=True)
+            self._teller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._teller is not None:
+            self._teller.join()
+
+    def count(self, items: Iterable[T], total: int | None = None) -> Iterator[T]:
+        """The items one by one; lines tell how many of them are done."""
+        self._total = total if total is not None else len(items) if isinstance(items, Sized) else 0
+        for item in items:
+            yield item
+            self.advance()
+
+    def expect(self, total: int) -> Self:
+        """Say how many steps there will be; `advance` counts them."""
+        self._total = total
+        return self
+
+    def advance(self, steps: int = 1) -> None:
+        """So many more steps are done."""
+        self._done += steps
+
+    def _tell(self) -> None:
+        start = time.monotonic()
+        if self._over.wait(FIRST):
+            return
+        self._say(f" ({self._usually})" if self._usually else "")
+        while not self._over.wait(EVERY):
+            done = f"{self._done:,} of {self._total:,}, " if self._total else ""
+            self._say(f": {done}{time.monotonic() - start:.0f} s so far")
+
+    def _say(self, rest: str) -> None:
+        say(f"{self._what}{rest}")
+
+
+def say(what: str) -> None:
+    """One line on standard error, unless the environment asks for quiet."""
+    if not os.environ.get(QUIET):
+        print(f"qfpass: {what}", file=sys.stderr, flush=True)
