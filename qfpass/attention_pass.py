@@ -15,6 +15,7 @@ from .attention.find import Attention, find_attentions
 from .capture.decoder_call import own_context_length
 from .capture.export import capture, captured_program
 from .capture.original import original_of
+from .capture.suitable import refuse_unsuitable
 from .errors import ConfigError, UnsupportedOpError
 from .graph.captured import Captured
 from .graph.tracing import TRACING, without_autocast
@@ -75,6 +76,7 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
         captured = captured_program(model)
     else:
         model = original_of(model)
+        refuse_unsuitable(model)
         context_length = context_length or own_context_length(model)
         with without_autocast(model), TRACING:
             captured = capture(model)

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Config:
     store: type[StoreKind] | None = None
     chunk: int | None = None
     filters: QFilters | TrainedFilters | str | Path | None = None
-    skip_layers: tuple[int, ...] = ()
+    skip_layers: Sequence[int] = ()
     overflow: str = "error"
     compact_weights: bool = False
     kernel: Kernel | None = None
@@ -237,7 +237,9 @@ def _layer_numbers(layers: object) -> tuple[int, ...]:
     try:
         numbers: tuple[Any, ...] = tuple(layers)  # type: ignore[arg-type]
     except TypeError:
-        raise ConfigError(f"skip_layers must list attention sites, not {layers!r}.") from None
+        raise ConfigError(
+            f"skip_layers must list attentions by number, such as [{layers!r}], not {layers!r}."
+        ) from None
     for number in numbers:
         _require_int("each of skip_layers", number, least=0)
     return tuple(sorted(set(numbers)))

@@ -1,5 +1,6 @@
 """qfpass.compile, step by step: capture and prove, decide, rewrite, outline, lower, attach."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def compile(
     named = None if score is None else score_named(score)
     config = Config(
         ratio, budget, context_length, recent, sinks, named, store_dtype, store, chunk, filters,
-        tuple(skip_layers), overflow, compact_weights, kernel, backend, verify, switches, compile_options,
+        skip_layers, overflow, compact_weights, kernel, backend, verify, switches, compile_options,
     )  # fmt: skip
     return build(model, config)
 
@@ -142,6 +143,7 @@ def build(
         with without_autocast(model):
             return make_decoder(model, config, batch, choose_rule)
 
+    warn_of_longer_texts(model, config)
     decoder, digest = make(config)
     length = config.context_length or own_context_length(model)
 
@@ -157,6 +159,18 @@ def build(
 
     changes = DecoderVersions(model, decoder, digest, digest_now, compile_anew)
     return attach(model, decoder, changes, output_maker(model, decoder.device))
+
+
+def warn_of_longer_texts(model: nn.Module, config: Config) -> None:
+    """Warn where texts may be longer than the model was made for, at positions that it doesn't know."""
+    own, asked = own_context_length(model), config.context_length
+    if own is not None and asked is not None and asked > own and config.overflow != "rerotate":
+        warnings.warn(
+            f"qfpass: context_length is {asked:,} tokens, but the model was made for {own:,}: what it writes "
+            'behind those may make no sense. A context_length of its own with overflow="rerotate" keeps to '
+            "positions that it knows.",
+            stacklevel=4,
+        )
 
 
 def make_decoder(

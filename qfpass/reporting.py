@@ -1,7 +1,7 @@
 """The report on a compiled model: what each attention keeps, its bytes, and which optimisations are on."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Console, Group
@@ -113,9 +113,11 @@ class Report:
             "score",
         ):
             table.add_column(column)
-        for s in self.sites:
-            heads = f"{s.query_heads}/{s.kv_heads}"
-            row = (s.index, s.name, s.span, heads, s.head_dim, s.slots, s.stored, f"{s.nbytes / 2**20:.2f}")
+        for alike in _alike(self.sites):
+            s = alike[0]
+            name = s.name if len(alike) == 1 else f"{s.name} and alike"
+            heads, mib = f"{s.query_heads}/{s.kv_heads}", f"{sum(a.nbytes for a in alike) / 2**20:.2f}"
+            row = (_numbers(alike), name, s.span, heads, s.head_dim, s.slots, s.stored, mib)
             table.add_row(*map(str, row), s.kernel, s.score)
         share = self.full_nbytes / self.nbytes
         table.caption = (
@@ -134,6 +136,25 @@ class Report:
         with console.capture() as captured:
             console.print(self)
         return captured.get()
+
+
+def _alike(sites: Iterable[SiteReport]) -> list[list[SiteReport]]:
+    """Sites that differ in their numbers and names alone, together."""
+    groups = dict[SiteReport, list[SiteReport]]()
+    for site in sites:
+        groups.setdefault(replace(site, index=0, name=""), []).append(site)
+    return list(groups.values())
+
+
+def _numbers(sites: Iterable[SiteReport]) -> str:
+    """The sites' numbers, such as "0-4, 6"."""
+    runs = list[list[int]]()
+    for site in sites:
+        if runs and runs[-1][-1] == site.index - 1:
+            runs[-1].append(site.index)
+        else:
+            runs.append([site.index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def report(model: nn.Module) -> Report:

@@ -74,6 +74,14 @@ def test_the_version_is_written_once() -> None:
     assert qfpass.__version__ == PROJECT["project"]["version"]
 
 
+def test_the_metadata_says_what_it_is() -> None:
+    project = PROJECT["project"]
+    assert project["urls"] and project["keywords"]
+    assert "Typing :: Typed" in project["classifiers"]
+    oldest = project["requires-python"].removeprefix(">=")
+    assert f"Programming Language :: Python :: {oldest}" in project["classifiers"]
+
+
 def test_the_wheel_has_every_file() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["qfpass"]
     folder = ROOT / "qfpass"

@@ -30,10 +30,24 @@ def test_sites_and_bytes() -> None:
 
 
 def test_the_table_shows_them() -> None:
-    shown = str(qfpass.report(compiled(llama())))
+    shown = " ".join(str(qfpass.report(compiled(llama()))).split())
     assert "2 attentions" in shown
-    for part in ("layers.1.self_attn", "4/2", "causal", "cpu flash", "3.0x smaller", "0 graphs compiled"):
+    for part in (
+        "0-1",
+        "layers.0.self_attn and alike",
+        "4/2",
+        "causal",
+        "cpu flash",
+        "3.0x smaller",
+        "0 graphs compiled",
+    ):
         assert part in shown
+
+
+def test_equal_attentions_share_a_row() -> None:
+    model = compiled(decoder([causal, within(8), causal, causal, within(8)]))
+    rows = [line for line in str(qfpass.report(model)).splitlines() if "layers." in line]
+    assert [row.split("│")[1].strip() for row in rows] == ["0, 2-3", "1, 4"]
 
 
 def test_each_optimisation_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Decoders that others wrote, with random weights, as they are: without eviction, compiled is original."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bounded import llama
+from tiny import FAMILIES
 from torch import nn
 
 import qfpass
-from qfpass.errors import CaptureError
+from qfpass.errors import CaptureError, ConfigError, InputError
 from qfpass.proof.verify import original_logits
 
 VOCABULARY, CONTEXT, TOKENS = 53, 48, 30
@@ -163,3 +165,28 @@ def test_adapters_of_peft() -> None:
     peft = pytest.importorskip("peft", reason=f"{APART} peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     agrees(seeded(peft.get_peft_model(llama(), config)))
+
+
+@pytest.mark.parametrize("function", [qfpass.compile, qfpass.find])
+def test_a_name_is_no_model(function: Callable[[Any], Any]) -> None:
+    with pytest.raises(CaptureError, match=r"not its name 'gpt2': load it, .*from_pretrained\('gpt2'\)"):
+        function("gpt2")
+
+
+def test_one_text_is_no_list_of_texts() -> None:
+    model = FAMILIES["llama"](layers=1)
+    with pytest.raises(InputError, match=r"a list of texts, not one string"):
+        qfpass.train(model, None, "a text")
+    with pytest.raises(InputError, match=r"token ids, not text: give tokenizer\(text\)\.input_ids"):
+        qfpass.calibrate(model, ["a text"])
+
+
+def test_a_layer_is_no_list_of_layers() -> None:
+    with pytest.raises(ConfigError, match=r"by number, such as \[0\], not 0"):
+        qfpass.compile(FAMILIES["llama"](layers=1), ratio=8, skip_layers=0)  # type: ignore[arg-type]
+
+
+def test_a_context_beyond_the_models_own_is_told() -> None:
+    settings = {"budget": 16, "score": "recency", "backend": "eager"}
+    with pytest.warns(UserWarning, match=r"is 10,000,000 tokens, but the model was made for 256"):
+        qfpass.compile(FAMILIES["llama"](layers=1), context_length=10_000_000, **settings)

@@ -25,6 +25,11 @@ def refuse_unsuitable(model: nn.Module) -> None:
             inference mode.
     """
     if not isinstance(model, nn.Module) and not _is_exported(model):
+        if isinstance(model, str):
+            raise CaptureError(
+                f"a model is needed, not its name {model!r}: load it, "
+                f"AutoModelForCausalLM.from_pretrained({model!r}).eval()."
+            )
         raise CaptureError(f"a torch.nn.Module can be compiled, not {type(model).__name__}.")
     name = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule) or _is_exported(model):

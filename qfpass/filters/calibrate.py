@@ -49,7 +49,7 @@ def calibrate(
         progress: say how far it is.
 
     Raises:
-        InputError: there is no data, ids aren't integers, or `context_length` is below 1.
+        InputError: there is no data, it is text, ids aren't integers, or `context_length` is below 1.
     """
     if context_length is not None and context_length < 1:
         raise InputError(f"context_length must be at least 1 token, not {context_length}.")
@@ -116,6 +116,8 @@ def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> st
 def _sequences(data: Iterable[Any], length: int) -> Iterator[torch.Tensor]:
     """Pieces of the data, each int64 [B, S] of at most `length` tokens."""
     for item in data:
+        if isinstance(item, str):
+            raise InputError("calibration data must be token ids, not text: give tokenizer(text).input_ids.")
         ids = torch.as_tensor(item)
         if ids.is_floating_point() or ids.dim() not in (1, 2):
             raise InputError(

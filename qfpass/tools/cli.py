@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import InputError, QFPassError
 from ..filters import QFilters, TrainedFilters, load_filters, push_filters
@@ -19,6 +20,7 @@ from . import evaluate
 from .bench.command import run_bench
 from .census.command import run_census
 from .chat import run_chat
+from .doctor import run_doctor
 from .evaluate.check import check as check_model
 from .evaluate.command import commands
 from .evaluate.models import load_model, load_tokenizer
@@ -30,11 +32,17 @@ app = typer.Typer(
 )
 
 
+Lengths = Annotated[
+    list[int] | None,
+    typer.Option("--length", min=64, help="Tokens of a piece; repeatable: in turn; by default 1024."),
+]
+
 app.add_typer(commands, name="evaluate")
 app.command("census")(run_census)
 app.command("bench")(run_bench)
 app.command("serve")(run_serve)
 app.command("chat")(run_chat)
+app.command("doctor")(run_doctor)
 
 
 @app.command()
@@ -42,7 +50,7 @@ def check(
     model: ModelName,
     ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
     data: Annotated[Path | None, typer.Option(help="Your text; else the model writes some.")] = None,
-    tokens: Annotated[int, typer.Option(min=64, help="Tokens of a text.")] = 1024,
+    tokens: Annotated[int, typer.Option("--length", min=64, help="Tokens of a text.")] = 1024,
     needles: Annotated[int, typer.Option(min=2, help="Facts to find.")] = 20,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
@@ -61,8 +69,8 @@ def check(
 def calibrate(
     model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
     sequences: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 20,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens a piece.")] = 2048,
-    context_length: Annotated[int | None, typer.Option(min=2, help="Tokens of the texts to come.")] = None,
+    tokens: Annotated[int, typer.Option("--length", min=2, help="Tokens of a piece.")] = 2048,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Of texts to come.")] = None,
     seed: Seed = 0, dtype: Dtype = "float32", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Make Q-Filters of a model from a text."""
@@ -83,7 +91,7 @@ def train(
     ratio: Annotated[float, typer.Option(help="How many times smaller the store will be.")] = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 700,
     lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 80,
-    tokens: Annotated[list[int] | None, typer.Option(min=64, help="Of a piece; repeatable: in turn.")] = None,
+    tokens: Lengths = None,
     batch: Annotated[int, typer.Option(min=1, help="Pieces a step: several on a GPU.")] = 1,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
@@ -103,7 +111,7 @@ def tune(
     ratio: Annotated[float, typer.Option(help="How many times fewer slots than tokens.")] = 4.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 240,
     lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 24,
-    out: Annotated[Path | None, typer.Option(help="A folder for a copy of the filters.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for a copy; else the cache alone.")] = None,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Train filters of a model on texts that it writes itself; qfpass.compile then finds them."""
@@ -119,7 +127,9 @@ def tune(
 def push(
     filters: Annotated[str, typer.Argument(metavar="FILTERS", help="A folder of filters.")],
     repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="On the hub: organisation/name.")],
-    base_model: Annotated[str | None, typer.Option(help="The hub name of their model.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Their model's hub name; else what they say.")
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Of a repository that is made.")] = False,
 ) -> None:
     """Upload filters to the hub, with a model card."""
@@ -139,5 +149,7 @@ def run() -> None:
     try:
         app()
     except QFPassError as error:
-        Console(stderr=True).print(f"[bold red]qfpass:[/] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]qfpass:[/] {escape(str(error))}", highlight=False
+        )
         sys.exit(1)

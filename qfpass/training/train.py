@@ -13,7 +13,7 @@ from torch import nn
 from ..attention.find import Attention, find_attentions
 from ..capture.export import capture
 from ..capture.original import original_of
-from ..errors import UnsupportedOpError
+from ..errors import InputError, UnsupportedOpError
 from ..filters.calibrate import model_fingerprint
 from ..filters.trained_filters import TrainedFilters
 from ..graph.captured import Captured
@@ -62,10 +62,12 @@ def train(
         progress: say how far it is.
 
     Raises:
-        InputError: no text is long enough for one of `lengths`.
+        InputError: texts is a string, or no text is long enough for one of `lengths`.
         UnsupportedOpError: an attention has capped or biased logits or a learned sink; no attention is
             without a window, or those that are have heads of different shapes.
     """
+    if isinstance(texts, str):
+        raise InputError("texts must be a list of texts, not one string: put it into a list, [text].")
     captured = capture(original_of(model))
     plan = TrainingPlan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     attentions = find_attentions(captured, None)

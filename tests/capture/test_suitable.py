@@ -63,7 +63,7 @@ def in_inference_mode() -> nn.Module:
         (lambda: nn.DataParallel(decoder()), "^DataParallel .*compile the model inside it"),
         (lambda: nn.Sequential(nn.DataParallel(decoder())), "^DataParallel "),
         (lambda: decoder().train(), r"training mode: call model\.eval\(\)"),
-        (lambda: "a name", "a torch.nn.Module can be compiled, not str"),
+        (lambda: "a name", "a model is needed, not its name"),
         (lambda: decoder, "not function"),
     ],
 )

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 from ...errors import ConfigError
+from ..evaluate.plots import require_matplotlib
+from ..options import Device, Score
 from .plots import plot
 from .record import Record
 from .run import COMPACT, CONTENDERS, MEASURES, QUICK, Measurements, Workload
@@ -16,10 +18,17 @@ from .setup import Setup
 ModelName = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", help="A folder or a hub name; none only draws --out again.")
 ]
-Measures = Annotated[list[str] | None, typer.Option("--measure", help=f"{', '.join(MEASURES)}; repeatable.")]
-Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32, bfloat16; repeatable.")]
+Measures = Annotated[
+    list[str] | None, typer.Option("--measure", help=f"{', '.join(MEASURES)}; repeatable; by default all.")
+]
+Dtypes = Annotated[
+    list[str] | None, typer.Option("--dtype", help="float32, bfloat16; repeatable; else float32.")
+]
 Numbers = list[int] | None
-Tokens = Annotated[Numbers, typer.Option("--tokens", min=2, help="Tokens seen; repeatable.")]
+Tokens = Annotated[
+    Numbers,
+    typer.Option("--seen", min=2, help="Tokens seen before; repeatable; else 512 to 65536."),
+]
 Static = Annotated[
     Numbers, typer.Option("--static", min=2, help="Where StaticCache is compiled; repeatable.")
 ]
@@ -32,11 +41,9 @@ Without = Annotated[
 Compact = Annotated[bool, typer.Option(help="Compact weights too, where fewer bits hold a model's float32.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Steps of each, at most.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="No further round after these.")]
-Score = Annotated[str, typer.Option(help="Which key goes first.")]
 Filters = Annotated[str | None, typer.Option(help="Q-Filters: a folder or hub name; else found or made.")]
-Mode = Annotated[str | None, typer.Option(help="torch.compile's mode.")]
+Mode = Annotated[str | None, typer.Option(help="torch.compile's mode; by default its own.")]
 Backend = Annotated[str, typer.Option(help="torch.compile's backend.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 Out = Annotated[Path, typer.Option(help="Where the JSON records and the PNG plots go.")]
 Quick = Annotated[bool, typer.Option(help="Few small sizes.")]
 Plot = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the PNGs.")]
@@ -51,6 +58,8 @@ def run_bench(
     out: Out = Path("qfpass-bench"), quick: Quick = False, drawn: Plot = True,
 ) -> None:  # fmt: skip
     """Time and memory beside transformers' caches; a table and plots of all that --out holds."""
+    if drawn:
+        require_matplotlib()
     console = Console()
     chosen = _known("measure", measure, tuple(MEASURES))
     left_out = _known("contender", without or [], CONTENDERS)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
+from ..evaluate.plots import require_matplotlib
 from .record import Figure, Record
 
 ELSEWHERE = ("q4_1",)  # formats of other programs, drawn beside every dtype
@@ -17,6 +17,7 @@ def plot(record: Record, folder: Path) -> list[Path]:
     Raises:
         InputError: matplotlib is not installed.
     """
+    require_matplotlib()
     written = []
     for measure, draw in PLOTS.items():
         figures = record.of(measure)
@@ -29,12 +30,8 @@ def plot(record: Record, folder: Path) -> list[Path]:
 
 
 def _save(path: Path, title: str, draw: Callable[[Any, Sequence[Figure]], None], own: list[Figure]) -> Path:
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ImportError:
-        raise InputError(
-            "plots need matplotlib: pip install 'qfpass[evaluate]', or pass --no-plot."
-        ) from None
+    from matplotlib.figure import Figure as Canvas
+
     canvas = Canvas(figsize=(7.5, 4.5), layout="constrained")
     panel = canvas.subplots()
     draw(panel, own)

@@ -9,10 +9,13 @@ from rich.console import Console
 
 from ...errors import ConfigError
 from ...filters import load_filters
+from ...store.scores import SCORES
 from .. import evaluate
 from ..options import Data, Device, Dtype, ModelName, Progress, Seed
+from .baselines import BASELINES
 from .models import load_model, load_tokenizer
 from .needles import KINDS
+from .plots import require_matplotlib
 
 commands = typer.Typer(
     no_args_is_help=True, help="Measure scores and budgets against the uncompressed model."
@@ -20,20 +23,27 @@ commands = typer.Typer(
 
 Ratios = Annotated[
     list[float] | None,
-    typer.Option("--ratio", help="Slots for n tokens in the bytes of n / ratio; repeatable."),
+    typer.Option("--ratio", help="Slots for n tokens in the bytes of n / ratio; repeatable; else 8."),
 ]
-Budgets = Annotated[list[int] | None, typer.Option("--budget", help="Slots a head; repeatable.")]
-Scores = Annotated[list[str] | None, typer.Option("--score", help="Which key goes first; repeatable.")]
+Budgets = Annotated[
+    list[int] | None, typer.Option("--budget", help="Slots a head, instead of a ratio; repeatable.")
+]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option("--score", help=f"{', '.join((*SCORES, *BASELINES))}; repeatable; else published."),
+]
 Recent = Annotated[int | None, typer.Option(help="Newest tokens kept; by default the score's own part.")]
 Sinks = Annotated[int, typer.Option(help="First tokens kept.")]
 Filters = Annotated[
-    list[str] | None, typer.Option(help="A folder or hub name, repeatable: each for its score.")
+    list[str] | None,
+    typer.Option(help="A folder or hub name; repeatable: each for its score; else found or made."),
 ]
 Out = Annotated[Path, typer.Option(help="Where the JSON record and the PNG plot go.")]
 Batch = Annotated[int, typer.Option(min=1, help="Texts run together.")]
 Plot = Annotated[bool, typer.Option(help="Draw the PNG.")]
 StoreDtype = Annotated[
-    str | None, typer.Option(help="int8, or int8-int4 for values in four bits; a ratio is of bytes.")
+    str | None,
+    typer.Option(help="int8, or int8-int4 (values in four bits); else the model's. A ratio is of bytes."),
 ]
 Chat = Annotated[bool | None, typer.Option(help="Use the chat template; by default if there is one.")]
 
@@ -41,7 +51,7 @@ Chat = Annotated[bool | None, typer.Option(help="Use the chat template; by defau
 @commands.command()
 def perplexity(
     model: ModelName, data: Data, ratio: Ratios = None, budget: Budgets = None, score: Scores = None,
-    tokens: Annotated[int, typer.Option(help="Tokens a text.")] = 2048,
+    tokens: Annotated[int, typer.Option("--length", help="Tokens of a text.")] = 2048,
     texts: Annotated[int, typer.Option(help="Texts.")] = 8,
     first: Annotated[int | None, typer.Option(help="Tokens not counted; else the largest budget.")] = None,
     recent: Recent = None, sinks: Sinks = 4, store_dtype: StoreDtype = None,
@@ -52,7 +62,7 @@ def perplexity(
     """Perplexity of streamed text, every token predicted from the store as it stands."""
     settings = _settings(locals())
     chosen = _methods(score, ratio, budget, recent, sinks, store_dtype)
-    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    original, tokenizer = _begin(model, dtype, device, out, plot)
     models = evaluate.with_methods(original, chosen, filters=list(map(load_filters, filters or [])))
     if first is None:
         first = max(each.slots(tokens) for each in models.values() if isinstance(each, evaluate.Bounded))
@@ -74,7 +84,7 @@ def perplexity(
 @commands.command()
 def needle(
     model: ModelName, data: Data, ratio: Ratios = None, budget: Budgets = None, score: Scores = None,
-    length: Annotated[list[int] | None, typer.Option(help="Tokens of context; repeatable.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Of a text; repeatable; else 1024, 2048.")] = None,
     depths: Annotated[int, typer.Option(min=1, help="Depths, from start to end.")] = 10,
     needles: Annotated[int, typer.Option(min=1, help="Needles at each length and depth.")] = 5,
     kind: Annotated[list[str] | None, typer.Option(help="numbers, words, sentences; repeatable.")] = None,
@@ -86,7 +96,7 @@ def needle(
     """Needle in a haystack, asked for after the context is compressed."""
     settings = _settings(locals())
     chosen = _methods(score, ratio, budget, recent, sinks, store_dtype)
-    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    original, tokenizer = _begin(model, dtype, device, out, plot)
     haystack = evaluate.read_text(data)
 
     def run(each: Any) -> Any:
@@ -113,7 +123,7 @@ def ruler(
     """RULER's synthetic tasks; --data holds the essays."""
     settings = _settings(locals())
     chosen = _methods(score, ratio, budget, recent, sinks, store_dtype)
-    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    original, tokenizer = _begin(model, dtype, device, out, plot)
     essays = evaluate.read_text(data)
 
     def run(each: Any) -> Any:
@@ -129,8 +139,8 @@ def ruler(
 @commands.command()
 def generation(
     model: ModelName, data: Data, ratio: Ratios = None, budget: Budgets = None, score: Scores = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens written.")] = 256,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 1024,
+    tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens written.")] = 256,
+    prompt_tokens: Annotated[int, typer.Option("--length", min=1, help="Tokens of a prompt.")] = 1024,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts.")] = 8,
     recent: Recent = None, sinks: Sinks = 4, store_dtype: StoreDtype = None,
     filters: Filters = None, out: Out = Path("qfpass-results"),
@@ -140,7 +150,7 @@ def generation(
     """Long generation against the uncompressed model's own text."""
     settings = _settings(locals())
     chosen = _methods(score, ratio, budget, recent, sinks, store_dtype)
-    original, tokenizer = load_model(model, dtype, device), load_tokenizer(model)
+    original, tokenizer = _begin(model, dtype, device, out, plot)
     text = evaluate.read_text(data)
     rows = evaluate.token_rows(tokenizer, text, tokens=prompt_tokens, rows=prompts, seed=seed)
     expected, _ = evaluate.greedy(original, rows, tokens, batch=batch, progress=progress)
@@ -177,6 +187,17 @@ def _methods(
         for size in sizes or [{"ratio": 8.0}]
         for score in scores or ["published"]
     ]
+
+
+def _begin(model: str, dtype: str, device: str, out: Path, plot: bool) -> tuple[Any, Any]:
+    """The model and its tokenizer, once results can be written and drawn."""
+    if plot:
+        require_matplotlib()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"can't write results into {out} ({error}): give another --out.") from error
+    return load_model(model, dtype, device), load_tokenizer(model)
 
 
 def _settings(arguments: dict[str, Any]) -> dict[str, Any]:

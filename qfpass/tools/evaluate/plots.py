@@ -7,18 +7,25 @@ from ...errors import InputError
 from .report import Evaluation, ResultRow
 
 
+def require_matplotlib() -> None:
+    """Raise InputError where plots can't be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "plots need matplotlib: pip install 'qfpass[evaluate]', or pass --no-plot."
+        ) from None
+
+
 def plot(evaluation: Evaluation, folder: str | Path) -> Path:
     """Write `<kind>.png` into `folder`, created if it is missing; returns the file's path.
 
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(
-            "plots need matplotlib: pip install 'qfpass[evaluate]', or pass --no-plot."
-        ) from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     path = Path(folder).expanduser() / f"{evaluation.kind}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(3.4 * max(2, len(evaluation.rows)), 4.2), layout="constrained")

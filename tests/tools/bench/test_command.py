@@ -19,7 +19,7 @@ def run(*words: Any) -> Any:
 
 
 def test_it_leaves_records_a_table_and_plots(setup: Setup, tmp_path: Path) -> None:
-    words = [setup.model, "--measure", "decode", "--measure", "prefill", "--tokens", 60, "--slots", 16]
+    words = [setup.model, "--measure", "decode", "--measure", "prefill", "--seen", 60, "--slots", 16]
     words += ["--batch", 1, "--whole", 20, "--rounds", 2, "--seconds", 0, "--score", "recency"]
     words += ["--backend", "eager", "--without", "compiled", "--without", "static", "--out", tmp_path]
     result = run(*words)
@@ -47,7 +47,7 @@ def test_compact_weights_are_measured_where_asked(setup: Setup, tmp_path: Path) 
     """Beside the others, and of steps alone."""
     model = AutoModelForCausalLM.from_pretrained(setup.model)
     model.bfloat16().float().save_pretrained(tmp_path / "half")
-    words = ["--compact-weights", "--tokens", 20, "--slots", 16, "--batch", 1, "--rounds", 1, "--no-plot"]
+    words = ["--compact-weights", "--seen", 20, "--slots", 16, "--batch", 1, "--rounds", 1, "--no-plot"]
     words += ["--score", "recency", "--out", tmp_path]
     words += [word for name in CONTENDERS if name != "bounded" for word in ("--without", name)]
     run(tmp_path / "half", *words, "--measure", "decode")

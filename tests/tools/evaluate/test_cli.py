@@ -57,10 +57,10 @@ def run(folder: Path, *words: Any) -> Any:
 
 
 EVALUATIONS: dict[str, list[Any]] = {
-    "perplexity": ["--tokens", 60, "--texts", 2],
+    "perplexity": ["--length", 60, "--texts", 2],
     "needle": ["--length", 200, "--depths", 2, "--needles", 1, "--kind", "numbers"],
     "ruler": ["--length", 600, "--task", "niah_single_1", "--samples", 1],
-    "generation": ["--tokens", 8, "--prompt-tokens", 40, "--prompts", 2],
+    "generation": ["--new-tokens", 8, "--length", 40, "--prompts", 2],
 }
 
 
@@ -107,7 +107,7 @@ def test_in_eight_bits_a_ratio_holds_more_slots(folder: Path, tmp_path: Path) ->
 
 def test_calibrated_filters_serve_an_evaluation(folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "filters"
-    run(folder, "calibrate", folder / "model", "--out", made, "--sequences", 3, "--tokens", 64)
+    run(folder, "calibrate", folder / "model", "--out", made, "--sequences", 3, "--length", 64)
     filters = QFilters.load(made)
     assert len(filters.filters) == 2
     assert "3 x 64 tokens of essays" in filters.source["data"]
@@ -119,11 +119,11 @@ def test_calibrated_filters_serve_an_evaluation(folder: Path, tmp_path: Path) ->
 
 def test_trained_filters_serve_an_evaluation_beside_others(folder: Path, tmp_path: Path) -> None:
     trained, calibrated = tmp_path / "trained", tmp_path / "calibrated"
-    few = ["--steps", 2, "--lessons", 1, "--tokens", 600, "--dtype", "float32"]
+    few = ["--steps", 2, "--lessons", 1, "--length", 600, "--dtype", "float32"]
     run(folder, "train", folder / "model", "--out", trained, *few)
     filters = load_filters(trained)
     assert isinstance(filters, TrainedFilters) and filters.source["data"] == "essays"
-    run(folder, "calibrate", folder / "model", "--out", calibrated, "--sequences", 2, "--tokens", 64)
+    run(folder, "calibrate", folder / "model", "--out", calibrated, "--sequences", 2, "--length", 64)
     words = [*EVALUATIONS["perplexity"], "--score", "trained", "--score", "published", "--budget", 16]
     words += ["--filters", trained, "--filters", calibrated]
     run(folder, "evaluate", "perplexity", folder / "model", *words, "--out", tmp_path)
@@ -140,7 +140,7 @@ def test_trained_filters_serve_an_evaluation_beside_others(folder: Path, tmp_pat
         (["--score", "best"], "score must be one of"),
         (["--dtype", "int8"], "dtype must be one of"),
         (["--device", "nowhere"], "device 'nowhere'"),
-        (["--tokens", "100000"], "too few"),
+        (["--length", "100000"], "too few"),
         (["--budget", "16", "--first", "59"], "nothing to count"),
     ],
 )
@@ -180,7 +180,9 @@ def test_qfpass_imports_without_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == "qfpass: the command line needs typer: pip install 'qfpass[evaluate]'"
+    assert done.stderr.strip().endswith(
+        "qfpass: the command line needs typer: pip install 'qfpass[evaluate]'"
+    )
 
 
 def test_versions_need_no_extra() -> None:
@@ -188,3 +190,43 @@ def test_versions_need_no_extra() -> None:
     code += "from qfpass.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("qfpass ") and "torch " in done.stdout and "transformers " in done.stdout
+
+
+def test_hints_keep_their_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise QFPassError("pip install 'qfpass[evaluate]'")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit):
+        cli.run()
+    assert capsys.readouterr().err == "qfpass: pip install 'qfpass[evaluate]'\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate perplexity", "bench"])
+def test_plots_are_asked_for_before_the_work(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    words = [*command.split(), "no such model", "--out", str(tmp_path)]
+    words += ["--data", "no such text"] if command.startswith("evaluate") else []
+    with pytest.raises(QFPassError, match="plots need matplotlib"):
+        CliRunner().invoke(cli.app, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["evaluate perplexity", "evaluate needle", "bench"])
+def test_help_names_scores_and_defaults(command: str) -> None:
+    told = " ".join(
+        CliRunner().invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "300"}).output.split()
+    )
+    for score in ("published", "trained", "recency", "knorm", "random"):
+        assert score in told
+    assert "else" in told or "default: published" in told
+
+
+def test_one_option_means_one_thing() -> None:
+    """Tokens of a text that is read are --length, tokens written --new-tokens, tokens seen before --seen."""
+    for words in ("check", "calibrate", "train", "bench", *(f"evaluate {kind}" for kind in EVALUATIONS)):
+        told = CliRunner().invoke(cli.app, [*words.split(), "--help"], env={"COLUMNS": "300"}).output
+        assert "--tokens" not in told, words
