@@ -77,6 +77,20 @@ def test_after_eviction_logits_are_those_of_a_mask(
     torch.testing.assert_close(torch.cat(actual[1:], 1), expected, atol=2e-3, rtol=1e-4)
 
 
+def test_prompt_lookup_writes_what_greedy_decoding_writes(
+    each: tuple[torch.nn.Module, torch.Tensor],
+) -> None:
+    """On text that repeats, so that drafts are confirmed and rejected."""
+    model, text = each
+    compiled = qfpass.compile(model, ratio=1, backend="eager", verify=False)
+    ids = torch.cat([text[:, :60], text[:, :60], text[:, :30]], 1)
+    settings = {"max_new_tokens": 80, "min_new_tokens": 80, "do_sample": False}
+    wanted, session = compiled.generate(ids, **settings), compiled.session()
+    out = compiled.generate(ids, past_key_values=session, prompt_lookup_num_tokens=8, **settings)
+    assert torch.equal(out, wanted)
+    assert session.tokens_seen == out.shape[1] - 1
+
+
 def test_compact_weights_write_what_the_weights_write(model: torch.nn.Module, text: torch.Tensor) -> None:
     """A dequantised GGUF: every linear of 30 layers and the head have codes, in a third of their bytes."""
     compact = qfpass.compile(model, budget=64, recent=32, score="recency", compact_weights=True, verify=False)

@@ -15,7 +15,11 @@ from qfpass.tools.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(recipes.PAGES.glob("*.md"))
-OTHERS = [ROOT / "README.md", ROOT / "docs" / "start.md"]  # whose blocks run too
+OTHERS = [
+    ROOT / "README.md",
+    ROOT / "docs" / "start.md",
+    ROOT / "docs" / "taking_back.md",
+]  # whose blocks run too
 IN_MINUTES = "% takes minutes"
 BOOK = " ".join(f"the-mill-of-number-{i:05}-stands-at-a-river" for i in range(300))  # 12,000 characters
 CHAT = (

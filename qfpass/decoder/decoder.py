@@ -20,6 +20,7 @@ from ..lowering.replays import Replays
 from ..lowering.weight_guard import CopiedWeights
 from ..rewriting.rotary import Rotation
 from ..rewriting.step_inputs import SharedInputs, StepInputs
+from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, all_equal
 from ..sessions.session import Session
 from ..sessions.stores import Stores
@@ -28,7 +29,8 @@ from ..store.layer import Layer, bounded_shares
 from ..upstream import dynamo
 from .budget import sizes_for
 from .in_turn import FairLock
-from .overwritten_slots import OverwriteFinder, Overwritten, positions_of, slots_taken
+from .overwritten_slots import OverwriteFinder, positions_of, slots_of_next
+from .taken_back import require_kept
 
 
 class Decoder:
@@ -86,14 +88,17 @@ class Decoder:
         with self._lock.held(), compile_time_settings(self.device, self._default_dtype):
             yield
 
-    def session(self, budget: int | None = None) -> Session:
+    def session(self, budget: int | None = None, take_back: int = 0) -> Session:
         """A new, empty session that uses `budget` slots per head in bounded layers, by default all of them.
 
+        `take_back`: how many of the newest tokens can be taken back.
+
         Raises:
-            ConfigError, SessionError: this budget isn't possible; see `sizes_for`.
+            ConfigError, SessionError: these sizes aren't possible; see `sizes_for` and `require_kept`.
         """
         sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.layers)
-        return Session(self.layers, sizes, self.dtype, self.device, owner=self)
+        require_kept(take_back, sizes, self.layers)
+        return Session(self.layers, sizes, self.dtype, self.device, owner=self, take_back=take_back)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -200,7 +205,9 @@ class Decoder:
                 dynamo.maybe_mark_dynamic(lengths, 0)
         self._batch_sizes.add(len(rows))
         stores.set_write_slots(
-            overwritten.slots if overwritten else slots_taken(stores, rows, sizes, self.device)
+            overwritten.write_slots(stores)
+            if overwritten
+            else slots_of_next(stores, rows, sizes, self.device)
         )
         position = overwritten.position if overwritten else positions_of(rows, self.device)
 

@@ -97,6 +97,7 @@ def move_keys_back(decoder: Decoder, session: Session, rows: Sequence[int], toke
                     filters = decoder.filters.filters[layer.index]
                 _move_slots(store, layer.rule, rotation, start, filters)
         session.set_position(index, start)
+        session.make_final("the stored keys were moved to earlier positions")
 
 
 def restart_position(layers: Sequence[Layer], slots: int) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import fx, nn
@@ -10,12 +9,10 @@ from torch import fx, nn
 from ..config import Config
 from ..lowering.lower import lower
 from ..lowering.replays import Replays
+from ..sessions.overwritten import Overwritten, SlotContents, contents_at, slots_taken
 from ..sessions.rows import Row
-from ..sessions.stores import Stack, Store, Stores
+from ..sessions.stores import Stack, Stores
 from ..sizes import Sizes
-from ..store.layer import Rule
-from ..store.ring import Ring, RingRule
-from ..store.slots import Protection, slot_of_position, slot_to_replace
 from ..store.store_kind import fields_of, with_tensors
 
 Found = Sequence[Sequence[torch.Tensor]]
@@ -23,58 +20,13 @@ Find = Callable[..., Found]
 """See `finder_graph`."""
 
 
-class SlotContents(NamedTuple):
-    """A slot [L * B, Hkv, 1] per head of a stack, and each tensor's contents there, [L * B, Hkv, 1, ...]."""
-
-    slot: torch.Tensor
-    tensors: tuple[torch.Tensor, ...]
-
-
-class Overwritten:
-    """A copy of what a step will overwrite in a session, by which the step can be undone.
-
-    Attributes:
-        position: the positions of the tokens that the step reads, [B, 1] int64.
-    """
-
-    def __init__(self, stacks: Sequence[Stack], held: Sequence[SlotContents], position: torch.Tensor) -> None:
-        self._stacks, self._held, self._batch = stacks, held, position.shape[0]
-        self.position = position
-
-    @property
-    def slots(self) -> list[torch.Tensor]:
-        """The slots that the step writes to, [L * B, Hkv, 1] for each bounded stack."""
-        return [h.slot for h, stack in zip(self._held, self._stacks, strict=True) if stack.rule.is_bounded]
-
-    def with_contents_now(self) -> "Overwritten":
-        """The same slots with what they hold now."""
-        held = [
-            SlotContents(h.slot, tuple(_gather_slot(tensor, h.slot) for tensor in stack.flat))
-            for h, stack in zip(self._held, self._stacks, strict=True)
-        ]
-        return Overwritten(self._stacks, held, self.position)
-
-    def restore(self, rows: Sequence[int]) -> None:
-        """Write the contents before the step back into the stores of these rows, in place."""
-        if not rows:
-            return
-        chosen = torch.tensor(rows, dtype=torch.long, device=self.position.device)
-        for stack, held in zip(self._stacks, self._held, strict=True):
-            first = torch.arange(len(stack.layers), device=chosen.device) * self._batch
-            row = (first[:, None] + chosen).flatten()
-            head = torch.arange(held.slot.shape[1], device=chosen.device)[:, None]
-            slot = held.slot[row]
-            for tensor, before in zip(stack.flat, held.tensors, strict=True):
-                tensor[row[:, None, None], head, slot] = before[row]
-
-
-def slots_taken(
+def slots_of_next(
     stores: Stores, rows: Sequence[Row], sizes: Sequence[Sizes], device: torch.device
 ) -> list[torch.Tensor]:
     """The slots that the rows' next tokens take, [L * B, Hkv, 1] for each bounded stack; found eagerly."""
     position, recent = positions_of(rows, device), column([own.recent for own in sizes], device)
     return [
-        _slot_taken(stack.rule, stack.flat, recent.repeat(layers, 1), position.repeat(layers, 1))
+        slots_taken(stack.rule, stack.flat, recent.repeat(layers, 1), position.repeat(layers, 1))
         for stack in stores.stacks
         if stack.rule.is_bounded
         for layers in (len(stack.layers),)
@@ -116,8 +68,13 @@ class OverwriteFinder:
         device = next(iter(stores[0])).device
         position, recent = positions_of(rows, device), column([own.recent for own in sizes], device)
         found = self._replays.run("watch", partial(self._prepare, stores), stores, position, recent)
-        held = [SlotContents(slot, tuple(contents)) for slot, *contents in found]
-        return Overwritten(stores.stacks, held, position)
+        held = []
+        for stack, (slot, *contents) in zip(stores.stacks, found, strict=True):
+            layers = (len(stack.layers), -1)
+            held.append(
+                SlotContents(slot.unflatten(0, layers), tuple(c.unflatten(0, layers) for c in contents))
+            )
+        return Overwritten(tuple(range(len(rows))), position, tuple(held))
 
     def _prepare(self, stores: Stores) -> Callable[[torch.Tensor, torch.Tensor], Found]:
         tensors = [t for stack in stores.stacks for t in stack.flat]
@@ -138,14 +95,14 @@ class _FindInStack(nn.Module):
     ) -> list[torch.Tensor]:
         """The slots, then the contents, from position and recent [B, 1], tensors [L * B, Hkv, C, ...]."""
         store = with_tensors(self.store_type, tensors)
-        slot = _slot_taken(self.rule, store, recent.repeat(self.layers, 1), position.repeat(self.layers, 1))
-        return [slot, *(_gather_slot(tensor, slot) for tensor in tensors)]
+        slot = slots_taken(self.rule, store, recent.repeat(self.layers, 1), position.repeat(self.layers, 1))
+        return [slot, *(contents_at(tensor, slot) for tensor in tensors)]
 
 
 def finder_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
     """The graph (position [B, 1], recent [B, 1], *tensors of every stack) -> a list for each stack.
 
-    Each list has the slots [L * B, Hkv, 1], then each tensor's contents there, as in `SlotContents`.
+    Each list has the slots [L * B, Hkv, 1], then each tensor's contents there, [L * B, Hkv, 1, ...].
     """
     finders = nn.ModuleDict({f"stack_{i}": _FindInStack(stack) for i, stack in enumerate(stacks)})
     graph = fx.Graph()
@@ -156,20 +113,3 @@ def finder_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
         found.append(graph.call_module(name, (position, recent, *tensors)))
     graph.output(found)
     return fx.GraphModule(finders, graph)
-
-
-def _slot_taken(rule: Rule, store: Store, recent: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """The slots [B, Hkv, 1] of a store that the tokens at position [B, 1] take; recent is [B, 1] too."""
-    if isinstance(store, Ring):
-        return (position % rule.slots)[:, None].expand(-1, store.keys.shape[1], -1)
-    assert not isinstance(rule, RingRule)
-    if not rule.is_bounded:
-        return slot_of_position(store.positions, position)
-    protection = Protection(recent[:, None], rule.sinks)
-    return slot_to_replace(store.scores, store.positions, protection, position)
-
-
-def _gather_slot(tensor: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
-    """The contents [B, Hkv, 1, ...] of a tensor [B, Hkv, C, ...] at slot [B, Hkv, 1]."""
-    wide = slot if tensor.dim() == 3 else slot[..., None].expand(-1, -1, -1, tensor.shape[3])
-    return tensor.gather(2, wide)

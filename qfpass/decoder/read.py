@@ -9,14 +9,15 @@ their turn between the chunks of a prompt.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import pairwise
 
 import torch
 
+from ..sessions.overwritten import Overwritten, overwritten_by
 from ..sessions.rows import TokenColumns, Wanted, all_equal
 from ..sessions.session import Session
 from .decoder import Decoder
 from .overflow import move_keys_back, overflows
-from .overwritten_slots import Overwritten
 from .undo import Undo
 
 Turn = Callable[[], AbstractContextManager[None]]
@@ -43,7 +44,7 @@ def read(
     with session.in_use(), of_step():
         moves = any(map(partial(overflows, decoder), session.rows, tokens))
         with of_undo():
-            undo = Undo(session, decoder.watch, is_step, moves)
+            undo = Undo(session, decoder.watch, max(tokens), moves)
         try:
             session.refuse_if_cancelled()
             session.allocate(len(spans))
@@ -77,7 +78,7 @@ def _read_together(
     chosen, own = Wanted(wanted, span), ids[:, slice(*span)]
     if span.tokens > 1:
         return chosen.spread(_read_chunks(decoder, session, own, None, chosen.tokens))
-    logits = _read_chunk_or_token(decoder, session, own, None, chosen.tokens, 0, overwritten)
+    logits = _read_chunk_or_token(decoder, session, own, None, chosen.tokens, 1, overwritten)
     assert logits is not None  # `Wanted.tokens` is never empty for a row with tokens
     return chosen.spread(logits)
 
@@ -89,16 +90,25 @@ def _read_chunks(
 
     `wanted` holds indices of tokens in `ids`.
     """
-    size, parts = session.sizes.chunk, []
-    for start in range(0, ids.shape[1], size):
+    parts = []
+    for start, end in pairwise(_ends_of_pieces(session, ids.shape[1])):
         session.refuse_if_cancelled()
-        piece, left = ids[:, start : start + size], ids.shape[1] - start
+        piece, left = ids[:, start:end], ids.shape[1] - start
         inside = wanted[(wanted >= start) & (wanted < start + piece.shape[1])] - start
         with decoder.running():
             part = _read_chunk_or_token(decoder, session, piece, row, inside, left)
         if part is not None:
             parts.append(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _ends_of_pieces(session: Session, tokens: int) -> list[int]:
+    """Where a call of so many tokens is cut into chunks: 0, ..., `tokens`.
+
+    The tokens that may be taken back are chunks of their own.
+    """
+    size, final = session.sizes.chunk, max(0, tokens - session.take_back)
+    return [*range(0, final, size), *range(final, tokens, size), tokens]
 
 
 def _read_chunk_or_token(
@@ -114,7 +124,7 @@ def _read_chunk_or_token(
 
     Args:
         wanted: indices of tokens in `ids`; None is returned if it is empty.
-        left: the number of tokens from the first of `ids` to the end of the call; unused for one token.
+        left: the number of tokens from the first of `ids` to the end of the call.
         overwritten: what a single token will overwrite, if that is known.
     """
     stores = session.stores if row is None else session.stores_of(row)
@@ -122,6 +132,8 @@ def _read_chunk_or_token(
     length = ids.shape[1]
     move_keys_back(decoder, session, affected, length)
     rows = [session.rows[i] for i in affected]
+    if left <= session.take_back:
+        overwritten = _note_overwritten(session, affected, length, overwritten)
     logits: torch.Tensor | None
     if length == 1:
         sizes = [session.sizes] * len(rows)
@@ -131,6 +143,23 @@ def _read_chunk_or_token(
         logits = decoder.chunk(ids, stores, rows[0], session.sizes, wanted, rows[0].position + left - 1)
     session.advance(affected, length)
     return logits
+
+
+def _note_overwritten(
+    session: Session, rows: Sequence[int], tokens: int, found: Overwritten | None
+) -> Overwritten:
+    """Keep in the session what the next tokens of these rows will overwrite, and return it.
+
+    `found`: the same, if it was found already.
+    """
+    if found is None:
+        first = torch.tensor([session.rows[row].position for row in rows])
+        position = (first[:, None] + torch.arange(tokens)).to(session.device)
+        kept = overwritten_by(session.stores, rows, position, session.sizes.recent)
+    else:
+        kept = found.cloned()
+    session.note_overwritten(kept)
+    return kept
 
 
 def _read_row_by_row(
@@ -160,13 +189,15 @@ def _read_step(
     reading = [row for row, span in enumerate(spans) if span.tokens]
     move_keys_back(decoder, session, reading, 1)
     resting = [row for row in range(len(spans)) if row not in reading]
-    if resting and overwritten is None:
+    if (resting or session.take_back) and overwritten is None:
         overwritten = decoder.watch(session.stores, session.rows, session.row_sizes)
+    if session.take_back and overwritten is not None:
+        session.note_overwritten(overwritten.of_rows(reading).cloned())
     column = torch.tensor([span.start for span in spans], device=ids.device)
     token = ids.gather(1, column[:, None])
     logits = decoder.step(token, session.stores, session.rows, session.row_sizes, reading, overwritten)
     if resting and overwritten is not None:
-        overwritten.restore(resting)
+        overwritten.restore(session.stores, resting)
     session.advance(reading, 1)
     parts = [Wanted(wanted, s).spread(logits[i : i + 1]) if s.tokens else None for i, s in enumerate(spans)]
     return _join_rows(parts)

@@ -11,13 +11,13 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import torch
 
 from ..errors import InputError, SessionError
+from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, TokenColumns
 from ..sessions.session import Session
 from ..sessions.stores import Stores
 from ..sizes import Sizes
 from .decoder import Decoder
 from .overflow import move_keys_back, overflows
-from .overwritten_slots import Overwritten
 
 Reading = Mapping[int, Session]
 """The sessions of the rows that read a token, by row."""
@@ -129,13 +129,13 @@ class RowSessions:
         for group in groups:
             logits = self._decoder.step(ids, self.stores, rows, sizes, group, overwritten)[:, 0]
             if len(groups) == 1:
-                overwritten.restore([row for row in standing if row not in reading])
+                overwritten.restore(self.stores, [row for row in standing if row not in reading])
                 return logits[list(reading)]
             calls |= {row: logits[row] for row in group}
-            written.append(overwritten.with_contents_now())
-            overwritten.restore(standing)
+            written.append(overwritten.with_contents_now(self.stores))
+            overwritten.restore(self.stores, standing)
         for group, contents in zip(groups, written, strict=True):
-            contents.restore(group)
+            contents.restore(self.stores, group)
         return torch.stack([calls[row] for row in reading])
 
     def _groups(self, reading: Reading) -> list[list[int]]:
@@ -177,6 +177,8 @@ class RowSessions:
             else:
                 logits = self._together(ids, rows, sizes, reading, list(standing), overwritten)
             for row, session in reading.items():
+                if session.take_back:
+                    session.note_overwritten(overwritten.of_rows([row])._replace(rows=(0,)).cloned())
                 session.advance([0], 1)
                 session.note_read(ids[row : row + 1], [TokenColumns(0, 1)])
             return logits
@@ -185,7 +187,7 @@ class RowSessions:
                 for row, session in standing.items():
                     stack.enter_context(session.restoring(states[row], nullcontext()))
                 if overwritten is not None:
-                    overwritten.restore(list(standing))
+                    overwritten.restore(self.stores, list(standing))
                 for row, copy in copies.items():
                     self._row_stores[row].copy_(copy)
             raise

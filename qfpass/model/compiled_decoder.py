@@ -38,17 +38,19 @@ class CompiledDecoder(SharedParameters):
         self.qfpass_decoder = self.qfpass_changes.current()
         return self.qfpass_decoder
 
-    def session(self, budget: int | None = None) -> Session:
+    def session(self, budget: int | None = None, take_back: int = 0) -> Session:
         """A new, empty session; pass it as `past_key_values` in each call on the same texts.
 
         Args:
             budget: slots per key/value head, at most those compiled for; the session then gives the results
                 of a model compiled with this budget.
+            take_back: how many of the newest tokens `session.crop` can take back, at most `recent`.
 
         Raises:
-            ConfigError, SessionError: the model can't have a session of this budget.
+            ConfigError, SessionError: the model can't have a session of this budget, or one that takes so
+                many tokens back.
         """
-        return self.follow_changes().session(budget)
+        return self.follow_changes().session(budget, take_back)
 
     def pool(self, rows: int) -> Pool:
         """Room for so many conversations, allocated at once, that are stepped together; see `Pool`.

@@ -26,7 +26,7 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
         return length
     read = session.read_ids.rows()
     texts = _without_padding(ids, mask, read, session.columns)
-    common = [_common_length(text, had) for text, had in zip(texts, read, strict=True)]
+    common = [common_length(text, had) for text, had in zip(texts, read, strict=True)]
     if all(same == len(had) for same, had in zip(common, read, strict=True)) and length > session.columns:
         return length - session.columns
     if all(same == 0 for same, had in zip(common, read, strict=True) if len(had)):
@@ -35,13 +35,14 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
         if same < min(len(text), len(had)):
             raise InputError(
                 f"row {row} begins like the {len(had)} tokens that the session has read and differs at "
-                f"token {same}: {int(text[same])} in the place of {int(had[same])}. A session can't take "
-                "tokens back: make a new session, or, if these ids are new ones that go on after what was "
-                f"read, say so by an attention_mask of [{batch}, {session.columns + length}], for both."
+                f"token {same}: {int(text[same])} in the place of {int(had[same])}. Make a new "
+                "session, or take what differs back with crop, or, if these ids are new ones that go on "
+                "after what was read, say so by an attention_mask of "
+                f"[{batch}, {session.columns + length}], for both."
             )
     raise InputError(
-        f"the session has read all of these ids already ({session.row_tokens} tokens in its rows), and can't "
-        "take the last one back: give what follows them too."
+        f"the session has read all of these ids already ({session.row_tokens} tokens in its rows): give "
+        "what follows them too, or take the last one back with crop(-1)."
     )
 
 
@@ -63,7 +64,7 @@ def _without_padding(
     ]
 
 
-def _common_length(text: torch.Tensor, had: torch.Tensor) -> int:
+def common_length(text: torch.Tensor, had: torch.Tensor) -> int:
     """The number of leading tokens that `text` [n] and `had` [m] have in common."""
     length = min(len(text), len(had))
     differs = (text[:length] != had[:length]).nonzero()

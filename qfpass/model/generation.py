@@ -12,18 +12,20 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
+from ..decoder.taken_back import most_taken_back
 from ..errors import InputError, SessionError
 from ..sessions.session import Session
 from ..sessions.unread import Unread
 from ..upstream.cache import cache_argument, cache_kwargs, give_both_names
-from ..upstream.generate import GenerationSteps, generation_settings
+from ..upstream.generate import GenerationSteps, generation_settings, unread_columns
 from .check_inputs import check_session
 from .compiled_decoder import CompiledDecoder
 from .continuation import columns_to_read
+from .drafts import MOST, forget_what_differs, most_drafted, refuse_drafts, tokens_kept
 
 MODES = (
     GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH,
-    GenerationMode.BEAM_SAMPLE,
+    GenerationMode.BEAM_SAMPLE, GenerationMode.ASSISTED_GENERATION,
 )  # fmt: skip
 
 
@@ -43,24 +45,31 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         Padding goes to the left or the right of a row. A row that has ended reads no more tokens. For a
         session that holds tokens, the ids are the whole text or only its new part; without a mask every new
         id of a single text is a token, also one that is the padding id. If the model was compiled
-        with overflow="error", generation ends at the context length.
+        with overflow="error", generation ends at the context length. With drafts (`assistant_model`,
+        `prompt_lookup_num_tokens`) the session keeps what it needs to take rejected tokens back.
 
         Raises:
             InputError, SessionError: settings that sessions don't support, or a text that differs from what
                 the session has read; nothing has been read then.
         """
         given = generation_config if len(args) < 2 else args[1]  # its position in generate's signature
-        self._refuse(given, kwargs)
+        settings = generation_settings(self, given, kwargs)
+        self._refuse(settings, given, kwargs)
         decoder, session = self.follow_changes(), cache_argument(past_key_values, cache)
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
+        if settings.is_assistant:
+            self._write_drafts(session, args, kwargs)
+        kept = 0
+        if _mode(settings, kwargs) == GenerationMode.ASSISTED_GENERATION:
+            kept = tokens_kept(decoder, session, settings)
         kwargs |= self._overrides()
-        self._end_with_context(session, given, args, kwargs)
+        self._end_with_context(session, settings, args, kwargs)
         kwargs.pop("prefill_chunk_size", None)  # the decoder reads in its own chunks
         if generation_config is not None:
-            kwargs["generation_config"] = _without_chunks(generation_config)
-        with session.in_use(), _with_unread_columns(session, args, kwargs):
+            kwargs["generation_config"] = _without_cache_settings(generation_config)
+        with session.in_use(), session.taking_back(kept), _with_unread_columns(session, args, kwargs):
             written = super().generate(*args, **cache_kwargs(session), **kwargs)  # type: ignore[misc]
         give_both_names(written)
         return written
@@ -73,27 +82,58 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         """
         raise InputError("continuous batching needs a paged cache: call generate with a batch instead.")
 
-    def _refuse(self, given: GenerationConfig | None, named: dict[str, Any]) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
+        """Refuse to change the embedding, which is the original's.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "a compiled decoder's embedding and head are its original's: change them there (its attribute "
+            "qfpass_original). Sampling with two tokenizers cuts those of the assistant_model: give the "
+            "original as that, or write greedily."
+        )
+
+    set_output_embeddings = set_input_embeddings
+
+    def most_candidates(self, session: Session, input_ids: torch.Tensor) -> int:
+        """How many drafted tokens the session can read after input_ids [1, S] and take back."""
+        decoder = self.qfpass_decoder
+        context = decoder.sizes.context_length if decoder.config.overflow == "error" else None
+        return most_drafted(session, unread_columns(session, input_ids), context)
+
+    def _write_drafts(self, session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> None:
+        """Let a session follow a text whose drafts are this model's, and whose end generate changes."""
+        most, _ = most_taken_back(session.sizes, self.qfpass_decoder.layers)
+        session.take_back, session.begins_anew = min(most, MOST), True
+        ids = _given_ids(args, named)
+        if ids is not None and session.tokens_seen:
+            forget_what_differs(session, ids)
+
+    def _refuse(
+        self, settings: GenerationConfig, given: GenerationConfig | None, named: dict[str, Any]
+    ) -> None:
         """Refuse settings of the caller that a session can't support."""
-        settings = generation_settings(self, given, named)
-        mode = settings.get_generation_mode(named.get("assistant_model"))
+        mode = _mode(settings, named)
         if mode not in MODES:
             possible = ", ".join(mode.value for mode in MODES)
             raise SessionError(
-                f"{mode.value} is not possible on a compiled decoder: a session can't take tokens "
-                f"back, since the keys evicted for them are gone. What is possible: {possible}."
+                f"{mode.value} is not possible on a compiled decoder, which gives logits and nothing from "
+                f"inside the model. What is possible: {possible}."
             )
+        if mode == GenerationMode.ASSISTED_GENERATION:
+            refuse_drafts(settings, named)
         if named.get("use_cache", getattr(given, "use_cache", None)) is False:
             raise InputError("use_cache=False has no meaning for a compiled decoder: leave it out.")
         asked = named.get("cache_implementation", getattr(given, "cache_implementation", None))
-        if asked is not None:
+        if asked is not None and not settings.is_assistant:
             raise InputError(
                 f"cache_implementation={asked!r} has no meaning for a compiled decoder, whose cache is a "
                 "session: leave it out."
             )
 
     def _end_with_context(
-        self, session: Session, given: GenerationConfig | None, args: Sequence[Any], named: dict[str, Any]
+        self, session: Session, settings: GenerationConfig, args: Sequence[Any], named: dict[str, Any]
     ) -> None:
         """Add a stopping criterion to `named`, so that generate stops at the context length and doesn't fail.
 
@@ -102,7 +142,7 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         decoder = self.qfpass_decoder
         if decoder.config.overflow != "error" or len(args) > 3:
             return
-        rests = generation_settings(self, given, named).eos_token_id is not None
+        rests = settings.eos_token_id is not None
         end = _EndOfContext(session, decoder.sizes.context_length, rests)
         named["stopping_criteria"] = StoppingCriteriaList([*(named.get("stopping_criteria") or ()), end])
 
@@ -133,28 +173,39 @@ class _EndOfContext(StoppingCriteria):
         return full.to(input_ids.device)
 
 
-def _without_chunks(given: GenerationConfig) -> GenerationConfig:
-    """The same settings without transformers' chunked prefill."""
-    if given.prefill_chunk_size is None:
+def _mode(settings: GenerationConfig, named: Mapping[str, Any]) -> GenerationMode:
+    return settings.get_generation_mode(named.get("assistant_model"))
+
+
+def _without_cache_settings(given: GenerationConfig) -> GenerationConfig:
+    """The same settings without transformers' chunked prefill, and without a draft's kind of cache."""
+    if given.prefill_chunk_size is None and given.cache_implementation is None:
         return given
     given = copy.deepcopy(given)
-    given.prefill_chunk_size = None
+    given.prefill_chunk_size = given.cache_implementation = None
     return given
+
+
+def _given_ids(args: Sequence[Any], named: Mapping[str, Any]) -> torch.Tensor | None:
+    """The ids [B, S] that generate was given, None if there are none."""
+    ids = next((x for x in (*args[:1], named.get("inputs"), named.get("input_ids")) if x is not None), None)
+    return ids if isinstance(ids, torch.Tensor) and ids.dim() == 2 else None
 
 
 @contextmanager
 def _with_unread_columns(session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
     """A context in which `session.unread` tells which of generate's ids are not yet read."""
-    ids = next((x for x in (*args[:1], named.get("inputs"), named.get("input_ids")) if x is not None), None)
-    mask = named.get("attention_mask")
-    if isinstance(ids, torch.Tensor) and ids.dim() == 2:
-        columns = columns_to_read(session, ids, mask)
+    ids, mask = _given_ids(args, named), named.get("attention_mask")
+    if ids is not None:
+        ahead = ids.shape[1] - columns_to_read(session, ids, mask) - session.columns
         if mask is not None:
-            session.unread = Unread(columns, "as masked")
+            session.unread = Unread(ahead, "as masked")
         elif session.tokens_seen and len(ids) == 1:  # before beams or samples repeat it
-            session.unread = Unread(columns, "nowhere")
+            session.unread = Unread(ahead, "nowhere")
         else:
-            session.unread = Unread(columns, "as guessed")
+            session.unread = Unread(ahead, "as guessed")
+    elif named.get("inputs_embeds") is None:  # then generate begins with a token of its own
+        session.unread = Unread(-session.columns, "as guessed")
     try:
         yield
     finally:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from transformers import Cache
 
-from ..errors import SessionError
 from ..store.store_kind import kv_nbytes
+from .journal import Journal
 from .read_ids import ReadIds
 from .rows import Row
 from .stores import Stores
@@ -19,19 +19,20 @@ class State(NamedTuple):
         rows: each row's token count and next position.
         columns: columns of ids read so far, padding included, as transformers counts them.
         read_ids: the ids of the tokens read.
+        journal: what the newest calls overwrote; empty if the session takes no tokens back.
     """
 
     stores: Stores = Stores()
     rows: tuple[Row, ...] = ()
     columns: int = 0
     read_ids: ReadIds = ReadIds()
+    journal: Journal = Journal()
 
 
 class SessionCache(Cache):
     """A transformers Cache that answers from its `State`; the subclass `Session` changes that."""
 
     is_compileable = False  # generate must not compile around the compiled decoder
-    is_croppable = False  # the keys that were evicted for a token are lost, so it can't be removed again
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -122,15 +123,3 @@ class SessionCache(Cache):
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """The number of columns that a mask over everything seen covers, and its offset 0."""
         return self.columns + query_length, 0
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Do nothing for 0 tokens; refuse any other number, since evicted keys can't be restored.
-
-        Raises:
-            SessionError: `tokens_to_remove` isn't 0.
-        """
-        if tokens_to_remove:
-            raise SessionError(
-                "a session can't take tokens back, since the keys evicted for them are gone: generate "
-                "without assisted or prompt-lookup decoding, or fork() the session before."
-            )

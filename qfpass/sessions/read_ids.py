@@ -44,6 +44,23 @@ class ReadIds(NamedTuple):
             for row in range(len(blocks[0].spans))
         )
 
+    def without_last(self, tokens: Sequence[int]) -> "ReadIds":
+        """These ids without the last tokens[b] of each row b."""
+        left, blocks = list(tokens), list(self.blocks)
+        for index in reversed(range(len(blocks))):
+            if not any(left):
+                break
+            ids, spans = blocks[index]
+            removed = [min(span.tokens, count) for span, count in zip(spans, left, strict=True)]
+            kept = (TokenColumns(s.start, s.end - n) for s, n in zip(spans, removed, strict=True))
+            blocks[index] = Block(ids, tuple(kept))
+            left = [count - n for count, n in zip(left, removed, strict=True)]
+        joined = self.joined
+        if any(left):
+            joined = tuple(row[: len(row) - count] for row, count in zip(joined, left, strict=True))
+        read = (block for block in blocks if any(span.tokens for span in block.spans))
+        return ReadIds(joined, tuple(read))
+
     def chosen(self, rows: Sequence[int]) -> "ReadIds":
         """The ids of the given rows, in this order."""
         held = self.rows()

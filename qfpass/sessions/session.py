@@ -12,13 +12,13 @@ from ..sizes import Sizes
 from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
 from . import files
-from .hf_cache import SessionCache, State
+from .crop import CroppableCache
+from .hf_cache import State
+from .journal import Journal
 from .pin import pin
 from .read_ids import ReadIds
 from .rows import Row, TokenColumns
-from .single_user import SessionLock
 from .stores import Stores
-from .unread import Unread
 
 
 class Owner(Protocol):
@@ -29,7 +29,7 @@ class Owner(Protocol):
         """What a saved session must have in common with the decoder to be loaded, by name."""
 
 
-class Session(SessionCache):
+class Session(CroppableCache):
     """The state of a batch of texts on a compiled decoder; made by `model.session()`.
 
     Pass it as `past_key_values` to the model or to `generate`. Sessions share no state. Its memory is
@@ -38,14 +38,18 @@ class Session(SessionCache):
     """
 
     def __init__(
-        self, layers: Sequence[Layer], sizes: Sizes, dtype: torch.dtype, device: torch.device, owner: Owner
+        self,
+        layers: Sequence[Layer],
+        sizes: Sizes,
+        dtype: torch.dtype,
+        device: torch.device,
+        owner: Owner,
+        take_back: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(take_back)
         self._layers, self.sizes, self.dtype, self.device = tuple(layers), sizes, dtype, device
         self._owner = owner
-        self._exclusive = SessionLock()
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
-        self.unread: Unread | None = None  # of generate's ids; None once generate has read them
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""
@@ -99,7 +103,8 @@ class Session(SessionCache):
     def note_read(self, ids: torch.Tensor, spans: Sequence[TokenColumns]) -> None:
         """Count the columns of a successful call, and keep its ids [B, S]; `spans`: each row's columns."""
         columns, read = self.columns + ids.shape[1], self.read_ids.after(ids, spans)
-        self._state = self._state._replace(columns=columns, read_ids=read)
+        journal = self.journal.after_call(ids.shape[1], spans, self.take_back)
+        self._state = self._state._replace(columns=columns, read_ids=read, journal=journal)
 
     def reset(self) -> None:
         """Forget all tokens read, keep the stores' memory, and make a broken session usable again."""
@@ -126,20 +131,13 @@ class Session(SessionCache):
             return self._twin(State(stores, (Row(),)))
 
     def _twin(self, state: State) -> "Session":
-        twin = Session(self._layers, self.sizes, self.dtype, self.device, self._owner)
+        twin = Session(self._layers, self.sizes, self.dtype, self.device, self._owner, self.take_back)
         twin._state = state
         return twin
 
     def copied_stores(self) -> Stores:
         """A copy of all stores."""
         return self.stores.map(torch.clone)
-
-    def in_use(self, resetting: bool = False) -> AbstractContextManager[None]:
-        """A context that holds the session for this thread, or raises SessionError; see `SessionLock.hold`.
-
-        `resetting`: the use overwrites everything, so a broken session is allowed.
-        """
-        return self._exclusive.hold(allow_broken=resetting)
 
     def cancel(self) -> bool:
         """Cancel the call or `generate` that another thread runs on this session; True if there is one.
@@ -205,6 +203,7 @@ class Session(SessionCache):
         """
         with self.in_use():
             pin(self.stores, self.sizes, self.row_tokens, start, stop, row)
+            self.make_final("tokens were pinned")
 
     def save(self, path: str | Path) -> None:
         """Write the session to a safetensors file, which `load` can read in another process.
@@ -227,7 +226,7 @@ class Session(SessionCache):
             held, rows, columns, ids = files.read(path, kinds, self._identity)
             stores = self._empty_stores(len(rows)) if rows else Stores()
             stores.copy_(held)
-            self._state = State(stores, rows, columns, ReadIds(ids))
+            self._state = State(stores, rows, columns, ReadIds(ids), Journal(ended_by="it was loaded"))
             self._exclusive.is_broken = False
         return self
 
@@ -244,7 +243,9 @@ class Session(SessionCache):
                     tensor.copy_(tensor.index_select(0, chosen))
             rows = beam_idx.tolist()
             self._state = self._state._replace(
-                rows=tuple(self.rows[i] for i in rows), read_ids=self.read_ids.chosen(rows)
+                rows=tuple(self.rows[i] for i in rows),
+                read_ids=self.read_ids.chosen(rows),
+                journal=self.journal.reordered(rows),
             )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -256,8 +257,14 @@ class Session(SessionCache):
         with self.in_use():
             chosen = torch.arange(len(self.rows))[indices.cpu()]
             stores = self.stores.map(lambda tensor: tensor[:, chosen.to(tensor.device)])
-            rows, read = tuple(self.rows[i] for i in chosen.tolist()), self.read_ids.chosen(chosen.tolist())
-            self._state = self._state._replace(stores=stores, rows=rows, read_ids=read)
+            numbers = chosen.tolist()
+            self._state = State(
+                stores,
+                tuple(self.rows[i] for i in numbers),
+                self.columns,
+                self.read_ids.chosen(numbers),
+                self.journal.reordered(numbers),
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
         return self.fork()

@@ -4,6 +4,7 @@ keys [B, Hkv, C, D], values [B, Hkv, C, Dv], scores [B, Hkv, C] float32, positio
 -1 where a slot is empty. The filled slots are always the first ones, so a slice shows them without a mask.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -148,20 +149,35 @@ def keep_best(
     The chunk's tokens, best first, are paired with the slots, worst first. The pairs in which the token
     is better are exactly those that a top-C over both would exchange.
     """
-    newest = position[:, None, -1:]
     chunk = _as_slots(slots, key, value, score, position)
-    chunk_rank = score.masked_fill(_protected(chunk.positions, newest, protection), float("inf"))
-    slot_rank = slots.scores.masked_fill(_protected(slots.positions, newest, protection), float("inf"))
-    best, token = chunk_rank.sort(dim=-1, descending=True, stable=True)
-    # Stable, so that equal scores (all empty slots) are filled from the front.
-    worst, slot = slot_rank.sort(dim=-1, stable=True)
-    length = score.shape[-1]
+    exchange(slots, protection, chunk, position[:, None, -1:])
+
+
+def exchange(slots: StoreKind, protection: Protection, tokens: StoreKind, newest: torch.Tensor) -> None:
+    """Keep the best C of the slots and of S <= C tokens, which are slots of the same class, in place.
+
+    `newest`: the position of the last token read, [B, 1, 1].
+    """
+    token_rank = tokens.scores.masked_fill(_protected(tokens.positions, newest, protection), float("inf"))
+    best, token = token_rank.sort(dim=-1, descending=True, stable=True)
+    worst, slot = worst_slots(slots, protection, newest)
+    length = tokens.scores.shape[-1]
     worst, slot = worst[..., :length], slot[..., :length]
     better = best > worst
     row, head = _rows_and_heads(slot)
-    for held, new in zip(slots, chunk, strict=True):
+    for held, new in zip(slots, tokens, strict=True):
         wins = better[..., None] if held.dim() == 4 else better
         held[row, head, slot] = torch.where(wins, new[row, head, token], held[row, head, slot])
+
+
+def worst_slots(
+    slots: StoreKind, protection: Protection, newest: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ranks and indices [B, Hkv, C] of all slots, worst first; `newest` as in `exchange`."""
+    rank = slots.scores.masked_fill(_protected(slots.positions, newest, protection), float("inf"))
+    # Stable, so that equal scores (all empty slots) are filled from the front.
+    worst, slot = rank.sort(dim=-1, stable=True)
+    return worst, slot
 
 
 def _protected(positions: torch.Tensor, newest: torch.Tensor, protection: Protection) -> torch.Tensor:
@@ -188,10 +204,14 @@ def write(
     position: torch.Tensor,
 ) -> None:
     """Write tokens, in place, to slot [B, Hkv, S]."""
-    tokens = _as_slots(slots, key, value, score, position)
+    put(slots, slot, _as_slots(slots, key, value, score, position))
+
+
+def put(store: Iterable[torch.Tensor], slot: torch.Tensor, tokens: Iterable[torch.Tensor]) -> None:
+    """Put tokens, the tensors of S slots, into slot [B, Hkv, S] of a store, in place."""
     row, head = _rows_and_heads(slot)
     # Inductor does indexed assignment in place, without a copy of the store.
-    for held, new in zip(slots, tokens, strict=True):
+    for held, new in zip(store, tokens, strict=True):
         held[row, head, slot] = new
 
 

@@ -59,3 +59,27 @@ def give_both_names(output: Any) -> None:
     """Set `output.cache` on an output of generate whose cache only has the older name."""
     if cache_name() == "past_key_values" and hasattr(output, "past_key_values"):
         output.cache = output.past_key_values
+
+
+@Needed
+def columns_to_remove(argument: int, columns: int) -> int:
+    """How many of `columns` columns `Cache.crop(argument)` removes, as the transformers here means it.
+
+    A negative number is minus that many. In older versions others are the most to keep; in newer ones
+    0 removes none, and positive numbers are refused.
+
+    Without it: `session.crop` can't tell what generate asks for.
+
+    Raises:
+        InputError: the number is positive, and this transformers gives it no meaning.
+    """
+    from transformers import Cache
+
+    if argument < 0:
+        return -argument
+    (name,) = list(inspect.signature(Cache.crop).parameters)[1:]
+    if name == "max_length":
+        return max(0, columns - argument)
+    if argument > 0:
+        raise InputError(f"crop({argument}) has no meaning: crop(-{argument}) takes {argument} tokens back.")
+    return 0

@@ -22,7 +22,9 @@ def require_generation_steps() -> None:
 
     Without it: padding would be taken for text, and rows that have ended would read on.
     """
-    for name in ("generate", "generate_batch", "prepare_inputs_for_generation", "_sample"):
+    for name in (
+        "generate", "generate_batch", "prepare_inputs_for_generation", "_sample", "_get_candidate_generator",
+    ):  # fmt: skip
         getattr(GenerationMixin, name)
 
 
@@ -42,6 +44,11 @@ def generation_settings(
     return settings
 
 
+def unread_columns(session: Any, input_ids: torch.Tensor) -> int:
+    """How many of the last columns of a running generate's ids its session hasn't read."""
+    return input_ids.shape[1] - session.columns - session.unread.ahead if session.unread else 1
+
+
 class GenerationSteps:
     """A base class before the model's own, so that the session handles positions, masks and ended rows."""
 
@@ -54,9 +61,11 @@ class GenerationSteps:
         not that of the model's class: some old classes have no cache and pass the whole text in every step.
         """
         generic: Any = GenerationMixin.prepare_inputs_for_generation
-        session = kwargs[cache_name()]
-        unread, session.unread = session.unread, None
-        columns = unread.columns if unread else 1
+        session = kwargs.get(cache_name())
+        if session is None:  # older versions ask a draft model by themselves before its first generate
+            return generic(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        unread = session.unread
+        columns = unread_columns(session, input_ids)
         # Cut here, since each version has its own rules for what a cache has read already.
         kwargs |= {"next_sequence_length": columns, "cache_position": torch.arange(columns)}
         own = input_ids[:, -columns:]
@@ -73,6 +82,27 @@ class GenerationSteps:
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """Return no positions: the session knows those of its rows, also after padding on the right."""
+
+    def most_candidates(self, session: Any, input_ids: torch.Tensor) -> int:
+        """How many drafted tokens the session can read after input_ids [1, S] and take back."""
+        raise NotImplementedError
+
+    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        """The generator of drafts, which gives no more tokens than the session can take back."""
+        generator = super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)  # type: ignore[misc]
+        session, draft = model_kwargs[cache_name()], generator.get_candidates
+
+        def get_candidates(input_ids: torch.Tensor, *rest: Any, **named: Any) -> tuple[torch.Tensor, Any]:
+            most = self.most_candidates(session, input_ids)
+            if hasattr(generator, "num_assistant_tokens"):  # a draft model writes no more than is read
+                generator.num_assistant_tokens = min(generator.num_assistant_tokens, max(1, most))
+            ids, logits = draft(input_ids, *rest, **named)
+            if most == 0 or logits is None:
+                return ids[:, : input_ids.shape[1] + most], None
+            return ids[:, : input_ids.shape[1] + most], logits[:, :most]
+
+        generator.get_candidates = get_candidates
+        return generator
 
     def _sample(
         self, input_ids: torch.Tensor, *args: Any, stopping_criteria: StoppingCriteriaList, **kwargs: Any

@@ -98,13 +98,8 @@ def test_rows_are_reordered_repeated_and_selected(bounded: nn.Module) -> None:
 def test_taking_tokens_back_is_refused(bounded: nn.Module) -> None:
     session = bounded.session()
     bounded(text(30), past_key_values=session)
-    session.crop(0)
-    with pytest.raises(SessionError, match="can't take tokens back"):
+    with pytest.raises(SessionError, match="2 tokens can't be taken back"):
         session.crop(-2)
-    with pytest.raises(SessionError, match="can't take tokens back"):
-        bounded.generate(
-            text(1).expand(1, 30), max_new_tokens=30, prompt_lookup_num_tokens=3, do_sample=False
-        )
     assert session.tokens_seen == 30
     assert bounded.qfpass_decoder.sizes.context_length == MAX_POSITIONS
 

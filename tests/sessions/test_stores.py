@@ -8,7 +8,7 @@ from tiny import FAMILIES
 
 import qfpass
 from qfpass import Session
-from qfpass.decoder.overwritten_slots import slots_taken
+from qfpass.decoder.overwritten_slots import slots_of_next
 from qfpass.sessions.stores import Stores
 
 
@@ -77,17 +77,19 @@ def test_a_step_is_aimed_at_every_bounded_layers_own_slots() -> None:
 
 
 @pytest.mark.parametrize("budget", [16, 9])
-def test_slots_taken_are_those_that_a_watch_finds(budget: int) -> None:
+def test_slots_of_the_next_token_are_those_that_a_watch_finds(budget: int) -> None:
     """Of full stores, before and after a step has changed what goes next, of all rows and of each alone."""
     model = compiled(FAMILIES["gemma3"](window=7, layers=4), sinks=2, recent=3)
     session = model.session(budget=budget)
     model(torch.cat([text(30), text(30, seed=1)]), past_key_values=session)
     for _ in range(2):
-        (watched,) = model.qfpass_decoder.watch(session.stores, session.rows, session.row_sizes).slots
-        (taken,) = slots_taken(session.stores, session.rows, session.row_sizes, session.device)
-        assert torch.equal(watched, taken) and (taken < budget).all()
+        (watched,) = model.qfpass_decoder.watch(session.stores, session.rows, session.row_sizes).write_slots(
+            session.stores
+        )
+        (taken,) = slots_of_next(session.stores, session.rows, session.row_sizes, session.device)
+        assert torch.equal(watched.flatten(0, 1), taken) and (taken < budget).all()
         for row in range(2):
-            (alone,) = slots_taken(
+            (alone,) = slots_of_next(
                 session.stores_of(row), session.rows[row : row + 1], [session.sizes], session.device
             )
             assert torch.equal(alone, taken.view(2, 2, 2, 1)[:, row])

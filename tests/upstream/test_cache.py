@@ -16,6 +16,7 @@ from qfpass.upstream.cache import (
     cache_kwargs,
     cache_name,
     causal_output,
+    columns_to_remove,
     give_both_names,
 )
 
@@ -56,3 +57,16 @@ def test_one_of_two_names() -> None:
     assert cache_argument(a, None) is cache_argument(None, a) is cache_argument(a, a) is a
     with pytest.raises(InputError, match="two names"):
         cache_argument(a, b)
+
+
+def test_columns_to_remove_are_those_that_transformers_own_cache_removes() -> None:
+    for argument in (-2, -1, 0, 1, 4, 5):
+        cache = DynamicCache()
+        cache.update(torch.zeros(1, 1, 4, 1), torch.zeros(1, 1, 4, 1), 0)
+        try:
+            cache.crop(argument)
+        except ValueError:  # newer versions give positive numbers no meaning
+            with pytest.raises(InputError, match=rf"crop\(-{argument}\)"):
+                columns_to_remove(argument, 4)
+        else:
+            assert 4 - columns_to_remove(argument, 4) == cache.get_seq_length()

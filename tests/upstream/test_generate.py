@@ -22,7 +22,8 @@ def test_require_generation_steps_finds_every_step_that_is_replaced() -> None:
     require_generation_steps()
     own = {name for name in vars(GenerationSteps) if not name.startswith("__")}
     optional = {"_prepare_position_ids_for_generation"}  # not in old versions
-    assert own - optional <= set(dir(GenerationMixin))
+    ours = {"most_candidates"}  # asked by a step of ours
+    assert own - optional - ours <= set(dir(GenerationMixin))
     assert "stopping_criteria" in inspect.signature(GenerationMixin._sample).parameters
 
 
@@ -71,3 +72,28 @@ def test_padding_on_the_right_takes_no_positions() -> None:
     settings = {"max_new_tokens": 6, "do_sample": False}
     out = compiled.generate(padded, attention_mask=mask.long(), **settings)
     assert torch.equal(out[:, 17:], compiled.generate(IDS, **settings)[:, 12:])
+
+
+def test_drafts_are_cut_to_what_can_be_taken_back() -> None:
+    """The generator of drafts is asked by `get_candidates`, for ids and, of a draft model, logits."""
+    model = FAMILIES["llama"]()
+    model.generation_config.eos_token_id = 0
+    compiled = _compiled(model)
+    asked: list[int] = []
+    most = type(compiled).most_candidates
+
+    def two(session: object, input_ids: torch.Tensor) -> int:
+        asked.append(input_ids.shape[1])
+        return min(2, most(compiled, session, input_ids))
+
+    compiled.most_candidates = two
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    read = []
+    compiled.register_forward_pre_hook(
+        lambda _, args, named: read.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    ids = IDS.repeat(1, 2)
+    for drafts in ({"prompt_lookup_num_tokens": 6}, {"assistant_model": model}):
+        out = compiled.generate(ids, **drafts, **settings)
+        assert torch.equal(out, model.generate(ids, **settings))
+    assert asked and max(read) == 26 and max(n for n in read if n < 24) == 3

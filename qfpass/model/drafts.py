@@ -1,0 +1,79 @@
+"""Drafts: tokens that generate lets the model confirm, several in a call, and takes back where it differs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from ..decoder.decoder import Decoder
+from ..decoder.taken_back import most_taken_back
+from ..errors import InputError, SessionError
+from ..sessions.session import Session
+from .continuation import common_length
+
+MOST = 64  # tokens that a session keeps to be taken back, where the number of drafted tokens isn't given
+
+
+def refuse_drafts(settings: GenerationConfig, named: Mapping[str, Any]) -> None:
+    """Refuse drafts that need more of the model than its logits.
+
+    Raises:
+        InputError: settings of generate ask for them.
+    """
+    if settings.assistant_early_exit is not None:
+        raise InputError(
+            "assistant_early_exit is not possible on a compiled decoder, which always runs all its layers: "
+            "give a copy of the model with fewer layers as assistant_model, compiled or not."
+        )
+    for name in ("use_mtp", "speculation_type"):
+        if asked := getattr(settings, name, None):
+            raise InputError(
+                f"{name}={asked!r} is not possible on a compiled decoder: such drafts read the model's "
+                "hidden states. Use assistant_model or prompt_lookup_num_tokens."
+            )
+    if settings.guidance_scale not in (None, 1):
+        raise InputError(
+            "guidance_scale is not possible with drafts: transformers reads every drafted token into the "
+            "text without the prompt, also those that are taken back. Leave one of them out."
+        )
+
+
+def tokens_kept(decoder: Decoder, session: Session, settings: GenerationConfig) -> int:
+    """How many of the newest tokens a session must be able to take back in a generate with drafts.
+
+    Raises:
+        SessionError: it can't take any drafted token back.
+    """
+    most, bound = most_taken_back(session.sizes, decoder.layers)
+    if most < 2:
+        raise SessionError(
+            f"drafts need a session that can take tokens back, and this one holds no more than {most} for "
+            f"sure, {bound}: compile with a recent of 8 or more."
+        )
+    drafted = settings.prompt_lookup_num_tokens
+    return min(most, MOST if drafted is None else drafted + 1)
+
+
+def most_drafted(session: Session, unread: int, context: int | None) -> int:
+    """How many drafted tokens a call may read after `unread` others.
+
+    `context`: the most tokens that the session may see; None without a limit.
+    """
+    fit = session.take_back - 1
+    if context is not None:
+        fit = min(fit, context - session.tokens_seen - unread)
+    return max(0, fit)
+
+
+def forget_what_differs(session: Session, ids: torch.Tensor) -> None:
+    """Take back what the session of a draft model has read that isn't in the text, ids [1, S], any more.
+
+    At least the last id is left to be read.
+    """
+    if session.batch != len(ids) or session.columns != session.tokens_seen:
+        return
+    (read,) = session.read_ids.rows()
+    same = min(common_length(ids[0].cpu(), read), ids.shape[1] - 1)
+    if same < len(read):
+        session.crop(same - len(read))

@@ -1,0 +1,204 @@
+"""Drafts through transformers' own generate: lookup, a draft model, two tokenizers; and guidance."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from bounded import run_plainly
+from rows import text
+from tiny import FAMILIES
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+import qfpass
+from qfpass.errors import InputError, SessionError
+from qfpass.model.drafts import tokens_kept
+
+END = 0  # older versions can't look drafts up without an end of text
+
+
+def with_end(model: nn.Module) -> nn.Module:
+    model.generation_config.eos_token_id = END
+    model.generation_config.pad_token_id = END
+    # A tiny model is never sure of what it drafts.
+    model.generation_config.assistant_confidence_threshold = 0.0
+    model.generation_config.num_assistant_tokens = 5
+    return model
+
+
+def compiled(model: nn.Module, **settings: Any) -> nn.Module:
+    return run_plainly(qfpass.compile(model, backend="eager", verify=False, **settings))
+
+
+SMALL = {"budget": 24, "chunk": 8, "score": "random"}
+ORIGINAL, DRAFT = with_end(FAMILIES["llama"]()), with_end(FAMILIES["llama"](seed=1, layers=1))
+MODEL, BOUNDED = compiled(ORIGINAL, ratio=1), compiled(ORIGINAL, **SMALL)
+COMPILED_DRAFT = compiled(DRAFT, **SMALL)
+IDS = text(7).repeat(1, 5)
+GREEDY = {"max_new_tokens": 24, "do_sample": False}
+LOOKUP = {"prompt_lookup_num_tokens": 4}
+DRAFTS: dict[str, dict[str, Any]] = {
+    "lookup": LOOKUP,
+    "a draft": {"assistant_model": DRAFT},
+    "a compiled draft": {"assistant_model": COMPILED_DRAFT},
+    "itself": {"assistant_model": MODEL},
+}
+
+
+class Calls:
+    """The calls of a model: how many columns its session had read before each, and how many ids it got."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self._handle = model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, model: nn.Module, args: Any, named: dict[str, Any]) -> None:
+        session = named.get("cache") or named["past_key_values"]
+        self.seen.append((session.columns, named["input_ids"].shape[1]))
+
+    def end(self) -> list[tuple[int, int]]:
+        self._handle.remove()
+        return self.seen
+
+
+@pytest.mark.parametrize("drafts", DRAFTS.values(), ids=DRAFTS)
+def test_drafts_write_what_greedy_decoding_writes(drafts: dict[str, Any]) -> None:
+    wanted = ORIGINAL.generate(IDS, **GREEDY)
+    assert torch.equal(MODEL.generate(IDS, **drafts, **GREEDY), wanted)
+
+
+def test_a_compiled_draft_drafts_for_another_model() -> None:
+    out = ORIGINAL.generate(IDS, assistant_model=COMPILED_DRAFT, **GREEDY)
+    assert torch.equal(out, ORIGINAL.generate(IDS, **GREEDY))
+
+
+def test_what_a_draft_gets_right_is_read_in_one_call() -> None:
+    calls = Calls(MODEL)
+    MODEL.generate(IDS, assistant_model=ORIGINAL, **GREEDY)
+    assert calls.end() == [(0, 40), (40, 6), (46, 6), (52, 6)]
+
+
+@pytest.mark.parametrize("draft", [ORIGINAL, MODEL], ids=["a draft", "a compiled draft"])
+def test_drafts_are_sampled_as_the_original_samples_them(draft: nn.Module) -> None:
+    written = []
+    for model, its_draft in ((ORIGINAL, ORIGINAL), (MODEL, draft)):
+        torch.manual_seed(0)
+        written.append(model.generate(IDS, assistant_model=its_draft, do_sample=True, max_new_tokens=12))
+    assert torch.equal(*written)
+
+
+def test_past_a_full_store_each_token_is_the_models_choice_in_these_pieces() -> None:
+    """Tokens that were taken back leave no trace: others in their place give the same choices."""
+    calls = Calls(BOUNDED)
+    out = BOUNDED.generate(IDS, **LOOKUP, **GREEDY)
+    seen = calls.end()
+    take_back = LOOKUP["prompt_lookup_num_tokens"] + 1
+    session = BOUNDED.session(take_back=take_back)
+    ends = [start for start, _ in seen[1:]] + [out.shape[1] - 1]
+    assert ends[-1] > 24 and any(end - start < read for (start, read), end in zip(seen, ends, strict=True))
+    for (start, read), end in zip(seen, ends, strict=True):
+        other = out[:, start:end].new_full((1, read - (end - start)), 7)
+        logits = BOUNDED(torch.cat([out[:, start:end], other], 1), past_key_values=session).logits
+        session.crop(-other.shape[1]) if other.shape[1] else None
+        chosen = logits[:, : end - start].argmax(-1)
+        from_here = max(start, IDS.shape[1] - 1)
+        assert torch.equal(chosen[:, from_here - start :], out[:, from_here + 1 : end + 1])
+
+
+def test_a_session_goes_on_with_drafts_and_takes_back_what_it_did_before() -> None:
+    session, whole = MODEL.session(take_back=2), torch.cat([IDS, text(9, seed=5)], 1)
+    MODEL(IDS, past_key_values=session)
+    out = MODEL.generate(whole, past_key_values=session, **LOOKUP, **GREEDY)
+    assert torch.equal(out, MODEL.generate(whole, **GREEDY))
+    assert session.take_back == 2 and session.columns == out.shape[1] - 1
+    session.crop(-2)
+    new = text(9, seed=6)
+    whole = torch.cat([out[:, :-3], new], 1)
+    mask = torch.ones_like(whole)
+    out = MODEL.generate(new, past_key_values=session, attention_mask=mask, **LOOKUP, **GREEDY)
+    wanted = MODEL.generate(whole, attention_mask=mask, **GREEDY)
+    assert torch.equal(out[:, 9:], wanted[:, whole.shape[1] :])
+    session = MODEL.session()
+    MODEL.generate(IDS, past_key_values=session, **LOOKUP, **GREEDY)
+    assert not session.is_croppable and not session.journal.pieces
+
+
+def test_drafts_end_where_the_context_does() -> None:
+    plain, drafted = (
+        BOUNDED.generate(text(200), max_new_tokens=100, do_sample=False, eos_token_id=60, **drafts)
+        for drafts in ({}, LOOKUP)
+    )
+    assert drafted.shape == plain.shape
+
+
+def test_a_draft_that_can_take_little_back_reads_again() -> None:
+    draft = compiled(DRAFT, budget=12, recent=2, chunk=8, score="random")
+    out = MODEL.generate(IDS, assistant_model=draft, **GREEDY)
+    assert torch.equal(out, MODEL.generate(IDS, **GREEDY))
+
+
+def test_guidance_is_what_it_is_on_the_original() -> None:
+    settings = {"guidance_scale": 1.5, "negative_prompt_ids": text(7, seed=9), **GREEDY}
+    assert torch.equal(MODEL.generate(IDS, **settings), ORIGINAL.generate(IDS, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"assistant_early_exit": 1}, "assistant_early_exit.*fewer layers as assistant_model"),
+        ({"use_mtp": True}, "use_mtp.*hidden states"),
+        ({"guidance_scale": 2.0, **LOOKUP}, "guidance_scale is not possible with drafts"),
+    ],
+)
+def test_drafts_that_need_more_than_logits_are_refused(settings: dict[str, Any], reason: str) -> None:
+    if not all(hasattr(ORIGINAL.generation_config, name) for name in settings):
+        pytest.skip("not in this version of transformers")
+    session = MODEL.session()
+    with pytest.raises(InputError, match=reason):
+        MODEL.generate(IDS, past_key_values=session, **settings, **GREEDY)
+    assert session.tokens_seen == 0
+
+
+def test_a_session_that_can_take_nothing_back_is_refused() -> None:
+    session = BOUNDED.session()
+    session.sizes = dataclasses.replace(session.sizes, recent=1)
+    with pytest.raises(SessionError, match=r"no more than 1 for sure.*recent of 8"):
+        tokens_kept(BOUNDED.qfpass_decoder, session, ORIGINAL.generation_config)
+
+
+def tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    tokens = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="w2"))
+    tokens.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="w0", eos_token="w0", unk_token="w2", padding_side="left"
+    )
+
+
+WORDS = [f"w{i}" for i in range(67)]
+TWO_TOKENIZERS = {
+    "tokenizer": tokenizer(WORDS[:61]),
+    "assistant_tokenizer": tokenizer([*WORDS[:3], *WORDS[:2:-1]]),
+}
+
+
+def draft_of_67_words() -> nn.Module:
+    return with_end(FAMILIES["llama"](seed=2, layers=1, vocab=67))
+
+
+def test_a_draft_with_a_tokenizer_of_its_own() -> None:
+    draft = compiled(draft_of_67_words(), **SMALL)
+    out = MODEL.generate(IDS, assistant_model=draft, **TWO_TOKENIZERS, **GREEDY)
+    assert torch.equal(out, MODEL.generate(IDS, **GREEDY))
+    with pytest.raises(InputError, match=r"two tokenizers.*give the original"):
+        MODEL.generate(IDS, assistant_model=draft, **TWO_TOKENIZERS, do_sample=True, max_new_tokens=9)
+
+
+def test_sampling_with_two_tokenizers() -> None:
+    """Of the one likeliest token, so that it is what greedy decoding writes."""
+    settings = {**TWO_TOKENIZERS, "do_sample": True, "top_k": 1, "max_new_tokens": 9}
+    out = MODEL.generate(IDS, assistant_model=draft_of_67_words(), **settings)
+    assert torch.equal(out, MODEL.generate(IDS, max_new_tokens=9, do_sample=False))
