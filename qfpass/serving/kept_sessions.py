@@ -1,6 +1,6 @@
 """Sessions kept where texts ended, for requests whose ids go on from there.
 
-A session can't take tokens back, so it serves exactly the texts that begin with all of its ids. They are
+They take no tokens back, so a session serves exactly the texts that begin with all of its ids. They are
 found by a digest of the ids. What is kept is never read into: a row gets a copy. The least recently used go
 from memory to disk.
 """
