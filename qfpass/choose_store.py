@@ -51,8 +51,11 @@ def choose_store(
 
 
 def _may_choose(config: Config, captured: Captured, length: int) -> bool:
-    """Whether few bits are of use: a ratio, texts not too short, a processor, no key that moves."""
-    compresses = config.ratio is not None and config.ratio > 1
+    """Whether few bits are of use and can be measured.
+
+    That takes a ratio, texts not too short, a processor, no key that moves, and predictions to compare.
+    """
+    compresses = config.ratio is not None and config.ratio > 1 and captured.predicts
     compresses &= (config.context_length or length) >= TOKENS
     return compresses and captured.device.type == "cpu" and config.overflow != "rerotate"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .capture.computation_digest import digest_computation
 from .capture.decoder_call import own_context_length
@@ -16,9 +16,12 @@ from .capture.suitable import refuse_unsuitable
 from .config import Config
 from .decoder.decoder import Decoder
 from .decoder.overflow import find_rotations
+from .ends.model_ends import ModelEnds
+from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.tracing import without_autocast
+from .graph.vocabulary import vocabulary
 from .kernels.kernel import Kernel
 from .layer_rules import ChooseRule, layer_rule
 from .lowering.decoder_graphs import Graphs
@@ -41,11 +44,11 @@ from .regions.outline import outline
 from .regions.step_linears import stream_weights
 from .rewriting.rewrite import rewrite
 from .rewriting.site import layers_of
-from .rewriting.vocabulary import vocabulary
 from .store.scores import Score, score_named
 from .store.store_kind import StoreKind
 from .switches import Switches
 from .upstream.versions import warn_if_untested
+from .vision_language.parts import vision_language_parts
 from .waits import Wait
 
 
@@ -75,7 +78,8 @@ def compile(
 
     Args:
         model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
-            mode. It is left as it was; its parameters are shared. Of a compiled one, the original is taken.
+            mode; of transformers' also one without a head, or for sequence classification. It is left as it
+            was; its parameters are shared. Of a compiled one, the original is taken.
         ratio: how many times fewer bytes than all keys and values of `context_length` tokens take: so many
             times fewer slots, or as many more as fit in these bytes if `store_dtype` or `store` makes a slot
             smaller; 1, the default, keeps every key.
@@ -134,10 +138,15 @@ def build(
         choose_rule: how each layer keeps keys.
     """
     warn_if_untested()
-    model = original_of(model)
+    whole = model = original_of(model)
     refuse_unsuitable(model)
     if config.backend == "inductor":
         require_machine(compiles_for_processor(model, config), config.switches)
+    parts = vision_language_parts(model)
+    if parts is not None:
+        model = parts.decoder
+        if parts.has_axes and config.overflow == "rerotate":
+            raise ConfigError("overflow='rerotate' moves positions of one axis: use another for this model.")
 
     def make(config: Config) -> tuple[Decoder, str | None]:
         with without_autocast(model):
@@ -158,6 +167,11 @@ def build(
         return make(replace(config, filters=decoder.filters) if decoder.filters else config)[0]
 
     changes = DecoderVersions(model, decoder, digest, digest_now, compile_anew)
+    if parts is not None:
+        # Imported here, since it imports transformers' generation, which takes seconds.
+        from .vision_language.compiled_model import attach_vision_language
+
+        return attach_vision_language(whole, parts, decoder, changes)
     return attach(model, decoder, changes, output_maker(model, decoder.device))
 
 
@@ -188,14 +202,23 @@ def make_decoder(
     filters = filters_for(model, proven, plan, sites)
     rewritten = rewrite(captured, sites)
     rotations = find_rotations(rewritten, sites, plan.sizes, plan.config)
-    outlined = outline(rewritten, config.switches.lean_tracing)
-    if own_loops:
-        stream_weights(outlined)
-    if config.compact_weights:
-        outlined = with_compact_weights(outlined)
-    graphs = Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)
+
+    def graphs_of(module: fx.GraphModule, compact: bool = False) -> Graphs:
+        outlined = outline(module, config.switches.lean_tracing)
+        if own_loops:
+            stream_weights(outlined)
+        if compact:
+            outlined = with_compact_weights(outlined)
+        return Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)
+
+    other_ends = ModelEnds(
+        model, captured, proven.attentions, rewritten, graphs_of, config.kernel,
+        say=config.backend == "inductor",
+    )  # fmt: skip
+    graphs = graphs_of(rewritten, config.compact_weights)
     decoder = Decoder(
         graphs, layers_of(sites), filters, plan.sizes, plan.config, captured.device, captured.dtype,
-        model_fingerprint(captured, proven.attentions), vocabulary(captured), rotations, proven.skipped,
+        model_fingerprint(captured, proven.attentions), vocabulary(captured.module), rotations,
+        proven.skipped, other_ends,
     )  # fmt: skip
     return decoder, proven.digest

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..graph.captured import BATCH, LENGTH, logits_width
+from ..graph.captured import BATCH, LENGTH, id_limit
 from ..graph.nodes import operator_name, site_name
 from ..graph.patterns import SOFTMAX, product_with_values
 from .operators import OPERATORS
@@ -44,7 +44,7 @@ def trace_inputs(module: fx.GraphModule) -> tuple[torch.Tensor, torch.Tensor]:
     ids = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"]
     rows = ids.shape[0] if isinstance(ids.shape[0], int) else BATCH
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randint(1, logits_width(module), (rows, LENGTH), generator=generator).to(ids.device)
+    chosen = torch.randint(1, id_limit(module), (rows, LENGTH), generator=generator).to(ids.device)
     position = torch.arange(LENGTH, device=ids.device).expand(rows, -1).contiguous()
     return chosen, position
 

@@ -17,6 +17,7 @@ from ..upstream.entry import describe
 from ..upstream.fx import GraphPickling, graph_pickling
 from ..upstream.inductor_cache import cache_folder
 from .decoder_call import LogitsWrapper
+from .kinds import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -96,4 +97,5 @@ def _read(pickling: GraphPickling, file: Path, model: nn.Module, batch: int | No
     root = LogitsWrapper(model)
     for name, tensor in kept["constants"].items():
         setattr(root, name, tensor)
-    return Captured(lazy_code_module(root, graph, lean), *device_and_dtype(model), batch, lean)
+    module, predicts = lazy_code_module(root, graph, lean), kind_of(model) == "logits"
+    return Captured(module, *device_and_dtype(model), batch, lean, predicts=predicts)

@@ -10,6 +10,8 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..upstream import export
+from ..upstream.heads import backbone_of, is_pretrained, is_sequence_classifier
+from .kinds import scores_head
 from .left_behind import put_back
 
 _ALWAYS = {"use_cache": False, "return_dict": True}  # passed if forward accepts them
@@ -25,18 +27,21 @@ def call_decoder(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -
         return run_decoder(model, ids, positions)
 
 
-def run_decoder(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor) -> Any:
-    """The output of `model` for token ids [B, S] at positions [B, S].
+def run_decoder(model: nn.Module, ids: torch.Tensor | None, positions: torch.Tensor, **asked: Any) -> Any:
+    """The output of `model` for token ids [B, S] at positions [B, S], with further arguments.
 
     Positions are passed as `position_ids`, else as an argument that has no default and "pos" in its name. A
-    model with neither argument counts positions itself.
+    model with neither argument counts positions itself. Of a sequence classifier it is the scores of every
+    token, where its own forward gives those of one.
     """
+    if is_pretrained(model) and is_sequence_classifier(model):
+        return scores_head(model)(logits_of(run_decoder(backbone_of(model), ids, positions, **asked)))
     accepted = inspect.signature(model.forward).parameters
     keywords: dict[str, Any] = {name: value for name, value in _ALWAYS.items() if name in accepted}
     name = _positions_argument(accepted)
     if name is not None:
         keywords[name] = positions[0] if name in _ONE_ROW else positions
-    return model(ids, **keywords)
+    return model(ids, **keywords, **asked)
 
 
 def _positions_argument(accepted: Mapping[str, inspect.Parameter]) -> str | None:
@@ -49,10 +54,12 @@ def _positions_argument(accepted: Mapping[str, inspect.Parameter]) -> str | None
 def logits_of(output: Any) -> torch.Tensor:
     """The logits [B, S, V] in a decoder's output: its `.logits`, or the output or its first element.
 
+    Of a model without a head, the last hidden values [B, S, E].
+
     Raises:
         CaptureError: that is no tensor of three dimensions.
     """
-    logits = getattr(output, "logits", output)
+    logits = getattr(output, "logits", getattr(output, "last_hidden_state", output))
     if isinstance(logits, tuple) and logits:
         logits = logits[0]
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3:

@@ -22,6 +22,7 @@ from ..upstream import export
 from ..upstream.entry import describe
 from ..upstream.fx import merge_equal_nodes
 from .decoder_call import LogitsWrapper
+from .kinds import kind_of
 from .layer_copies import expand_layer_copies, layer_copies_stand_in
 from .ranks import are_several
 from .suitable import opaque_weight_classes, refuse_unsuitable
@@ -79,7 +80,8 @@ def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], l
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
     conditions, left_behind = export.size_conditions(program), tuple(sorted(whole.left_behind))
-    return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind)
+    predicts = kind_of(model) == "logits"
+    return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind, predicts)
 
 
 def captured_program(program: torch.export.ExportedProgram) -> Captured:

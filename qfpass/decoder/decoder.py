@@ -8,10 +8,12 @@ overwrite (`watch`). A step whose rows have filled different numbers of slots ne
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
 from ..config import Config
+from ..errors import InputError
 from ..filters import QFilters, TrainedFilters
 from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
@@ -24,6 +26,7 @@ from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, all_equal
 from ..sessions.session import Session
 from ..sessions.stores import Stores
+from ..sessions.tokens import Ends, Tokens
 from ..sizes import Sizes
 from ..store.layer import Layer, bounded_shares
 from ..upstream import dynamo
@@ -31,6 +34,22 @@ from .budget import sizes_for
 from .in_turn import FairLock
 from .overwritten_slots import OverwriteFinder, positions_of, slots_of_next
 from .taken_back import require_kept
+
+
+class OtherEnds(Protocol):
+    """Makes graphs of a decoder that work on the same stores and take or give something else."""
+
+    def graphs(self, ends: Ends) -> DecoderGraphs:
+        """The graphs with these ends."""
+
+    def hidden_numbers(self, asked: bool | Sequence[int]) -> tuple[int, ...]:
+        """The numbers of the hidden states that are asked for."""
+
+    def split(self, values: torch.Tensor, hidden: Sequence[int]) -> list[torch.Tensor]:
+        """What graphs gave side by side: these hidden states, then the model's own output, if any."""
+
+    def require_width(self, embeddings: torch.Tensor) -> None:
+        """Raise InputError unless embeddings [B, S, E] have the size and dtype of the model's own."""
 
 
 class Decoder:
@@ -45,6 +64,7 @@ class Decoder:
 
     Args:
         skipped: the optimisations that the capture didn't use, by name, each with the reason.
+        other_ends: makes graphs that take embeddings or give hidden states; None for exported graphs.
     """
 
     def __init__(
@@ -60,12 +80,14 @@ class Decoder:
         vocabulary: int | None,
         rotations: Sequence[Rotation | None],
         skipped: Mapping[str, str],
+        other_ends: OtherEnds | None = None,
     ) -> None:
-        self._skipped = skipped
+        self._skipped, self._other_ends = skipped, other_ends
         self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
         self.layers, self.sizes, self.config = tuple(layers), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
         self.graphs = graphs
+        self._other_graphs = dict[Ends, DecoderGraphs]()
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
         self._copied = CopiedWeights(graphs.copied)
@@ -81,6 +103,33 @@ class Decoder:
         # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
         self._size_source = torch.empty(self.most_tokens + 1, device=device)
         self._batch_sizes = set[int]()
+
+    @property
+    def other_ends(self) -> OtherEnds:
+        """Makes graphs that take embeddings or give hidden states.
+
+        Raises:
+            InputError: this decoder's graphs were exported.
+        """
+        if self._other_ends is None:
+            raise InputError(
+                "a decoder from an export takes ids and gives logits, nothing else: compile the model."
+            )
+        return self._other_ends
+
+    def prepare(self, ends: Ends) -> None:
+        """Make the graphs of these ends, unless they are there; they are compiled when they are first called.
+
+        Raises:
+            InputError: the model has no such ends, or its graphs were exported.
+        """
+        if ends == Ends() or ends in self._other_graphs:
+            return
+        made = self.other_ends.graphs(ends)
+        self._other_graphs.setdefault(ends, made)
+
+    def _graphs_of(self, ends: Ends) -> DecoderGraphs:
+        return self.graphs if ends == Ends() else self._other_graphs[ends]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -127,7 +176,10 @@ class Decoder:
     @property
     def graphs_compiled(self) -> int:
         """The number of graphs that Dynamo has compiled for this decoder so far."""
-        modules = [*self.graphs.modules, *([self.watch.module] if self.watch.module else [])]
+        modules = [
+            module for graphs in (self.graphs, *self._other_graphs.values()) for module in graphs.modules
+        ]
+        modules += [self.watch.module] if self.watch.module else []
         return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
 
     @property
@@ -149,43 +201,44 @@ class Decoder:
 
     def chunk(
         self,
-        ids: torch.Tensor,
+        tokens: Tokens,
         stores: Stores,
         row: Row,
         sizes: Sizes,
         wanted: torch.Tensor,
         call_end: int,
     ) -> torch.Tensor | None:
-        """Read ids [B, S], S > 1, into `stores`; logits [B, len(wanted), V], None if nothing is wanted.
+        """Read tokens [B, S], S > 1, into `stores`; logits [B, len(wanted), V], None if nothing is wanted.
 
         Args:
             row: how far all B rows are.
-            wanted: indices of the tokens in `ids` whose logits are returned.
+            wanted: indices of the tokens whose logits are returned.
             call_end: the position of the last token of the call that the chunk is part of.
         """
         self._copied.check()
-        position = torch.arange(row.position, row.position + ids.shape[1], device=self.device)
-        position = position.expand(ids.shape[0], -1).contiguous()
-        ids = ids.clone(memory_format=torch.contiguous_format)
-        for tensor in (ids, position):
-            mark_length(tensor, 1, self.graphs.longest)
+        graphs = self._graphs_of(tokens.ends)
+        position = torch.arange(row.position, row.position + tokens.columns, device=self.device)
+        position = position.expand(len(tokens.ids), -1).contiguous()
+        text, *axes = tokens.inputs()
+        for tensor, dim in ((text, 1), (position, 1), *((each, 2) for each in axes)):
+            mark_length(tensor, dim, graphs.longest)
         inputs = self._inputs(row.tokens, None, stores, [sizes], call_end)
-        hidden = self.graphs.chunk(ids, position, *inputs)
+        hidden = graphs.chunk(text, position, *axes, *inputs)
         if len(wanted) == 0:
             return None
         chosen = hidden[:, wanted.to(self.device)]
-        return chosen if self.graphs.head is None else self._logits(chosen)
+        return chosen if graphs.head is None else _logits(graphs.head, chosen)
 
     def step(
         self,
-        ids: torch.Tensor,
+        tokens: Tokens,
         stores: Stores,
         rows: Sequence[Row],
         sizes: Sequence[Sizes],
         reading_rows: Sequence[int],
         overwritten: Overwritten | None,
     ) -> torch.Tensor:
-        """Read ids [B, 1], one token per row, into `stores`; logits [B, 1, V].
+        """Read tokens [B, 1], one per row, into `stores`; logits [B, 1, V].
 
         Args:
             sizes: of each row; those of the reading rows have the same `filters_for`.
@@ -193,11 +246,11 @@ class Decoder:
             overwritten: what `watch` found that this step overwrites, with the slots; None if not asked.
         """
         self._copied.check()
-        tokens = [rows[i].tokens + 1 for i in reading_rows]
+        read = [rows[i].tokens + 1 for i in reading_rows]
         budgets = [sizes[i] for i in reading_rows]
-        is_full = all_equal(budgets) and min(tokens) >= self._most_slots
+        is_full = all_equal(budgets) and min(read) >= self._most_slots
         lengths = None
-        if not is_full and not (all_equal(tokens) and all_equal(budgets)):
+        if not is_full and not (all_equal(read) and all_equal(budgets)):
             lengths = torch.tensor([row.tokens + 1 for row in rows], device=self.device)
             if self._batch_sizes - {len(rows)}:
                 # The graphs take any number of rows by now. Lengths of a fixed size would fix that number
@@ -211,14 +264,17 @@ class Decoder:
         )
         position = overwritten.position if overwritten else positions_of(rows, self.device)
 
-        def prepare() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-            inputs = self._inputs(max(tokens), lengths, stores, budgets, call_end=0)
-            return lambda ids, position: self.graphs.step(ids, position, *inputs)
+        graphs = self._graphs_of(tokens.ends)
 
-        ids = ids.clone(memory_format=torch.contiguous_format)
+        def prepare() -> Callable[..., torch.Tensor]:
+            inputs = self._inputs(max(read), lengths, stores, budgets, call_end=0)
+            return lambda *given: graphs.step(*given, *inputs)
+
+        text, *axes = tokens.inputs()
         if is_full:  # from now on every step runs the same kernels on the same memory
-            return self.replays.run("step", prepare, stores, ids, position, variant=budgets[0].slots).clone()
-        return prepare()(ids, position)
+            kind, slots = "step" if tokens.ends == Ends() else f"step by {tokens.ends}", budgets[0].slots
+            return self.replays.run(kind, prepare, stores, text, position, *axes, variant=slots).clone()
+        return prepare()(text, position, *axes)
 
     def _inputs(
         self,
@@ -249,21 +305,21 @@ class Decoder:
         )
         return self._step_inputs.values(reach, stores, self.filters_for(sizes[0].slots), stores.write_slots)
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that one graph serves every T."""
-        tokens = hidden.shape[1]
-        if tokens == 1:
-            hidden = hidden.repeat(1, 2, 1)
-        hidden = hidden.contiguous()
-        dynamo.mark_dynamic(hidden, 1)
-        assert self.graphs.head is not None
-        return self.graphs.head(hidden)[:, :tokens]
-
     def filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
         """The filters of every attention for a budget of `slots`; empty without filters."""
         if slots not in self._filters_by_slots:
             self._filters_by_slots[slots] = self.filters.for_slots(slots) if self.filters else ()
         return self._filters_by_slots[slots]
+
+
+def _logits(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that one graph serves every T."""
+    tokens = hidden.shape[1]
+    if tokens == 1:
+        hidden = hidden.repeat(1, 2, 1)
+    hidden = hidden.contiguous()
+    dynamo.mark_dynamic(hidden, 1)
+    return head(hidden)[:, :tokens]
 
 
 def _with_unbacked_size(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 from ..sessions.overwritten import Overwritten, overwritten_by
 from ..sessions.rows import TokenColumns, Wanted, all_equal
 from ..sessions.session import Session
+from ..sessions.tokens import Tokens
 from .decoder import Decoder
 from .overflow import move_keys_back, overflows
 from .undo import Undo
@@ -25,9 +26,11 @@ Turn = Callable[[], AbstractContextManager[None]]
 
 @torch.no_grad()
 def read(
-    decoder: Decoder, session: Session, ids: torch.Tensor, spans: Sequence[TokenColumns], wanted: torch.Tensor
+    decoder: Decoder, session: Session, tokens: Tokens, spans: Sequence[TokenColumns], wanted: torch.Tensor
 ) -> torch.Tensor:
-    """Read ids [B, S] int64 into the session; logits [B, len(wanted), V] of the wanted columns.
+    """Read tokens [B, S] into the session; logits [B, len(wanted), V] of the wanted columns.
+
+    Hidden states that the tokens ask for come before the logits: [B, len(wanted), n * E + V].
 
     If anything fails, or another thread cancels the call, the session is restored to its state before.
 
@@ -35,26 +38,27 @@ def read(
         spans: the columns of each row's tokens; the others are padding.
         wanted: ascending columns, int64 on the CPU; see `Wanted` for the logits of padding.
     """
-    tokens = [span.tokens for span in spans]
-    is_step = max(tokens) == 1
+    lengths = [span.tokens for span in spans]
+    is_step = max(lengths) == 1
+    decoder.prepare(tokens.ends)
     # A step keeps its turn from here on: `Undo` runs the graph that finds what the step overwrites, and no
     # other thread may run that graph before the step. Other calls copy what they may change in a turn of its
     # own, since a pool's step writes into all rows before it restores those that rest.
     of_step, of_undo = _turns(decoder, is_step)
     with session.in_use(), of_step():
-        moves = any(map(partial(overflows, decoder), session.rows, tokens))
+        moves = any(map(partial(overflows, decoder), session.rows, lengths))
         with of_undo():
-            undo = Undo(session, decoder.watch, max(tokens), moves)
+            undo = Undo(session, decoder.watch, max(lengths), moves)
         try:
             session.refuse_if_cancelled()
             session.allocate(len(spans))
             if all_equal(session.rows) and all_equal(spans):
-                logits = _read_together(decoder, session, ids, spans[0], wanted, undo.overwritten)
+                logits = _read_together(decoder, session, tokens, spans[0], wanted, undo.overwritten)
             elif is_step:
-                logits = _read_step(decoder, session, ids, spans, wanted, undo.overwritten)
+                logits = _read_step(decoder, session, tokens, spans, wanted, undo.overwritten)
             else:
-                logits = _read_row_by_row(decoder, session, ids, spans, wanted)
-            session.note_read(ids, spans)
+                logits = _read_row_by_row(decoder, session, tokens, spans, wanted)
+            session.note_read(tokens.ids, spans)
         except BaseException:
             undo.restore(of_undo())
             raise
@@ -69,13 +73,13 @@ def _turns(decoder: Decoder, is_step: bool) -> tuple[Turn, Turn]:
 def _read_together(
     decoder: Decoder,
     session: Session,
-    ids: torch.Tensor,
+    tokens: Tokens,
     span: TokenColumns,
     wanted: torch.Tensor,
     overwritten: Overwritten | None,
 ) -> torch.Tensor:
-    """Read the columns `span` of ids [B, S] into every row; logits [B, len(wanted), V]."""
-    chosen, own = Wanted(wanted, span), ids[:, slice(*span)]
+    """Read the columns `span` of tokens [B, S] into every row; logits [B, len(wanted), V]."""
+    chosen, own = Wanted(wanted, span), tokens.between(*span)
     if span.tokens > 1:
         return chosen.spread(_read_chunks(decoder, session, own, None, chosen.tokens))
     logits = _read_chunk_or_token(decoder, session, own, None, chosen.tokens, 1, overwritten)
@@ -84,17 +88,17 @@ def _read_together(
 
 
 def _read_chunks(
-    decoder: Decoder, session: Session, ids: torch.Tensor, row: int | None, wanted: torch.Tensor
+    decoder: Decoder, session: Session, tokens: Tokens, row: int | None, wanted: torch.Tensor
 ) -> torch.Tensor:
-    """Read ids [B, S] in chunks into every row, or into `row` alone; logits [B, len(wanted), V].
+    """Read tokens [B, S] in chunks into every row, or into `row` alone; logits [B, len(wanted), V].
 
-    `wanted` holds indices of tokens in `ids`.
+    `wanted` holds indices of `tokens`.
     """
     parts = []
-    for start, end in pairwise(_ends_of_pieces(session, ids.shape[1])):
+    for start, end in pairwise(_ends_of_pieces(session, tokens.columns)):
         session.refuse_if_cancelled()
-        piece, left = ids[:, start:end], ids.shape[1] - start
-        inside = wanted[(wanted >= start) & (wanted < start + piece.shape[1])] - start
+        piece, left = tokens.between(start, end), tokens.columns - start
+        inside = wanted[(wanted >= start) & (wanted < start + piece.columns)] - start
         with decoder.running():
             part = _read_chunk_or_token(decoder, session, piece, row, inside, left)
         if part is not None:
@@ -114,22 +118,22 @@ def _ends_of_pieces(session: Session, tokens: int) -> list[int]:
 def _read_chunk_or_token(
     decoder: Decoder,
     session: Session,
-    ids: torch.Tensor,
+    tokens: Tokens,
     row: int | None,
     wanted: torch.Tensor,
     left: int,
     overwritten: Overwritten | None = None,
 ) -> torch.Tensor | None:
-    """Read ids [B, S] at once into every row, or into `row` alone; logits [B, len(wanted), V] or None.
+    """Read tokens [B, S] at once into every row, or into `row` alone; logits [B, len(wanted), V] or None.
 
     Args:
-        wanted: indices of tokens in `ids`; None is returned if it is empty.
-        left: the number of tokens from the first of `ids` to the end of the call.
+        wanted: indices of `tokens`; None is returned if it is empty.
+        left: the number of tokens from the first of `tokens` to the end of the call.
         overwritten: what a single token will overwrite, if that is known.
     """
     stores = session.stores if row is None else session.stores_of(row)
     affected = range(len(session.rows)) if row is None else (row,)
-    length = ids.shape[1]
+    length = tokens.columns
     move_keys_back(decoder, session, affected, length)
     rows = [session.rows[i] for i in affected]
     if left <= session.take_back:
@@ -137,10 +141,10 @@ def _read_chunk_or_token(
     logits: torch.Tensor | None
     if length == 1:
         sizes = [session.sizes] * len(rows)
-        logits = decoder.step(ids, stores, rows, sizes, range(len(rows)), overwritten)
+        logits = decoder.step(tokens, stores, rows, sizes, range(len(rows)), overwritten)
         logits = logits if len(wanted) else None
     else:
-        logits = decoder.chunk(ids, stores, rows[0], session.sizes, wanted, rows[0].position + left - 1)
+        logits = decoder.chunk(tokens, stores, rows[0], session.sizes, wanted, rows[0].position + left - 1)
     session.advance(affected, length)
     return logits
 
@@ -163,16 +167,16 @@ def _note_overwritten(
 
 
 def _read_row_by_row(
-    decoder: Decoder, session: Session, ids: torch.Tensor, spans: Sequence[TokenColumns], wanted: torch.Tensor
+    decoder: Decoder, session: Session, tokens: Tokens, spans: Sequence[TokenColumns], wanted: torch.Tensor
 ) -> torch.Tensor:
-    """Read each row's columns of ids [B, S] by themselves; logits [B, len(wanted), V]."""
+    """Read each row's columns of tokens [B, S] by themselves; logits [B, len(wanted), V]."""
     parts: list[torch.Tensor | None] = []
     for row, span in enumerate(spans):
         if span.tokens == 0:
             parts.append(None)
             continue
         chosen = Wanted(wanted, span)
-        own = ids[row : row + 1, slice(*span)]
+        own = tokens.of_row(row).between(*span)
         parts.append(chosen.spread(_read_chunks(decoder, session, own, row, chosen.tokens)))
     return _join_rows(parts)
 
@@ -180,7 +184,7 @@ def _read_row_by_row(
 def _read_step(
     decoder: Decoder,
     session: Session,
-    ids: torch.Tensor,
+    tokens: Tokens,
     spans: Sequence[TokenColumns],
     wanted: torch.Tensor,
     overwritten: Overwritten | None,
@@ -193,8 +197,8 @@ def _read_step(
         overwritten = decoder.watch(session.stores, session.rows, session.row_sizes)
     if session.take_back and overwritten is not None:
         session.note_overwritten(overwritten.of_rows(reading).cloned())
-    column = torch.tensor([span.start for span in spans], device=ids.device)
-    token = ids.gather(1, column[:, None])
+    column = torch.tensor([span.start for span in spans], device=tokens.ids.device)
+    token = tokens.at(column)
     logits = decoder.step(token, session.stores, session.rows, session.row_sizes, reading, overwritten)
     if resting and overwritten is not None:
         overwritten.restore(session.stores, resting)

@@ -15,6 +15,7 @@ from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, TokenColumns
 from ..sessions.session import Session
 from ..sessions.stores import Stores
+from ..sessions.tokens import Tokens
 from ..sizes import Sizes
 from .decoder import Decoder
 from .overflow import move_keys_back, overflows
@@ -110,7 +111,7 @@ class RowSessions:
     def _one_by_one(self, ids: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Logits [n, V], each row's in a call of its own: the longest text in a call would change others."""
         calls = [
-            self._decoder.step(ids[row : row + 1], s.stores, s.rows, s.row_sizes, [0], None)
+            self._decoder.step(Tokens(ids[row : row + 1]), s.stores, s.rows, s.row_sizes, [0], None)
             for row, s in reading.items()
         ]
         return torch.cat(calls)[:, 0]
@@ -127,7 +128,7 @@ class RowSessions:
         """Logits [n, V], in one call of the graph; in one for each budget if filters depend on budgets."""
         groups, calls, written = self._groups(reading), dict[int, torch.Tensor](), list[Overwritten]()
         for group in groups:
-            logits = self._decoder.step(ids, self.stores, rows, sizes, group, overwritten)[:, 0]
+            logits = self._decoder.step(Tokens(ids), self.stores, rows, sizes, group, overwritten)[:, 0]
             if len(groups) == 1:
                 overwritten.restore(self.stores, [row for row in standing if row not in reading])
                 return logits[list(reading)]

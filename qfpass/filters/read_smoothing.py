@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ..attention.find import Attention
-from ..graph.captured import Captured, logits_width
+from ..graph.captured import Captured, id_limit
 from ..store.smoothing import smoothing_factors
 from .calibrate import spread_starts
 from .operand_reader import operand_reader
@@ -31,7 +31,7 @@ def read_smoothing(
     reader = operand_reader(captured.module, attentions, show)
     generator = torch.Generator().manual_seed(0)
     tokens = min(TOKENS, context_length)
-    ids = torch.randint(logits_width(captured.module), (ROWS, tokens), generator=generator)
+    ids = torch.randint(id_limit(captured.module), (ROWS, tokens), generator=generator)
     batches = ids.split(captured.batch or ROWS)
     for rows, start in zip(batches, spread_starts([b.shape for b in batches], context_length), strict=True):
         positions = start[:, None] + torch.arange(tokens)

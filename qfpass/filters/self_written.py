@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..attention.find import Attention
-from ..graph.captured import Captured, logits_width
+from ..graph.captured import Captured, id_limit
 from ..rewriting.uncompressed import Uncompressed
 from ..waits import Wait
 
@@ -14,7 +14,7 @@ def random_starts(captured: Captured, rows: int) -> torch.Tensor:
     """A random first token for each row, [B, 1] int64; a graph made for a number of rows gets that many."""
     generator = torch.Generator().manual_seed(0)
     shape = (captured.batch or rows, 1)
-    return torch.randint(logits_width(captured.module), shape, generator=generator).to(captured.device)
+    return torch.randint(id_limit(captured.module), shape, generator=generator).to(captured.device)
 
 
 @torch.no_grad()
@@ -30,14 +30,20 @@ def write_text(
 ) -> torch.Tensor:
     """Texts of `tokens` tokens a row, sampled at temperature 1: ids [B, tokens] int64.
 
+    A model that predicts no tokens can't write: its texts are random ids.
+
     Args:
         first: the first tokens of each row, [B, n] int64.
         most_likely: a token is drawn from so many; None for all.
         seed: of the sampling.
         progress: say how far it is.
     """
-    program = Uncompressed(captured, attentions, capacity=tokens, batch=len(first))
     generator = torch.Generator(device=first.device).manual_seed(seed)
+    if not captured.predicts:
+        shape = (len(first), tokens - first.shape[1])
+        more = torch.randint(id_limit(captured.module), shape, generator=generator, device=first.device)
+        return torch.cat([first, more], dim=1)
+    program = Uncompressed(captured, attentions, capacity=tokens, batch=len(first))
     written = [first]
     with Wait(f"the model writes {len(first)} texts of {tokens} tokens", shown=progress) as wait:
         for _ in wait.count(range(tokens - first.shape[1])):

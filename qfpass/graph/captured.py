@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import CaptureError
+from .vocabulary import vocabulary
 
 # Rows and tokens of the example that a trace reads. They differ from each other and from sizes that models
 # use, so that a dimension of that size can be recognised.
@@ -24,6 +25,7 @@ class Captured:
         lean: whether graph modules made from this one generate their Python code only when it is needed.
         conditions: what the trace assumed about the inputs' sizes, as Python expressions.
         left_behind: the paths of the model's attributes, numbers and flags, that a traced call had changed.
+        predicts: whether the output is logits over the vocabulary, and not hidden values or scores.
     """
 
     module: fx.GraphModule
@@ -33,6 +35,7 @@ class Captured:
     lean: bool = True
     conditions: tuple[str, ...] = ()
     left_behind: tuple[str, ...] = ()
+    predicts: bool = True
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -53,7 +56,8 @@ def example_inputs(device: torch.device, batch: int | None) -> tuple[torch.Tenso
     return ids, torch.arange(LENGTH, device=device).expand(len(ids), -1).contiguous()
 
 
-def logits_width(module: fx.GraphModule) -> int:
-    """The size V of the logits [B, S, V] that a decoder's graph gives."""
-    (logits,) = module.graph.output_node().all_input_nodes
-    return int(logits.meta["val"].shape[-1])
+def id_limit(module: fx.GraphModule) -> int:
+    """A number below which every id is one that a decoder's graph takes."""
+    (output,) = module.graph.output_node().all_input_nodes
+    size = int(output.meta["val"].shape[-1])
+    return min(size, vocabulary(module) or size)

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..capture.kinds import kind_of
 from ..decoder.decoder import Decoder
 from ..errors import InputError
 from ..upstream.module_object import require_moves_in_one_place, shallow_copy
 from .changes import DecoderVersions
 from .compiled_decoder import CompiledDecoder, CompiledPlainModel
+from .headless import BY_KIND
 from .returned import MakeOutput
 
 
@@ -28,21 +30,18 @@ def attach(
     require_moves_in_one_place()
     if returned is None:
         return _attach_transformers(model, decoder, changes)
-    kind = _outside_dynamo(CompiledPlainModel, CompiledPlainModel.__name__)
+    kind = outside_dynamo(CompiledPlainModel, CompiledPlainModel.__name__)
     return kind(model, decoder, changes, returned)
 
 
 def _attach_transformers(model: Any, decoder: Decoder, changes: DecoderVersions) -> CompiledDecoder:
-    from ..upstream.generate import require_generation_steps
-    from .generation import CompiledGeneration
-
-    require_generation_steps()
     compiled: Any = shallow_copy(model)
     # The class keeps the original's name: transformers' pipelines tell by it what a model can do.
-    compiled.__class__ = _outside_dynamo(CompiledGeneration, type(model).__name__, type(model))
+    compiled.__class__ = outside_dynamo(_kind_for(model), type(model).__name__, type(model))
+    if hasattr(model, "generation_config"):
+        compiled.generation_config = copy.deepcopy(model.generation_config)
     compiled.__dict__ |= {
         "config": copy.deepcopy(model.config),
-        "generation_config": copy.deepcopy(model.generation_config),
         "qfpass_decoder": decoder,
         "qfpass_original": model,
         "qfpass_changes": changes,
@@ -53,7 +52,19 @@ def _attach_transformers(model: Any, decoder: Decoder, changes: DecoderVersions)
     return compiled
 
 
-def _outside_dynamo(kind: type, name: str, *bases: type) -> Any:
+def _kind_for(model: nn.Module) -> type[CompiledDecoder]:
+    """The class that calls a transformers model's decoder and returns what the model does."""
+    kind = kind_of(model)
+    if kind in BY_KIND:
+        return BY_KIND[kind]
+    from ..upstream.generate import require_generation_steps
+    from .generation import CompiledGeneration
+
+    require_generation_steps()
+    return CompiledGeneration
+
+
+def outside_dynamo(kind: type, name: str, *bases: type) -> Any:
     """A subclass of `kind` and `bases` whose forward an outer torch.compile calls without tracing it.
 
     Its graphs are compiled already.

@@ -8,6 +8,7 @@ from ..decoder.decoder import Decoder
 from ..errors import InputError, SessionError
 from ..sessions.rows import TokenColumns, all_equal, spans_of
 from ..sessions.session import Session
+from ..sessions.tokens import UNKNOWN_ID, Tokens
 from .changes import DecoderVersions
 
 
@@ -33,12 +34,57 @@ def check_inputs(
     ids: torch.Tensor | None,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
-) -> tuple[torch.Tensor, list[TokenColumns]]:
-    """The ids [B, S] int64 on the decoder's device, 0 where padding, and the columns of each row's tokens.
+    embeddings: torch.Tensor | None = None,
+) -> tuple[Tokens, list[TokenColumns]]:
+    """The tokens [B, S] on the decoder's device, 0 where padding, and the columns of each row's tokens.
 
     Raises:
         InputError: an argument is wrong in itself, or doesn't fit the session, context or vocabulary.
     """
+    if embeddings is None:
+        ids = _checked_ids(ids)
+    elif ids is None:
+        ids = _unknown_ids(decoder, embeddings)
+    else:
+        raise InputError("input_ids and inputs_embeds were both given: give the one that is to be read.")
+    if session.tokens_seen and ids.shape[0] != session.batch:
+        raise InputError(f"the session holds {session.batch} rows, {_name(embeddings)} has {ids.shape[0]}.")
+    if decoder.graphs.rows is not None and ids.shape[0] not in decoder.graphs.rows:
+        raise InputError(
+            f"{_name(embeddings)} has {ids.shape[0]} rows, but this decoder was exported for calls of "
+            f"{' or '.join(map(str, decoder.graphs.rows))}: export it with rows={ids.shape[0]}."
+        )
+    ids = ids.to(decoder.device, torch.long)
+    tokens = Tokens(ids, None if embeddings is None else embeddings.to(decoder.device))
+    spans = _spans(session, ids, attention_mask)
+    if not all_equal(spans) or spans[0].tokens < ids.shape[1]:
+        tokens = tokens.without(_padding(ids, spans))
+    check_length(decoder, session, spans)
+    if embeddings is None:
+        _check_vocabulary(decoder, tokens.ids)
+    if position_ids is not None:
+        _check_positions(session, ids, spans, position_ids)
+    return tokens, spans
+
+
+def _name(embeddings: torch.Tensor | None) -> str:
+    return "input_ids" if embeddings is None else "inputs_embeds"
+
+
+def _unknown_ids(decoder: Decoder, embeddings: torch.Tensor) -> torch.Tensor:
+    """Ids [B, S] that stand for embeddings [B, S, E]."""
+    if not isinstance(embeddings, torch.Tensor) or not embeddings.is_floating_point():
+        raise InputError("inputs_embeds must be a tensor of floating-point numbers.")
+    if embeddings.dim() != 3 or 0 in embeddings.shape:
+        raise InputError(
+            f"inputs_embeds must be [batch, tokens, size], none of them 0, not {tuple(embeddings.shape)}."
+        )
+    decoder.other_ends.require_width(embeddings)
+    return torch.full(embeddings.shape[:2], UNKNOWN_ID)
+
+
+def _checked_ids(ids: torch.Tensor | None) -> torch.Tensor:
+    """The ids, if they are integers [B, S]."""
     if not isinstance(ids, torch.Tensor):
         raise InputError("input_ids is missing: pass a tensor of token ids [batch, tokens].")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
@@ -47,22 +93,7 @@ def check_inputs(
         raise InputError(f"input_ids must be [batch, tokens], not of shape {tuple(ids.shape)}.")
     if 0 in ids.shape:
         raise InputError(f"the prompt is empty: input_ids has shape {tuple(ids.shape)}.")
-    if session.tokens_seen and ids.shape[0] != session.batch:
-        raise InputError(f"the session holds {session.batch} rows, input_ids has {ids.shape[0]}.")
-    if decoder.graphs.rows is not None and ids.shape[0] not in decoder.graphs.rows:
-        raise InputError(
-            f"input_ids has {ids.shape[0]} rows, but this decoder was exported for calls of "
-            f"{' or '.join(map(str, decoder.graphs.rows))}: export it with rows={ids.shape[0]}."
-        )
-    ids = ids.to(decoder.device, torch.long)
-    spans = _spans(session, ids, attention_mask)
-    if not all_equal(spans) or spans[0].tokens < ids.shape[1]:
-        ids = _without_padding(ids, spans)
-    check_length(decoder, session, spans)
-    _check_vocabulary(decoder, ids)
-    if position_ids is not None:
-        _check_positions(session, ids, spans, position_ids)
-    return ids, spans
+    return ids
 
 
 def _spans(session: Session, ids: torch.Tensor, mask: torch.Tensor | None) -> list[TokenColumns]:
@@ -104,10 +135,11 @@ def _spans_of_mask(session: Session, ids: torch.Tensor, mask: torch.Tensor) -> l
     return spans
 
 
-def _without_padding(ids: torch.Tensor, spans: list[TokenColumns]) -> torch.Tensor:
+def _padding(ids: torch.Tensor, spans: list[TokenColumns]) -> torch.Tensor:
+    """[B, S] bool: True outside of each row's columns."""
     column = torch.arange(ids.shape[1], device=ids.device)
     start, end = torch.tensor(spans, device=ids.device).T[..., None]
-    return ids.where((column >= start) & (column < end), 0)
+    return (column < start) | (column >= end)
 
 
 def check_length(decoder: Decoder, session: Session, spans: Sequence[TokenColumns]) -> None:

@@ -1,6 +1,6 @@
 """CompiledDecoder: the object that `qfpass.compile` returns, called like the model it was made from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,13 @@ class CompiledDecoder(SharedParameters):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | Sequence[int] | None = None,
         **unsupported: Any,
     ) -> Any:
         """The model's output for ids [B, S], with logits [B, S or fewer, V]; the session is updated.
+
+        The first call with embeddings and the first that asks for hidden states compile graphs of their own.
 
         Args:
             attention_mask: [B, S], or [B, earlier columns + S]: 1 for tokens, 0 for padding, which goes to
@@ -97,6 +101,9 @@ class CompiledDecoder(SharedParameters):
             position_ids: [B, S]; they are only checked: they must continue each row's positions.
             past_key_values, cache: a session of this model, by transformers' name before and from version
                 5.24; without one the call uses a new session.
+            inputs_embeds: [B, S, E], in the place of ids, as the original takes them.
+            output_hidden_states: True for all of the original's hidden states, or a list of their numbers,
+                such as [-1]; `hidden_states` then holds these, each [B, S, E].
             logits_to_keep: 0 for every token's logits, n for the last n, or ascending indices.
 
         Raises:
@@ -110,17 +117,38 @@ class CompiledDecoder(SharedParameters):
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
+        hidden = decoder.other_ends.hidden_numbers(output_hidden_states) if output_hidden_states else ()
         with session.in_use():
-            ids, spans = check_inputs(decoder, session, input_ids, attention_mask, position_ids)
-            logits = read(decoder, session, ids, spans, wanted_indices(logits_to_keep, ids.shape[1]))
-        return self.returned(logits, None if use_cache is False else session, return_dict)
+            tokens, spans = check_inputs(
+                decoder, session, input_ids, attention_mask, position_ids, inputs_embeds
+            )
+            kept = wanted_indices(logits_to_keep, tokens.columns)
+            wanted = torch.arange(tokens.columns) if hidden else kept
+            values = read(decoder, session, tokens._replace(hidden=hidden), spans, wanted)
+        states = None
+        if hidden:
+            *states, values = decoder.other_ends.split(values, hidden)
+            values = values[:, kept.to(values.device)]
+        return self.returned(values, None if use_cache is False else session, return_dict, states)
 
-    def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
+    def returned(
+        self,
+        logits: torch.Tensor,
+        session: Session | None,
+        return_dict: bool | None,
+        hidden_states: Sequence[torch.Tensor] | None = None,
+    ) -> Any:
         """What the original would return: an output object, or a tuple if `return_dict` is False."""
         if return_dict is None:
             return_dict = getattr(getattr(self, "config", None), "return_dict", True)
-        out = causal_output(logits, session)
+        out = self.output_of(logits, session)
+        if hidden_states is not None:
+            out.hidden_states = tuple(hidden_states)
         return out if return_dict else out.to_tuple()
+
+    def output_of(self, values: torch.Tensor, session: Session | None) -> Any:
+        """The output object that holds what the graphs give, [B, S or fewer, V]."""
+        return causal_output(values, session)
 
     def train(self, mode: bool = True) -> "CompiledDecoder":
         """Refuse training mode, since the layers are the original's and an evicting graph has no gradient.
@@ -168,7 +196,13 @@ class CompiledPlainModel(CompiledDecoder):
         self._make_output = like
         self.training = False
 
-    def returned(self, logits: torch.Tensor, session: Session | None, return_dict: bool | None) -> Any:
+    def returned(
+        self,
+        logits: torch.Tensor,
+        session: Session | None,
+        return_dict: bool | None,
+        hidden_states: Sequence[torch.Tensor] | None = None,
+    ) -> Any:
         """What the original would return: logits, a tuple, or an object with them."""
         return self._make_output(logits, session)
 

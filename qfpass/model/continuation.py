@@ -6,6 +6,7 @@ import torch
 
 from ..errors import InputError
 from ..sessions.session import Session
+from ..sessions.tokens import UNKNOWN_ID
 
 
 def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | None) -> int:
@@ -14,7 +15,8 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
     All are new to a session without tokens or of another number of rows (which `check_inputs` refuses), or
     if the mask [B, earlier columns + S] covers the whole text.
     Otherwise ids that begin with everything read are the whole text, and only the rest is new. Ids whose
-    first token differs from what was read, in every row, are all new. Anything else is refused.
+    first token differs from what was read, in every row, are all new. Anything else is refused. The ids of
+    embeddings that were read are unknown and equal no other.
 
     Raises:
         InputError: the ids begin like what was read but differ later (the message says where), or hold
@@ -32,6 +34,12 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
     if all(same == 0 for same, had in zip(common, read, strict=True) if len(had)):
         return length
     for row, (same, text, had) in enumerate(zip(common, texts, read, strict=True)):
+        if same < len(had) and had[same] == UNKNOWN_ID:
+            raise InputError(
+                f"row {row} begins like what the session has read, which has embeddings from token "
+                f"{same} on: their ids are not known, nor which of these are new. Give what is "
+                f"new alone with an attention_mask [{batch}, {session.columns} + their number], for both."
+            )
         if same < min(len(text), len(had)):
             raise InputError(
                 f"row {row} begins like the {len(had)} tokens that the session has read and differs at "

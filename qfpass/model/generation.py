@@ -44,7 +44,8 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
 
         Padding goes to the left or the right of a row. A row that has ended reads no more tokens. For a
         session that holds tokens, the ids are the whole text or only its new part; without a mask every new
-        id of a single text is a token, also one that is the padding id. If the model was compiled
+        id of a single text is a token, also one that is the padding id. `inputs_embeds` [B, S, E] are always
+        new, and what is returned then has the written ids alone. If the model was compiled
         with overflow="error", generation ends at the context length. With drafts (`assistant_model`,
         `prompt_lookup_num_tokens`) the session keeps what it needs to take rejected tokens back.
 
@@ -195,8 +196,13 @@ def _given_ids(args: Sequence[Any], named: Mapping[str, Any]) -> torch.Tensor | 
 @contextmanager
 def _with_unread_columns(session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
     """A context in which `session.unread` tells which of generate's ids are not yet read."""
-    ids, mask = _given_ids(args, named), named.get("attention_mask")
-    if ids is not None:
+    ids, mask, embeddings = _given_ids(args, named), named.get("attention_mask"), named.get("inputs_embeds")
+    if isinstance(embeddings, torch.Tensor) and embeddings.dim() == 3:
+        # No session knows the ids of embeddings, so these are always new.
+        given = 0 if ids is None else ids.shape[1]
+        ahead = given - embeddings.shape[1] - session.columns
+        session.unread = Unread(ahead, "nowhere" if mask is None else "as masked")
+    elif ids is not None:
         ahead = ids.shape[1] - columns_to_read(session, ids, mask) - session.columns
         if mask is not None:
             session.unread = Unread(ahead, "as masked")
@@ -204,7 +210,7 @@ def _with_unread_columns(session: Session, args: Sequence[Any], named: Mapping[s
             session.unread = Unread(ahead, "nowhere")
         else:
             session.unread = Unread(ahead, "as guessed")
-    elif named.get("inputs_embeds") is None:  # then generate begins with a token of its own
+    elif embeddings is None:  # then generate begins with a token of its own
         session.unread = Unread(-session.columns, "as guessed")
     try:
         yield

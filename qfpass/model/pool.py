@@ -131,8 +131,8 @@ class Pool:
         """
         decoder = self._current()
         with naming(row), self._rows.held(self._row(row)) as session:
-            ids, spans = check_inputs(decoder, session, _as_one_row(ids), None, None)
-            return read(decoder, session, ids, spans, wanted_indices(logits_to_keep, ids.shape[1]))[0]
+            tokens, spans = check_inputs(decoder, session, _as_one_row(ids), None, None)
+            return read(decoder, session, tokens, spans, wanted_indices(logits_to_keep, tokens.columns))[0]
 
     def step(self, tokens: Mapping[int, int | torch.Tensor]) -> torch.Tensor:
         """Read one token into each row that `tokens` names, in one call of the graph; logits [n, V].

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from ..capture.kinds import kind_of
 from ..decoder.decoder import Decoder
 from ..errors import PackageError
 from ..filters.fingerprints import fingerprint
@@ -82,7 +83,7 @@ def _write(model: nn.Module, decoder: Decoder, folder: Path, rows: int, own_weig
     (folder / CONSTANTS_FILE).write_bytes(save(held))
     if decoder.filters:
         decoder.filters.save(folder / FILTERS_FOLDER)
-    saved = own_weights and hasattr(model, "save_pretrained")
+    saved = own_weights and hasattr(model, "save_pretrained") and kind_of(model) == "logits"
     if saved:
         saving: Any = model
         saving.save_pretrained(folder / MODEL_FOLDER)

@@ -4,27 +4,29 @@ import torch
 from torch import nn
 
 from ..capture.decoder_call import call_decoder, logits_of
-from ..graph.captured import Captured, logits_width
+from ..graph.captured import Captured, id_limit
 
 ROUNDS = 3  # in which the likely tokens are chosen
 
 
 def random_text(captured: Captured, tokens: int) -> torch.Tensor:
-    """Random ids [B, tokens] below the number of logits, since the embedding's size isn't known."""
+    """Random ids [B, tokens] that the model takes."""
     generator = torch.Generator().manual_seed(0)
     shape = (captured.batch or 1, tokens)
-    return torch.randint(logits_width(captured.module), shape, generator=generator).to(captured.device)
+    return torch.randint(id_limit(captured.module), shape, generator=generator).to(captured.device)
 
 
-def with_likely_end(model: nn.Module, ids: torch.Tensor, first: int) -> torch.Tensor:
+def with_likely_end(model: nn.Module, ids: torch.Tensor, first: int, limit: int) -> torch.Tensor:
     """The ids [B, S], where all after the `first` ones are replaced by ids that the model finds likely there.
+
+    They are below `limit`. A model without logits gives others, which depend on the text before as well.
 
     All are chosen at once, in `ROUNDS` rounds: each is the likeliest after the tokens of the round before, as
     in Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427). One by one would take S - first readings.
     """
     text = ids
     for _ in range(ROUNDS):
-        likely = original_logits(model, text)[:, first - 1 : -1].argmax(-1)
+        likely = original_logits(model, text)[:, first - 1 : -1, :limit].argmax(-1)
         text = torch.cat([ids[:, :first], likely.to(ids.dtype)], dim=1)
     return text
 

@@ -11,7 +11,7 @@ from ..attention.possible_mixing import mixes, possible_mixing, possible_mixing_
 from ..attention.token_mixing import mixing_reason
 from ..capture.ranks import ALONE, Ranks
 from ..errors import VerificationError
-from ..graph.captured import Captured
+from ..graph.captured import Captured, id_limit
 from ..graph.in_float32 import HALF, InFloat32, can_be_widened
 from ..kernels.kernel import Kernel
 from ..rewriting.uncompressed import Uncompressed
@@ -47,7 +47,7 @@ def verify(
     """
     random_ids = random_text(captured, PROOF_TOKENS)
     require_repeatable(model, captured, random_ids, ranks)
-    ids = with_likely_end(model, random_ids, PROOF_TOKENS // 2)
+    ids = with_likely_end(model, random_ids, PROOF_TOKENS // 2, id_limit(captured.module))
     proof = _Proof(type(model).__name__, captured, attentions, ids, ranks, kernel)
     proof.compare(original_logits(model, ids))
     _refuse_mixing_for_rare_ids(type(model).__name__, captured, ranks)

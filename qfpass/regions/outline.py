@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..graph.dependence import SIZES, text_dependent
+from ..graph.dependence import SIZES, dependents_of
 from ..graph.nodes import args_of
 from ..graph.tracing import lazy_code_module
 from ..upstream.modules import parts_of
@@ -63,13 +63,15 @@ class _Piece:
 def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
     """A rewritten decoder cut into a body that calls shared regions, and a head.
 
+    Its first input is the text: ids, or embeddings in their place.
+
     If `lean`, Python is generated for the body only when it is called.
     """
     if any(parts_of(p) for p in module.parameters()):
         # Dynamo must unwrap a quantised weight, a subclass made of several tensors, where each layer uses it:
         # that takes one graph.
         return Outlined(module, None, kinds=1, regions=1)
-    hidden = text_dependent(module.graph, SIZES)
+    hidden = dependents_of(module.graph, {next(iter(module.graph.nodes))}, SIZES)
     pure = pure_nodes(module.graph)
     nodes = list(module.graph.nodes)
 

@@ -7,14 +7,21 @@ import torch
 
 
 class Row(NamedTuple):
-    """How far a row is: the number of tokens that it has read, and the position of its next token."""
+    """How far a row is.
+
+    Attributes:
+        tokens: the number of tokens that it has read.
+        position: that of its next token.
+        axes_ahead: how far the next token's positions on several axes, which images move, are ahead of that.
+    """
 
     tokens: int = 0
     position: int = 0
+    axes_ahead: int = 0
 
     def advanced(self, tokens: int) -> "Row":
         """The row after reading `tokens` more tokens."""
-        return Row(self.tokens + tokens, self.position + tokens)
+        return self._replace(tokens=self.tokens + tokens, position=self.position + tokens)
 
 
 class TokenColumns(NamedTuple):

@@ -50,6 +50,7 @@ class Session(CroppableCache):
         self._layers, self.sizes, self.dtype, self.device = tuple(layers), sizes, dtype, device
         self._owner = owner
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
+        self.given_ids: torch.Tensor | None = None  # [B, S] of a call that reads their embeddings
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner`, a compiled decoder, made this session."""
@@ -99,6 +100,13 @@ class Session(CroppableCache):
         rows = list(self.rows)
         rows[row] = rows[row]._replace(position=position)
         self._state = self._state._replace(rows=tuple(rows))
+
+    def set_next_on_axes(self, row: int, position: int) -> None:
+        """Set the position, on all of several axes, of a row's next token."""
+        rows = list(self.rows)
+        rows[row] = rows[row]._replace(axes_ahead=position - rows[row].position)
+        self._state = self._state._replace(rows=tuple(rows))
+        self.make_final("images were read, which moved the positions of what follows")
 
     def note_read(self, ids: torch.Tensor, spans: Sequence[TokenColumns]) -> None:
         """Count the columns of a successful call, and keep its ids [B, S]; `spans`: each row's columns."""

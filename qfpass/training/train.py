@@ -69,6 +69,7 @@ def train(
     if isinstance(texts, str):
         raise InputError("texts must be a list of texts, not one string: put it into a list, [text].")
     captured = capture(original_of(model))
+    refuse_without_predictions(captured)
     plan = TrainingPlan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     attentions = find_attentions(captured, None)
     ids = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
@@ -150,6 +151,15 @@ def _samples(
     pairs = [torch.cat([pairs_of(x.keys[i], x.values[i]) for x in few]) for i in scored]
     norms = [torch.cat([log_norms(x.values[i]) for x in few], 1) for i in scored]
     return pairs, norms
+
+
+def refuse_without_predictions(captured: Captured) -> None:
+    """Raise UnsupportedOpError for a model without a head over its vocabulary."""
+    if not captured.predicts:
+        raise UnsupportedOpError(
+            "filters are trained to keep a model's predictions, and this one predicts no tokens: train them "
+            "with its language model, on the same layers, and give them by filters=."
+        )
 
 
 @contextmanager

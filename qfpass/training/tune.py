@@ -27,7 +27,7 @@ from ..graph.captured import Captured
 from ..rewriting.uncompressed import Uncompressed
 from .descent import TrainingPlan
 from .self_texts import MOST_LIKELY, long_texts, openings
-from .train import scored_attentions, train_captured
+from .train import refuse_without_predictions, scored_attentions, train_captured
 
 ROWS, TOKENS = 10, 1024  # of the texts that the model writes
 LENGTHS = (1024, 2048)  # tokens of lessons, in turn
@@ -77,6 +77,7 @@ def tune(
         )
     original = original_of(model)
     captured = capture(original)
+    refuse_without_predictions(captured)
     attentions = find_attentions(captured, None)
     scored_attentions(attentions)  # refuses before anything is written
     plan = TrainingPlan(

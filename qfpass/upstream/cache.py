@@ -55,6 +55,28 @@ def causal_output(logits: Any, cache: Any) -> Any:
     return SessionOutput(logits=logits, **cache_kwargs(cache))
 
 
+@Needed
+def hidden_output(hidden: Any, cache: Any) -> Any:
+    """A BaseModelOutputWithPast in which the session can be read under both names.
+
+    Without it: a compiled model without a head can't return what its original does.
+    """
+    from .outputs import HiddenOutput
+
+    return HiddenOutput(last_hidden_state=hidden, **cache_kwargs(cache))
+
+
+@Needed
+def scores_output(scores: Any, cache: Any) -> Any:
+    """A SequenceClassifierOutputWithPast in which the session can be read under both names.
+
+    Without it: a compiled sequence classifier can't return what its original does.
+    """
+    from .outputs import ScoresOutput
+
+    return ScoresOutput(logits=scores, **cache_kwargs(cache))
+
+
 def give_both_names(output: Any) -> None:
     """Set `output.cache` on an output of generate whose cache only has the older name."""
     if cache_name() == "past_key_values" and hasattr(output, "past_key_values"):

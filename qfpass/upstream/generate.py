@@ -15,6 +15,8 @@ from .entry import Needed
 # Arguments that some versions pass to a forward although a session knows them or no forward needs them.
 _NOT_FOR_FORWARD = ("cache_position", "tokenizer", "assistant_tokenizer", "next_sequence_length")
 
+_OF_IMAGES = ("pixel_", "image_", "video_", "mm_")  # what the arguments of images and videos begin with
+
 
 @Needed
 def require_generation_steps() -> None:
@@ -53,7 +55,12 @@ class GenerationSteps:
     """A base class before the model's own, so that the session handles positions, masks and ended rows."""
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
+        self,
+        input_ids: torch.Tensor,
+        *args: Any,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of the next forward: those of GenerationMixin, without an attention mask in steps.
 
@@ -69,6 +76,8 @@ class GenerationSteps:
         # Cut here, since each version has its own rules for what a cache has read already.
         kwargs |= {"next_sequence_length": columns, "cache_position": torch.arange(columns)}
         own = input_ids[:, -columns:]
+        if is_first_iteration and inputs_embeds is not None:  # later steps read ids
+            kwargs["inputs_embeds"] = inputs_embeds
         inputs = generic(self, own, *args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration or (unread and unread.padded == "nowhere"):
             inputs.pop("attention_mask", None)
@@ -78,6 +87,8 @@ class GenerationSteps:
             inputs.pop("position_ids", None)
         for name in _NOT_FOR_FORWARD:
             inputs.pop(name, None)
+        if not is_first_iteration:  # some versions pass images on to every step
+            inputs = {name: value for name, value in inputs.items() if not name.startswith(_OF_IMAGES)}
         return inputs
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:

@@ -7,7 +7,11 @@ import pytest
 import torch
 from tiny import FAMILIES
 from transformers import DynamicCache, GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
 
 from qfpass.errors import InputError
 from qfpass.upstream.cache import (
@@ -18,6 +22,8 @@ from qfpass.upstream.cache import (
     causal_output,
     columns_to_remove,
     give_both_names,
+    hidden_output,
+    scores_output,
 )
 
 
@@ -70,3 +76,19 @@ def test_columns_to_remove_are_those_that_transformers_own_cache_removes() -> No
                 columns_to_remove(argument, 4)
         else:
             assert 4 - columns_to_remove(argument, 4) == cache.get_seq_length()
+
+
+def test_hidden_output_has_the_session_under_both_names() -> None:
+    session, hidden = object(), torch.zeros(1, 1, 3)
+    out = hidden_output(hidden, session)
+    assert isinstance(out, BaseModelOutputWithPast)
+    assert out.last_hidden_state is hidden
+    assert all(getattr(out, name) is out[name] is session for name in CACHE_NAMES)
+
+
+def test_scores_output_has_the_session_under_both_names() -> None:
+    session, scores = object(), torch.zeros(1, 3)
+    out = scores_output(scores, session)
+    assert isinstance(out, SequenceClassifierOutputWithPast)
+    assert out.logits is scores
+    assert all(getattr(out, name) is out[name] is session for name in CACHE_NAMES)
