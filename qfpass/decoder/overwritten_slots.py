@@ -41,8 +41,9 @@ def positions_of(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
 def column(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
     """One number a row, [B, 1] int64; the caller doesn't wait for a GPU."""
     is_gpu = device.type == "cuda"
-    held = torch.tensor(numbers, device="cpu", pin_memory=is_gpu)
-    return held.to(device, non_blocking=is_gpu)[:, None]
+    # No view: Dynamo would compile anew for a copy, which isn't one.
+    held = torch.tensor([[number] for number in numbers], device="cpu", pin_memory=is_gpu)
+    return held.to(device, non_blocking=is_gpu)
 
 
 class OverwriteFinder:

@@ -102,11 +102,15 @@ class RowSessions:
 
     def take_out(self, row: int) -> Session:
         """A session of its own memory with the row's state; the row is free afterwards."""
-        with self.held(row) as session:
-            with self._decoder.running():
-                copy = session.fork()
+        with self.held(row):
+            copy = self.copy(row)
             self._sessions[row] = None
         return copy
+
+    def copy(self, row: int) -> Session:
+        """A session of its own memory with the row's state."""
+        with self.held(row) as session, self._decoder.running():  # a step writes into other rows too
+            return session.fork()
 
     def _one_by_one(self, ids: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Logits [n, V], each row's in a call of its own: the longest text in a call would change others."""

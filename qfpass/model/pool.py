@@ -107,6 +107,15 @@ class Pool:
         with naming(row), self._rows.held(self._row(row)) as session:
             return self._rows.add(session)
 
+    def copy(self, row: int) -> Session:
+        """A session with a row's state, in memory of its own; the conversation stays in its row.
+
+        Raises:
+            SessionError: no conversation is in this row, or another thread uses it.
+        """
+        with naming(row):
+            return self._rows.copy(self._row(row))
+
     def cancel(self, row: int) -> bool:
         """Cancel the call that another thread runs on a row; True if there is one. See `Session.cancel`.
 

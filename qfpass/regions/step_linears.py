@@ -6,6 +6,7 @@ Linears that read the same input become one call. Weights of eight bits, cast on
 as they lie.
 """
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Sequence
@@ -121,7 +122,8 @@ def linears(
     If x is a single token in all (B = S = 1), this package's loops compute them, provided that they take the
     weights. If `compact_weights` made a copy, `compact`, the loops read it instead of the weights.
     """
-    if x.shape[:-1].numel() != 1 or not (compact or _are_streamed(x.dtype, weights)):
+    # Not `numel`, which would fix the number of tokens that an export leaves open.
+    if math.prod(x.shape[:-1]) != 1 or not (compact or _are_streamed(x.dtype, weights)):
         return [
             aten.linear.default(x, weight.to(x.dtype), bias)
             for weight, bias in zip(weights, biases, strict=True)

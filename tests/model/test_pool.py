@@ -84,13 +84,13 @@ def test_a_row_leaves_as_a_session_that_forks_saves_and_joins_again(tmp_path: Pa
     model = model_of("rings and slots")
     pool, more = model.pool(rows=2), text(9, seed=9)
     (twin,) = read_texts(model, pool, [30])
-    session = pool.leave(0)
+    copy, session = pool.copy(0), pool.leave(0)
     nbytes, wanted = pool.nbytes, model(more, past_key_values=twin.session).logits
     fork = session.fork()
     session.save(tmp_path / "row")
     loaded = model.session().load(tmp_path / "row")
     rows = [pool.join(fork), pool.join(loaded)]
-    for each in (fork, loaded, session):  # they are sessions of their own
+    for each in (fork, loaded, session, copy):  # they are sessions of their own
         torch.testing.assert_close(model(more, past_key_values=each).logits, wanted, atol=1e-5, rtol=1e-5)
     for row in rows:
         torch.testing.assert_close(pool.read(row, more, 0), wanted[0], atol=1e-5, rtol=1e-5)

@@ -141,35 +141,42 @@ def test_a_pool_belongs_to_the_model_as_it_was() -> None:
     assert pool.read(0, [5, 6]).shape == (1, 61)
 
 
-def test_nothing_is_compiled_after_warming_up() -> None:
-    """By a backend that counts: joins, budgets, prompts of any length, steps of any rows before and after
-    stores are full."""
-    graphs: list[torch.fx.GraphModule] = []
-
-    def counting(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_nothing_is_compiled_after_warming_up(backend: str) -> None:
+    """Joins, budgets, prompts of any length, steps of any rows before and after stores are full, recorded or
+    not; and what Inductor's code says is what a session alone is told."""
     model: Any = qfpass.compile(
-        FAMILIES["gemma3"](window=5, layers=4), budget=12, chunk=8, score="random", backend=counting,
+        FAMILIES["gemma3"](window=5), budget=12, chunk=8, score="random", backend=backend,
         context_length=CONTEXT, verify=False,
     )  # fmt: skip
-    pool = model.pool(rows=4)
+    pool, budgets = model.pool(rows=4), (8, None, 8, None)
     pool.warm_up()
     assert pool.free == (0, 1, 2, 3)
-    warm = len(graphs)
+    warm = qfpass.report(model).graphs_compiled
     assert warm > 0
+    told = list[tuple[int, list[int], torch.Tensor]]()
+
+    def step(named: dict[int, int]) -> None:
+        told.extend((row, [named[row]], own) for row, own in zip(named, pool.step(named), strict=True))
+
     for row, length in enumerate((1, 2, 9, 40)):
-        pool.join(model.session(None if row % 2 else 8))
-        pool.read(row, text(length))
-        pool.step({r: 5 for r in range(row + 1)})
-    for named in ({0: 1, 3: 1}, {2: 1}, {1: 1, 2: 1, 3: 1}):
-        pool.step(named)
-    for _ in range(14):
-        pool.step(dict.fromkeys(range(4), 7))
+        pool.join(model.session(budgets[row]))
+        told.append((row, text(length)[0].tolist(), pool.read(row, text(length))[0]))
+        step(dict.fromkeys(range(row + 1), 5))
+    for named in (
+        {0: 1, 3: 1},
+        {2: 1},
+        *[dict.fromkeys(range(4), 7)] * 12,
+        *[{1: 1, 3: 2}, {0: 1, 2: 2}] * 3,
+    ):
+        step(named)
     pool.leave(1)
     pool.drop(0)
     pool.join()
     pool.read(0, text(17), 0)
     pool.step({3: 1, 0: 2})
-    assert len(graphs) == warm
+    assert qfpass.report(model).graphs_compiled == warm
+    alone = [model.session(budget) for budget in budgets]
+    for row, ids, logits in told:
+        wanted = model(torch.tensor([ids]), past_key_values=alone[row], logits_to_keep=1).logits[0, 0]
+        torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
