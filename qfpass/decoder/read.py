@@ -36,7 +36,7 @@ def read(
 
     Args:
         spans: the columns of each row's tokens; the others are padding.
-        wanted: ascending columns, int64 on the CPU; see `Wanted` for the logits of padding.
+        wanted: columns in any order, int64 on the CPU; see `Wanted` for the logits of padding.
     """
     lengths = [span.tokens for span in spans]
     is_step = max(lengths) == 1

@@ -188,9 +188,9 @@ def _check_positions(
 
 
 def wanted_indices(logits_to_keep: int | torch.Tensor, length: int) -> torch.Tensor:
-    """The ascending indices, int64, of the columns whose logits are wanted, from Hugging Face's argument.
+    """The indices, int64 on the CPU, of the columns whose logits are wanted, from Hugging Face's argument.
 
-    `logits_to_keep`: 0 for all of the `length` columns, n for the last n, or a tensor of ascending indices.
+    `logits_to_keep`: 0 for all of the `length` columns, n for the last n, or a tensor of indices.
 
     Raises:
         InputError: it is none of these.
@@ -200,9 +200,9 @@ def wanted_indices(logits_to_keep: int | torch.Tensor, length: int) -> torch.Ten
         if chosen.dim() != 1 or len(chosen) == 0:
             raise InputError("logits_to_keep as a tensor must be a non-empty list of token indices.")
         chosen = torch.where(chosen < 0, chosen + length, chosen)
-        if bool((chosen < 0).any() or (chosen >= length).any() or (chosen.diff() <= 0).any()):
+        if bool((chosen < 0).any() or (chosen >= length).any()):
             raise InputError(
-                f"logits_to_keep must hold ascending indices of the {length} tokens of this call, "
+                f"logits_to_keep must hold indices of the {length} tokens of this call, "
                 f"not {logits_to_keep.tolist()}."
             )
         return chosen

@@ -16,6 +16,7 @@ from ..upstream.cache import cache_argument, causal_output
 from ..upstream.module_object import SharedParameters
 from .changes import DecoderVersions
 from .check_inputs import check_inputs, check_session, wanted_indices
+from .loss import check_labels, loss_of, with_loss
 from .pool import Pool
 from .returned import MakeOutput
 
@@ -88,6 +89,8 @@ class CompiledDecoder(SharedParameters):
         return_dict: bool | None = None,
         inputs_embeds: torch.Tensor | None = None,
         output_hidden_states: bool | Sequence[int] | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
         **unsupported: Any,
     ) -> Any:
         """The model's output for ids [B, S], with logits [B, S or fewer, V]; the session is updated.
@@ -104,7 +107,9 @@ class CompiledDecoder(SharedParameters):
             inputs_embeds: [B, S, E], in the place of ids, as the original takes them.
             output_hidden_states: True for all of the original's hidden states, or a list of their numbers,
                 such as [-1]; `hidden_states` then holds these, each [B, S, E].
-            logits_to_keep: 0 for every token's logits, n for the last n, or ascending indices.
+            logits_to_keep: 0 for every token's logits, n for the last n, or indices in any order.
+            labels: [B, S], the ids to be predicted, -100 for none: the output has the original's `loss`.
+            num_items_in_batch: what the loss is divided by, instead of the number of labels.
 
         Raises:
             InputError, SessionError: an argument is wrong; the message says what to do.
@@ -123,13 +128,18 @@ class CompiledDecoder(SharedParameters):
                 decoder, session, input_ids, attention_mask, position_ids, inputs_embeds
             )
             kept = wanted_indices(logits_to_keep, tokens.columns)
+            if labels is not None:
+                check_labels(self, labels, (len(spans), tokens.columns), spans, len(kept))
             wanted = torch.arange(tokens.columns) if hidden else kept
             values = read(decoder, session, tokens._replace(hidden=hidden), spans, wanted)
         states = None
         if hidden:
             *states, values = decoder.other_ends.split(values, hidden)
             values = values[:, kept.to(values.device)]
-        return self.returned(values, None if use_cache is False else session, return_dict, states)
+        out = self.returned(values, None if use_cache is False else session, return_dict, states)
+        if labels is None:
+            return out
+        return with_loss(out, loss_of(self, values, labels, num_items_in_batch))
 
     def returned(
         self,

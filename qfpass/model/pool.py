@@ -131,7 +131,7 @@ class Pool:
         """Read token ids [S] or [1, S], of any length, into a row; logits [n, V].
 
         Args:
-            logits_to_keep: 0 for every token's logits, n for the last n, or ascending indices.
+            logits_to_keep: 0 for every token's logits, n for the last n, or indices in any order.
 
         Raises:
             InputError: the ids aren't integers of the vocabulary, or go past the context length.

@@ -54,17 +54,17 @@ def spans_of(mask: torch.Tensor) -> list[TokenColumns] | None:
 
 
 class Wanted:
-    """The logits that a row returns for the `wanted` columns of a call (ascending, int64, on the CPU).
+    """The logits that a row returns for the `wanted` columns of a call (int64, on the CPU).
 
     `span` holds the row's own columns.
 
     Attributes:
-        tokens: indices of the row's own tokens, from 0, whose logits must be computed.
+        tokens: ascending indices of the row's own tokens, from 0, whose logits must be computed.
     """
 
     def __init__(self, wanted: torch.Tensor, span: TokenColumns) -> None:
         own = (wanted - span.start).clamp(0, span.tokens - 1)
-        self.tokens, self._inverse = torch.unique_consecutive(own, return_inverse=True)
+        self.tokens, self._inverse = torch.unique(own, return_inverse=True)
         self._is_left_padding = wanted < span.start
 
     def spread(self, logits: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ class Wanted:
         Padding on the right repeats the last token's logits, so that generation can go on from the last
         column. Padding on the left has zeros.
         """
-        if len(self._inverse) != len(self.tokens):
+        if not torch.equal(self._inverse, torch.arange(len(self.tokens))):
             logits = logits[:, self._inverse.to(logits.device)]
         if bool(self._is_left_padding.any()):
             logits = logits.masked_fill(self._is_left_padding.to(logits.device)[:, None], 0.0)

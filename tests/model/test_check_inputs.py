@@ -75,9 +75,21 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"input_ids": text(6), "logits_to_keep": torch.tensor([6])},
         "logits_to_keep",
     ),
-    "logits_to_keep unordered": (
-        lambda: {"input_ids": text(6), "logits_to_keep": torch.tensor([3, 1])},
-        "logits_to_keep",
+    "labels of some logits": (
+        lambda: {"input_ids": text(6), "labels": text(6), "logits_to_keep": 2},
+        "labels need the logits of all tokens: leave logits_to_keep out",
+    ),
+    "labels of another shape": (
+        lambda: {"input_ids": text(6), "labels": text(5)},
+        r"labels must be integers of the shape of the ids, \[1, 6\]",
+    ),
+    "labels predicted from padding": (
+        lambda: {
+            "input_ids": text(6),
+            "labels": text(6),
+            "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1]]),
+        },
+        "label of row 0 at column 2 is predicted from padding",
     ),
 }
 
