@@ -29,6 +29,7 @@ napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
+html_favicon = "_static/favicon.svg"
 html_title = "qfpass"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -91,7 +92,13 @@ def write_llms_txt(app: Sphinx, error: Exception | None) -> None:
     (Path(app.outdir) / "llms.txt").write_text(head + "\n".join(lines) + "\n")
 
 
+def made_anew(app: Sphinx, *_: object) -> list[str]:
+    """Pages that are read in every build, since what they show is made from other files."""
+    return [page for page in app.env.found_docs if "{{ " in (DOCS / f"{page}.md").read_text()]
+
+
 def setup(app: Sphinx) -> None:
     """Register what this file adds."""
+    app.connect("env-get-outdated", made_anew)
     app.connect("source-read", fill)
     app.connect("build-finished", write_llms_txt)
