@@ -182,23 +182,25 @@ class Pool:
         Console(file=sys.stderr).print(
             "qfpass: compiling what the pool's prompts and steps need: seconds to minutes, once."
         )
-        prompt = [0] * max(1, min(decoder.sizes.chunk + 1, decoder.sizes.context_length - 3))
+        prompt = [0] * max(1, min(decoder.sizes.chunk + 1, decoder.sizes.context_length - 5))
         first = self.join()
         try:
             self.read(first, prompt)  # a chunk, a token
-            self.read(first, [0])
+            for _ in range(2):  # on full stores the second token is read by graphs of its own
+                self.read(first, [0])
             if self.rows > 1:
                 self._warm_up_steps(first, prompt)
         finally:
             self.drop(first)
 
     def _warm_up_steps(self, first: int, prompt: list[int]) -> None:
-        """Step two rows of different lengths, then of the same; `first` has read `prompt` and a token."""
+        """Step two rows of different lengths, then of the same; `first` has read `prompt` and two tokens."""
         second = self.join()
         try:
             self.step({first: 0, second: 0})
-            self.read(second, [0, *prompt])
-            self.step({first: 0, second: 0})
+            self.read(second, [0, 0, *prompt])
+            for _ in range(2):
+                self.step({first: 0, second: 0})
         finally:
             self.drop(second)
 
