@@ -6,7 +6,6 @@ INSTALLED := $(VENV)/.installed
 TRANSFORMERS := 5.23.0
 
 .PHONY: help venv weights demo test test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
-.PHONY: help venv weights demo test test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
 	fuzz-server bench-serving lm-eval docs recipes lint clean
 
 help:

@@ -89,3 +89,12 @@ def test_the_wheel_has_every_file() -> None:
     names = {str(file.relative_to(folder)) for file in others}
     assert "py.typed" in names
     assert {name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)} == set()
+
+
+def test_make_reads_the_makefile_and_knows_what_ci_asks_for() -> None:
+    asked = [
+        line.split()[1]
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+        if line.startswith("make ")
+    ]
+    subprocess.run(["make", "--dry-run", "demo", *asked], cwd=ROOT, check=True, capture_output=True)
