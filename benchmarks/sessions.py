@@ -59,10 +59,9 @@ def steps(model: nn.Module, text: torch.Tensor) -> None:
     model(text[:, :2000], past_key_values=session, logits_to_keep=1)
     token = text[:, :1]
     whole = [timed(lambda: model(token, past_key_values=session))[0] for _ in range(60)][10:]
-    undo = [
-        timed(lambda: Undo(session, model.qfpass_decoder.watch, is_step=True, moves=False))[0]
-        for _ in range(60)
-    ][10:]
+    undo = [timed(lambda: Undo(session, model.qfpass_decoder.watch, [1], moves=False))[0] for _ in range(60)][
+        10:
+    ]
     whole_ms, undo_ms = (1000 * statistics.median(times) for times in (whole, undo))
     print(f"a step takes {whole_ms:.1f} ms, of which keeping what it overwrites {undo_ms:.2f} ms")
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from ..sessions.overwritten import Overwritten, overwritten_by
-from ..sessions.rows import TokenColumns, Wanted, all_equal
+from ..sessions.rows import TokenColumns, Wanted, all_equal, stepping
 from ..sessions.session import Session
 from ..sessions.tokens import Tokens
 from .decoder import Decoder
@@ -48,7 +48,7 @@ def read(
     with session.in_use(), of_step():
         moves = any(map(partial(overflows, decoder), session.rows, lengths))
         with of_undo():
-            undo = Undo(session, decoder.watch, max(lengths), moves)
+            undo = Undo(session, decoder.watch, lengths, moves)
         try:
             session.refuse_if_cancelled()
             session.allocate(len(spans))
@@ -193,13 +193,14 @@ def _read_step(
     reading = [row for row, span in enumerate(spans) if span.tokens]
     move_keys_back(decoder, session, reading, 1)
     resting = [row for row in range(len(spans)) if row not in reading]
+    rows = stepping(session.rows, reading)
     if (resting or session.take_back) and overwritten is None:
-        overwritten = decoder.watch(session.stores, session.rows, session.row_sizes)
+        overwritten = decoder.watch(session.stores, rows, session.row_sizes)
     if session.take_back and overwritten is not None:
         session.note_overwritten(overwritten.of_rows(reading).cloned())
     column = torch.tensor([span.start for span in spans], device=tokens.ids.device)
     token = tokens.at(column)
-    logits = decoder.step(token, session.stores, session.rows, session.row_sizes, reading, overwritten)
+    logits = decoder.step(token, session.stores, rows, session.row_sizes, reading, overwritten)
     if resting and overwritten is not None:
         overwritten.restore(session.stores, resting)
     session.advance(reading, 1)

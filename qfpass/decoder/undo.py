@@ -4,10 +4,12 @@ A step keeps one slot per head. A longer call, or a step that first moves stored
 stores, unless the session's journal keeps what it overwrites. A call on an empty session keeps nothing.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ..sessions.overwritten import Overwritten
+from ..sessions.rows import stepping
 from ..sessions.stores import Stores
 from .overwritten_slots import OverwriteFinder
 
@@ -18,21 +20,24 @@ if TYPE_CHECKING:
 class Undo:
     """A copy of what a call may overwrite in `session`, made before the call.
 
-    `tokens`: the most that the call reads in a row. `moves`: it moves stored keys first.
+    `tokens`: how many the call reads in each row. `moves`: it moves stored keys first.
 
     Attributes:
         overwritten: what the step will overwrite; None for other calls, and for steps that move stored keys.
     """
 
-    def __init__(self, session: "Session", watch: OverwriteFinder, tokens: int, moves: bool) -> None:
+    def __init__(
+        self, session: "Session", watch: OverwriteFinder, tokens: Sequence[int], moves: bool
+    ) -> None:
         self._session, self._before = session, session.state
         self._copies = Stores()
         self.overwritten: Overwritten | None = None
         if session.tokens_seen == 0:
             return
-        if tokens == 1 and not moves:
-            self.overwritten = watch(session.stores, session.rows, session.row_sizes)
-        elif tokens > session.take_back or moves:
+        if max(tokens) == 1 and not moves:
+            rows = stepping(session.rows, [row for row, count in enumerate(tokens) if count])
+            self.overwritten = watch(session.stores, rows, session.row_sizes)
+        elif max(tokens) > session.take_back or moves:
             self._copies = session.copied_stores()
 
     def restore(self, turn: AbstractContextManager[None]) -> None:

@@ -24,6 +24,15 @@ class Row(NamedTuple):
         return self._replace(tokens=self.tokens + tokens, position=self.position + tokens)
 
 
+def stepping(rows: Sequence[Row], reading: Sequence[int]) -> list[Row]:
+    """The rows as a step sees them in which those with indices `reading` read a token.
+
+    The others, whose stores are restored, stand at position 0: every model has that position, and a row at
+    the end of its context has no next one.
+    """
+    return [row if i in reading else Row() for i, row in enumerate(rows)]
+
+
 class TokenColumns(NamedTuple):
     """The columns [start, end) of a call that hold a row's tokens; its other columns are padding."""
 

@@ -88,6 +88,17 @@ def test_a_row_may_pause(model: nn.Module) -> None:
             torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_a_row_may_rest_at_the_end_of_its_context() -> None:
+    """There is no position for another token of it, not even for one that is taken back."""
+    model = qfpass.compile(FAMILIES["gpt2"](), budget=24, verify=False, **SETTINGS)
+    session, alone, rows = model.session(), model.session(), [text(256), text(20)]
+    model(**padded(rows, "left"), past_key_values=session, logits_to_keep=1)
+    model(rows[1], past_key_values=alone)
+    logits = model(**padded([text(0), text(1)], "left"), past_key_values=session).logits
+    wanted = model(text(1), past_key_values=alone).logits
+    torch.testing.assert_close(logits[1:], wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_a_row_that_has_ended_reads_nothing_more(model: nn.Module) -> None:
     """As if it had been generated alone up to its end, which is read once, whatever others write."""
     settings = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
