@@ -153,7 +153,7 @@ class CompiledDecoder(SharedParameters):
             return_dict = getattr(getattr(self, "config", None), "return_dict", True)
         out = self.output_of(logits, session)
         if hidden_states is not None:
-            out.hidden_states = tuple(hidden_states)
+            out["hidden_states"] = tuple(hidden_states)  # as an item, so that a tuple holds it too
         return out if return_dict else out.to_tuple()
 
     def output_of(self, values: torch.Tensor, session: Session | None) -> Any:

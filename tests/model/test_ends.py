@@ -80,6 +80,8 @@ def test_named_hidden_states_are_those_of_the_whole_list() -> None:
     assert whole.logits.shape[1] == 1
     assert whole.hidden_states[0].shape == (1, 20, 32)
     assert len(whole.hidden_states) == 3
+    *_, as_tuple = model(ids, output_hidden_states=True, return_dict=False)
+    torch.testing.assert_close(as_tuple, whole.hidden_states)
     for actual, number in zip(named.hidden_states, (-1, 1), strict=True):
         torch.testing.assert_close(actual, whole.hidden_states[number])
 
