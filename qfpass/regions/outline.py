@@ -71,7 +71,8 @@ def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
         # Dynamo must unwrap a quantised weight, a subclass made of several tensors, where each layer uses it:
         # that takes one graph.
         return Outlined(module, None, kinds=1, regions=1)
-    hidden = dependents_of(module.graph, {next(iter(module.graph.nodes))}, SIZES)
+    text = next(node for node in module.graph.nodes if node.op == "placeholder")
+    hidden = dependents_of(module.graph, {text}, SIZES)
     pure = pure_nodes(module.graph)
     nodes = list(module.graph.nodes)
 
