@@ -5,12 +5,13 @@ INSTALLED := $(VENV)/.installed
 # For `make canaries`: the one before the pinned; any other with TRANSFORMERS=...
 TRANSFORMERS := 5.23.0
 
-.PHONY: help venv weights demo test test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
+.PHONY: help venv weights demo test test-slow test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
 	fuzz-server bench-serving lm-eval docs recipes lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
 	@echo "make test   set everything up, run the tests"
+	@echo "make test-slow  run the tests that take long and seldom fail"
 	@echo "make test-qwen  fetch Qwen2.5-Coder-0.5B (490 MB), run the tests of real weights on it (ten minutes)"
 	@echo "make census compile and compare every causal family of transformers, write docs/models.md (half an hour)"
 	@echo "make canaries  run the tests of what is private in transformers on another one of its versions"
@@ -47,7 +48,10 @@ demo: weights
 	$(BIN)/python examples/quickstart.py
 
 test: weights
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not qwen"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not qwen and not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 test-qwen: venv
 	$(BIN)/python examples/fetch_weights.py --qwen

@@ -141,7 +141,7 @@ def test_a_pool_belongs_to_the_model_as_it_was() -> None:
     assert pool.read(0, [5, 6]).shape == (1, 61)
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_nothing_is_compiled_after_warming_up(backend: str) -> None:
     """Joins, budgets, prompts of any length, steps of any rows before and after stores are full, recorded or
     not; and what Inductor's code says is what a session alone is told."""

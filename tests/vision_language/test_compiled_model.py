@@ -14,6 +14,7 @@ from qfpass.errors import CaptureError, InputError, PackageError
 
 IN_BOTH_DIRECTIONS = ("gemma3", "paligemma")
 CAUSAL = [family for family in VISION_LANGUAGE if family not in IN_BOTH_DIRECTIONS]
+OFTEN = ("llava", "idefics3", "internvl", "qwen2_vl")  # of each kind of merging images one
 GREEDY = {"do_sample": False}
 
 
@@ -30,7 +31,9 @@ def bounded(family: str, **settings: Any) -> Any:
     return qfpass.compile(kept(family)[0], **(chosen | settings))
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[] if f in OFTEN else [pytest.mark.slow]) for f in CAUSAL]
+)
 @torch.no_grad()
 def test_texts_with_images_are_read_and_go_on_as_by_the_original(family: str) -> None:
     original, model = kept(family)
