@@ -113,7 +113,7 @@ fuzz: venv
 	QFPASS_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/sessions/test_interleaving.py tests/model/test_continuation.py
 
 fuzz-server: venv
-	QFPASS_REQUESTS=10000 $(BIN)/python -m pytest -q -s tests/serving/server/test_bad_requests.py
+	QFPASS_REQUESTS=10000 $(BIN)/python -m pytest -q -s tests/serving/server/test_crowd.py
 
 # Its many dependencies stay out of the project's environment, which it sees by a path file.
 lm-eval: venv

@@ -1,5 +1,7 @@
 """Tiny models with small stores, without filters and without Inductor."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,6 +9,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qfpass
+from qfpass.store.ring_attention import RingAttention
+from qfpass.store.slot_attention import SlotAttention
 
 CONTEXT = 48
 
@@ -47,3 +51,29 @@ def llama(implementation: str = "sdpa") -> LlamaForCausalLM:
         attn_implementation=implementation,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+class Interrupt(BaseException):
+    """Like a KeyboardInterrupt, no Exception."""
+
+
+@contextmanager
+def failing_attentions(model: nn.Module) -> Iterator[Callable[[int], None]]:
+    """A context with fail(n), which lets the n-th attention from now fail, after it has written."""
+    left = [0]
+
+    def count(module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupt
+
+    handles = [
+        module.register_forward_hook(count)
+        for module in model.qfpass_decoder.graphs.outlined.body.modules()
+        if isinstance(module, (RingAttention, SlotAttention))
+    ]
+    try:
+        yield lambda attentions: left.__setitem__(0, attentions)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -8,12 +8,10 @@ overwrite (`watch`). A step whose rows have filled different numbers of slots ne
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 
 from ..config import Config
-from ..errors import InputError
 from ..filters import QFilters, TrainedFilters
 from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
@@ -21,35 +19,20 @@ from ..lowering.lower import mark_length
 from ..lowering.replays import Replays
 from ..lowering.weight_guard import CopiedWeights
 from ..rewriting.rotary import Rotation
-from ..rewriting.step_inputs import SharedInputs, StepInputs
 from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, all_equal
 from ..sessions.session import Session
 from ..sessions.stores import Stores
 from ..sessions.tokens import Ends, Tokens
 from ..sizes import Sizes
-from ..store.layer import Layer, bounded_shares
+from ..store.layer import Layer
 from ..upstream import dynamo
 from .budget import sizes_for
+from .graph_inputs import GraphInputs
+from .graphs_by_ends import GraphsByEnds, OtherEnds
 from .in_turn import FairLock
 from .overwritten_slots import OverwriteFinder, positions_of, slots_of_next
 from .taken_back import require_kept
-
-
-class OtherEnds(Protocol):
-    """Makes graphs of a decoder that work on the same stores and take or give something else."""
-
-    def graphs(self, ends: Ends) -> DecoderGraphs:
-        """The graphs with these ends."""
-
-    def hidden_numbers(self, asked: bool | Sequence[int]) -> tuple[int, ...]:
-        """The numbers of the hidden states that are asked for."""
-
-    def split(self, values: torch.Tensor, hidden: Sequence[int]) -> list[torch.Tensor]:
-        """What graphs gave side by side: these hidden states, then the model's own output, if any."""
-
-    def require_width(self, embeddings: torch.Tensor) -> None:
-        """Raise InputError unless embeddings [B, S, E] have the size and dtype of the model's own."""
 
 
 class Decoder:
@@ -58,6 +41,8 @@ class Decoder:
     Attributes:
         replays: the recorded steps on full stores.
         watch: finds what a step will overwrite.
+        by_ends: the graphs that take embeddings or give hidden states, beside `graphs`.
+        inputs: makes the graphs' inputs after ids and positions.
         vocabulary: token ids are below this number; None if the graph doesn't show it.
         most_tokens: a store holds no more tokens than this.
         rotations: for each attention the rotation that moves its stored keys; empty if keys are never moved.
@@ -82,12 +67,11 @@ class Decoder:
         skipped: Mapping[str, str],
         other_ends: OtherEnds | None = None,
     ) -> None:
-        self._skipped, self._other_ends = skipped, other_ends
+        self._skipped = skipped
         self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
         self.layers, self.sizes, self.config = tuple(layers), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
-        self.graphs = graphs
-        self._other_graphs = dict[Ends, DecoderGraphs]()
+        self.graphs, self.by_ends = graphs, GraphsByEnds(graphs, other_ends)
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
         self._copied = CopiedWeights(graphs.copied)
@@ -96,40 +80,10 @@ class Decoder:
         wanted = config.switches.replay and config.backend == "inductor"
         self.replays = Replays(device, graphs.weights, options, wanted)
         self.watch = OverwriteFinder(config, self.replays, graphs.watch)
-        self._shares, self._step_inputs = bounded_shares(layers), StepInputs(layers)
-        self._filters_by_slots = dict[int, tuple[torch.Tensor, ...]]()
         self._most_slots = max(layer.rule.slots for layer in layers)
         self.most_tokens = max(sizes.context_length, self._most_slots)
-        # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
-        self._size_source = torch.empty(self.most_tokens + 1, device=device)
+        self.inputs = GraphInputs(layers, filters, self.most_tokens, device)
         self._batch_sizes = set[int]()
-
-    @property
-    def other_ends(self) -> OtherEnds:
-        """Makes graphs that take embeddings or give hidden states.
-
-        Raises:
-            InputError: this decoder's graphs were exported.
-        """
-        if self._other_ends is None:
-            raise InputError(
-                "a decoder from an export takes ids and gives logits, nothing else: compile the model."
-            )
-        return self._other_ends
-
-    def prepare(self, ends: Ends) -> None:
-        """Make the graphs of these ends, unless they are there; they are compiled when they are first called.
-
-        Raises:
-            InputError: the model has no such ends, or its graphs were exported.
-        """
-        if ends == Ends() or ends in self._other_graphs:
-            return
-        made = self.other_ends.graphs(ends)
-        self._other_graphs.setdefault(ends, made)
-
-    def _graphs_of(self, ends: Ends) -> DecoderGraphs:
-        return self.graphs if ends == Ends() else self._other_graphs[ends]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -176,10 +130,7 @@ class Decoder:
     @property
     def graphs_compiled(self) -> int:
         """The number of graphs that Dynamo has compiled for this decoder so far."""
-        modules = [
-            module for graphs in (self.graphs, *self._other_graphs.values()) for module in graphs.modules
-        ]
-        modules += [self.watch.module] if self.watch.module else []
+        modules = [*self.by_ends.modules, *([self.watch.module] if self.watch.module else [])]
         return sum(dynamo.graphs_of(module.forward.__code__) for module in modules)
 
     @property
@@ -216,13 +167,13 @@ class Decoder:
             call_end: the position of the last token of the call that the chunk is part of.
         """
         self._copied.check()
-        graphs = self._graphs_of(tokens.ends)
+        graphs = self.by_ends[tokens.ends]
         position = torch.arange(row.position, row.position + tokens.columns, device=self.device)
         position = position.expand(len(tokens.ids), -1).contiguous()
         text, *axes = tokens.inputs()
         for tensor, dim in ((text, 1), (position, 1), *((each, 2) for each in axes)):
             mark_length(tensor, dim, graphs.longest)
-        inputs = self._inputs(row.tokens, None, stores, [sizes], call_end)
+        inputs = self.inputs(row.tokens, None, stores, [sizes], call_end)
         hidden = graphs.chunk(text, position, *axes, *inputs)
         if len(wanted) == 0:
             return None
@@ -241,7 +192,7 @@ class Decoder:
         """Read tokens [B, 1], one per row, into `stores`; logits [B, 1, V].
 
         Args:
-            sizes: of each row; those of the reading rows have the same `filters_for`.
+            sizes: of each row; those of the reading rows have the same filters.
             reading_rows: indices of the rows that really read a token; results of the others are meaningless.
             overwritten: what `watch` found that this step overwrites, with the slots; None if not asked.
         """
@@ -264,10 +215,10 @@ class Decoder:
         )
         position = overwritten.position if overwritten else positions_of(rows, self.device)
 
-        graphs = self._graphs_of(tokens.ends)
+        graphs = self.by_ends[tokens.ends]
 
         def prepare() -> Callable[..., torch.Tensor]:
-            inputs = self._inputs(max(read), lengths, stores, budgets, call_end=0)
+            inputs = self.inputs(max(read), lengths, stores, budgets, call_end=0)
             return lambda *given: graphs.step(*given, *inputs)
 
         text, *axes = tokens.inputs()
@@ -275,41 +226,6 @@ class Decoder:
             kind, slots = "step" if tokens.ends == Ends() else f"step by {tokens.ends}", budgets[0].slots
             return self.replays.run(kind, prepare, stores, text, position, *axes, variant=slots).clone()
         return prepare()(text, position, *axes)
-
-    def _inputs(
-        self,
-        tokens: int,
-        lengths: torch.Tensor | None,
-        stores: Stores,
-        sizes: Sequence[Sizes],
-        call_end: int,
-    ) -> list[torch.Tensor | None]:
-        """The graphs' inputs after ids and positions, for rows that have read at most `tokens` tokens.
-
-        Args:
-            lengths: [B], the tokens row by row; None if all rows are equal or all stores are full.
-            sizes: of the rows that read. A step reads no `recent`, in which they may differ.
-        """
-        different = set(sizes)
-        reach = SharedInputs(
-            seen=_with_unbacked_size(self._size_source[: min(tokens, self.most_tokens)]),
-            lengths=lengths,
-            recent=torch.tensor(sizes[0].recent, device=self.device),
-            call_end=torch.tensor(call_end, device=self.device),
-            held=tuple(
-                _with_unbacked_size(
-                    self._size_source[: min(tokens, max(s.slots_of(share) for s in different))]
-                )
-                for share in self._shares
-            ),
-        )
-        return self._step_inputs.values(reach, stores, self.filters_for(sizes[0].slots), stores.write_slots)
-
-    def filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
-        """The filters of every attention for a budget of `slots`; empty without filters."""
-        if slots not in self._filters_by_slots:
-            self._filters_by_slots[slots] = self.filters.for_slots(slots) if self.filters else ()
-        return self._filters_by_slots[slots]
 
 
 def _logits(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
@@ -320,9 +236,3 @@ def _logits(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) 
     hidden = hidden.contiguous()
     dynamo.mark_dynamic(hidden, 1)
     return head(hidden)[:, :tokens]
-
-
-def _with_unbacked_size(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` [n], marked so that one graph serves every n, 0 and 1 included; only its size is read."""
-    dynamo.mark_unbacked(tensor, 0)
-    return tensor

@@ -40,7 +40,7 @@ def read(
     """
     lengths = [span.tokens for span in spans]
     is_step = max(lengths) == 1
-    decoder.prepare(tokens.ends)
+    decoder.by_ends.prepare(tokens.ends)
     # A step keeps its turn from here on: `Undo` runs the graph that finds what the step overwrites, and no
     # other thread may run that graph before the step. Other calls copy what they may change in a turn of its
     # own, since a pool's step writes into all rows before it restores those that rest.

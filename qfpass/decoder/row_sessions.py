@@ -147,7 +147,7 @@ class RowSessions:
         """The rows that read, those with the same filters together."""
         groups = defaultdict[int, list[int]](list)
         for row, session in reading.items():
-            groups[id(self._decoder.filters_for(session.slots))].append(row)
+            groups[id(self._decoder.inputs.filters_for(session.slots))].append(row)
         return list(groups.values())
 
     @torch.no_grad()

@@ -79,7 +79,7 @@ def _unknown_ids(decoder: Decoder, embeddings: torch.Tensor) -> torch.Tensor:
         raise InputError(
             f"inputs_embeds must be [batch, tokens, size], none of them 0, not {tuple(embeddings.shape)}."
         )
-    decoder.other_ends.require_width(embeddings)
+    decoder.by_ends.others.require_width(embeddings)
     return torch.full(embeddings.shape[:2], UNKNOWN_ID)
 
 

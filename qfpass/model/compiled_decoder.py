@@ -122,7 +122,7 @@ class CompiledDecoder(SharedParameters):
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
-        hidden = decoder.other_ends.hidden_numbers(output_hidden_states) if output_hidden_states else ()
+        hidden = decoder.by_ends.others.hidden_numbers(output_hidden_states) if output_hidden_states else ()
         with session.in_use():
             tokens, spans = check_inputs(
                 decoder, session, input_ids, attention_mask, position_ids, inputs_embeds
@@ -134,7 +134,7 @@ class CompiledDecoder(SharedParameters):
             values = read(decoder, session, tokens._replace(hidden=hidden), spans, wanted)
         states = None
         if hidden:
-            *states, values = decoder.other_ends.split(values, hidden)
+            *states, values = decoder.by_ends.others.split(values, hidden)
             values = values[:, kept.to(values.device)]
         out = self.returned(values, None if use_cache is False else session, return_dict, states)
         if labels is None:
@@ -154,7 +154,7 @@ class CompiledDecoder(SharedParameters):
         out = self.output_of(logits, session)
         if hidden_states is not None:
             out["hidden_states"] = tuple(hidden_states)  # as an item, so that a tuple holds it too
-        return out if return_dict else out.to_tuple()
+        return out.to_tuple() if return_dict is False and hasattr(out, "to_tuple") else out
 
     def output_of(self, values: torch.Tensor, session: Session | None) -> Any:
         """The output object that holds what the graphs give, [B, S or fewer, V]."""
@@ -206,15 +206,9 @@ class CompiledPlainModel(CompiledDecoder):
         self._make_output = like
         self.training = False
 
-    def returned(
-        self,
-        logits: torch.Tensor,
-        session: Session | None,
-        return_dict: bool | None,
-        hidden_states: Sequence[torch.Tensor] | None = None,
-    ) -> Any:
-        """What the original would return: logits, a tuple, or an object with them."""
-        return self._make_output(logits, session)
+    def output_of(self, values: torch.Tensor, session: Session | None) -> Any:
+        """Logits as the original returns them: by themselves, in a tuple, or in an object."""
+        return self._make_output(values, session)
 
 
 def _is_default(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""CroppableCache: a session's tokens can be taken back, as transformers' `Cache.crop` asks."""
+"""CroppableCache: what a session has read can be taken back: its newest tokens, a failed call, or all."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,15 +8,17 @@ import torch
 from ..errors import SessionError
 from ..sizes import Sizes
 from ..upstream.cache import columns_to_remove
-from .hf_cache import SessionCache
+from .hf_cache import SessionCache, State
 from .journal import Journal
 from .overwritten import Overwritten
+from .rows import Row
 from .single_user import SessionLock
+from .stores import Stores
 from .unread import Unread
 
 
 class CroppableCache(SessionCache):
-    """A SessionCache with a journal of what its newest calls overwrote.
+    """A SessionCache with a journal of what its newest calls overwrote, and a lock for its one user.
 
     Attributes:
         sizes: the session's sizes.
@@ -45,6 +47,54 @@ class CroppableCache(SessionCache):
         """
         return self._exclusive.hold(allow_broken=resetting)
 
+    def cancel(self) -> bool:
+        """Cancel the call or `generate` that another thread runs on this session; True if there is one.
+
+        That call raises CancelledError before its next chunk or token, and what it has read is undone. It
+        may still be running when `cancel` returns.
+        """
+        return self._exclusive.cancel()
+
+    def refuse_if_cancelled(self) -> None:
+        """Raise CancelledError if `cancel` was called for the running call."""
+        self._exclusive.refuse_if_cancelled()
+
+    @contextmanager
+    def restoring(self, before: State, turn: AbstractContextManager[None]) -> Iterator[None]:
+        """A context whose body restores the stores' contents; on exit the session's state is `before`.
+
+        The session is broken meanwhile, so that after an interrupt it refuses calls until `reset`. All of it
+        happens inside `turn`.
+        """
+        self._exclusive.is_broken = True
+        with turn:
+            yield
+            if any(row.tokens for row in before.rows):
+                self._state = before
+            else:
+                self._empty(before)
+        self._exclusive.is_broken = False
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the undoing of a failed call was interrupted."""
+        return self._exclusive.is_broken
+
+    def reset(self) -> None:
+        """Forget all tokens read, keep the stores' memory, and make a broken session usable again."""
+        with self.in_use(resetting=True):
+            self._empty(State(self.stores, (Row(),) * len(self.rows)))
+            self._exclusive.is_broken = False
+
+    def _empty(self, state: State) -> None:
+        self._clear(state.stores)
+        self._state = state
+
+    def _clear(self, stores: Stores) -> None:
+        for _, rule, store in stores.stacks:
+            slots = self.sizes.slots_of(rule.share) if rule.is_bounded else None
+            rule.clear(store, slots)  # type: ignore[arg-type]
+
     @property
     def journal(self) -> Journal:
         """What the newest calls overwrote."""
@@ -64,10 +114,6 @@ class CroppableCache(SessionCache):
             self.take_back = before
             journal = self.journal.shortened(before, len(self.rows))
             self._state = self._state._replace(journal=journal)
-
-    def reset(self) -> None:
-        """Forget all tokens read."""
-        raise NotImplementedError
 
     def make_final(self, why: str) -> None:
         """Let no token that has been read be taken back; `why` follows "since" in an error."""

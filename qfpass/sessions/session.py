@@ -1,7 +1,6 @@
 """Session: the stores of a batch of texts and how far each row is, as a Hugging Face cache."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,11 +74,6 @@ class Session(CroppableCache):
         self._clear(stores)
         return stores
 
-    def _clear(self, stores: Stores) -> None:
-        for _, rule, store in stores.stacks:
-            slots = self.sizes.slots_of(rule.share) if rule.is_bounded else None
-            rule.clear(store, slots)  # type: ignore[arg-type]
-
     def stores_of(self, row: int) -> Stores:
         """Views [1, Hkv, C, ...] of one row of every store."""
         return self.stores.row(row)
@@ -114,16 +108,6 @@ class Session(CroppableCache):
         journal = self.journal.after_call(ids.shape[1], spans, self.take_back)
         self._state = self._state._replace(columns=columns, read_ids=read, journal=journal)
 
-    def reset(self) -> None:
-        """Forget all tokens read, keep the stores' memory, and make a broken session usable again."""
-        with self.in_use(resetting=True):
-            self._empty(State(self.stores, (Row(),) * len(self.rows)))
-            self._exclusive.is_broken = False
-
-    def _empty(self, state: State) -> None:
-        self._clear(state.stores)
-        self._state = state
-
     def fork(self) -> "Session":
         """A copy of this session; reading into either doesn't change the other."""
         with self.in_use():
@@ -146,39 +130,6 @@ class Session(CroppableCache):
     def copied_stores(self) -> Stores:
         """A copy of all stores."""
         return self.stores.map(torch.clone)
-
-    def cancel(self) -> bool:
-        """Cancel the call or `generate` that another thread runs on this session; True if there is one.
-
-        That call raises CancelledError before its next chunk or token, and what it has read is undone. It
-        may still be running when `cancel` returns.
-        """
-        return self._exclusive.cancel()
-
-    def refuse_if_cancelled(self) -> None:
-        """Raise CancelledError if `cancel` was called for the running call."""
-        self._exclusive.refuse_if_cancelled()
-
-    @contextmanager
-    def restoring(self, before: State, turn: AbstractContextManager[None]) -> Iterator[None]:
-        """A context whose body restores the stores' contents; on exit the session's state is `before`.
-
-        The session is broken meanwhile, so that after an interrupt it refuses calls until `reset`. All of it
-        happens inside `turn`.
-        """
-        self._exclusive.is_broken = True
-        with turn:
-            yield
-            if any(row.tokens for row in before.rows):
-                self._state = before
-            else:
-                self._empty(before)
-        self._exclusive.is_broken = False
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the undoing of a failed call was interrupted."""
-        return self._exclusive.is_broken
 
     @property
     def state(self) -> State:

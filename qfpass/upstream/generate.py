@@ -4,6 +4,7 @@ This module imports transformers' generation. So only code that compiles a trans
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ def unread_columns(session: Any, input_ids: torch.Tensor) -> int:
 class GenerationSteps:
     """A base class before the model's own, so that the session handles positions, masks and ended rows."""
 
+    # (session, ids [1, S]) -> how many drafted tokens the session can read after these and take back
+    most_candidates: Callable[[Any, torch.Tensor], int]
+
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
@@ -93,10 +97,6 @@ class GenerationSteps:
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """Return no positions: the session knows those of its rows, also after padding on the right."""
-
-    def most_candidates(self, session: Any, input_ids: torch.Tensor) -> int:
-        """How many drafted tokens the session can read after input_ids [1, S] and take back."""
-        raise NotImplementedError
 
     def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
         """The generator of drafts, which gives no more tokens than the session can take back."""

@@ -56,7 +56,7 @@ class CompiledTextModel(CompiledDecoder):
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
-        (last,) = decoder.other_ends.hidden_numbers([-1])
+        (last,) = decoder.by_ends.others.hidden_numbers([-1])
         with session.in_use():
             by_axes = self.qfpass_has_axes and position_ids is not None
             tokens, spans = check_inputs(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from bounded import compiled, run_plainly
+from bounded import Interrupt, compiled, failing_attentions, run_plainly
 from decoders import Decoder, causal
 from rows import text
 from tiny import FAMILIES
@@ -14,14 +14,8 @@ from torch import nn
 import qfpass
 from qfpass import TrainedFilters
 from qfpass.errors import SessionError
-from qfpass.store.ring_attention import RingAttention
-from qfpass.store.slot_attention import SlotAttention
 
 CONTEXT = 40
-
-
-class Interrupt(BaseException):
-    """Like a KeyboardInterrupt, no Exception."""
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +32,8 @@ def model() -> nn.Module:
 @pytest.fixture
 def failing(model: nn.Module) -> Iterator[Callable[[int], None]]:
     """failing(n) lets the n-th attention from now fail, after it has written."""
-    left = [0]
-
-    def count(module: nn.Module, args: Any, out: torch.Tensor) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Interrupt
-
-    handles = [
-        module.register_forward_hook(count)
-        for module in model.qfpass_decoder.graphs.outlined.body.modules()
-        if isinstance(module, (RingAttention, SlotAttention))
-    ]
-    yield lambda attentions: left.__setitem__(0, attentions)
-    for handle in handles:
-        handle.remove()
+    with failing_attentions(model) as fail:
+        yield fail
 
 
 def contents(pool: Any) -> list[torch.Tensor]:

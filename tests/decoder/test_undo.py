@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from bounded import run_plainly
+from bounded import Interrupt, failing_attentions, run_plainly
 from rows import ROWS, SETTINGS, padded, text
 from tiny import FAMILIES
 from torch import nn
@@ -14,14 +13,8 @@ from torch import nn
 import qfpass
 from qfpass import Session
 from qfpass.errors import InputError, SessionError
-from qfpass.store.ring_attention import RingAttention
-from qfpass.store.slot_attention import SlotAttention
 
 Failing = Callable[[int], None]
-
-
-class Interrupt(BaseException):
-    """Like a KeyboardInterrupt, no Exception."""
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +26,8 @@ def model() -> nn.Module:
 @pytest.fixture
 def failing(model: nn.Module) -> Iterator[Failing]:
     """failing(n) lets the n-th attention from now fail, after it has written."""
-    left = [0]
-
-    def count(module: nn.Module, args: Any, out: torch.Tensor) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Interrupt
-
-    handles = [
-        module.register_forward_hook(count)
-        for module in model.qfpass_decoder.graphs.outlined.body.modules()
-        if isinstance(module, (RingAttention, SlotAttention))
-    ]
-    yield lambda attentions: left.__setitem__(0, attentions)
-    for handle in handles:
-        handle.remove()
+    with failing_attentions(model) as fail:
+        yield fail
 
 
 def contents(session: Session) -> list[torch.Tensor]:
