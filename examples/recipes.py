@@ -23,6 +23,8 @@ from markdown_it import MarkdownIt
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "recipes"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # as the pages name it
+VLM = "HuggingFaceTB/SmolVLM-256M-Instruct"  # the same
+NO_WEIGHTS = "% no weights at hand"  # stands in a page that runs on a tiny model alone
 PYTHON, COMMANDS, PRINTED = "python", "sh", "text"  # what the fences of blocks say
 
 
@@ -113,6 +115,9 @@ def main() -> None:
         return run_here(names[1])
     for name in names or sorted(page.stem for page in PAGES.glob("*.md") if page.stem != "index"):
         package = needed(PAGES / f"{name}.md")
+        if NO_WEIGHTS in (PAGES / f"{name}.md").read_text():
+            print(f"{name}: left out, its model's weights aren't fetched", flush=True)
+            continue
         if package and find_spec(package) is None:
             print(f"{name}: left out, {package} isn't installed", flush=True)
             continue

@@ -10,6 +10,7 @@ import torch
 import typer.main
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from vision import save_with_processor
 
 from qfpass.tools.cli import app
 
@@ -48,6 +49,7 @@ def save_tiny(folder: Path) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipes")
     save_tiny(folder / "tiny")
+    save_with_processor(folder / "tiny-vlm")
     (folder / "book.txt").write_text(BOOK)
     return folder
 
@@ -63,6 +65,7 @@ def instead(folder: Path) -> dict[str, str]:
     """What docs/recipes/index.md says is put in the place of what."""
     return {
         recipes.MODEL: str(folder / "tiny"),
+        recipes.VLM: str(folder / "tiny-vlm"),
         "qfpass.compile(model,": 'qfpass.compile(model, backend="eager",',
         "agent_model.model.eval(),": 'agent_model.model.eval(), backend="eager",',
         "check(model, tokenizer,": 'check(model, tokenizer, backend="eager",',
