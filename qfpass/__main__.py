@@ -4,6 +4,8 @@ import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 
+from .waits import Wait
+
 
 def main() -> None:
     """Print versions, or run the command line, which needs typer."""
@@ -12,7 +14,8 @@ def main() -> None:
         return
     if find_spec("typer") is None:
         sys.exit("qfpass: the command line needs typer: pip install 'qfpass[evaluate]'")
-    from .tools.cli import run
+    with Wait("loading the library", "seconds, more after an installation"):
+        from .tools.cli import run
 
     run()
 

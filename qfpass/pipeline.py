@@ -153,7 +153,8 @@ def build(
             return make_decoder(model, config, batch, choose_rule)
 
     warn_of_longer_texts(model, config)
-    decoder, digest = make(config)
+    with Wait(f"preparing {type(model).__name__}", "a minute or two for a new model, then seconds"):
+        decoder, digest = make(config)
     length = config.context_length or own_context_length(model)
 
     def digest_now() -> str | None:

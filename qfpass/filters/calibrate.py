@@ -54,7 +54,8 @@ def calibrate(
     if context_length is not None and context_length < 1:
         raise InputError(f"context_length must be at least 1 token, not {context_length}.")
     original = original_of(model)
-    captured = capture(original)
+    with Wait("tracing the model", shown=progress):
+        captured = capture(original)
     attentions = find_attentions(captured, None)
     return calibrate_captured(
         captured,

@@ -10,6 +10,7 @@ from ..config import Config
 from ..regions.outline import Outlined
 from ..regions.pieces import take_apart
 from ..upstream.inductor import backend_for_pieces
+from .inductor_backend import compile_wait
 from .lower import lower
 from .piecewise import Piecewise
 from .weight_guard import weights_of, with_weights_checked
@@ -142,13 +143,14 @@ class Graphs:
         checked = with_weights_checked(pieces, self.weights)
 
         def choose_and_call(*inputs: Any) -> torch.Tensor:
-            call, self.why_not_piecewise = checked, None
-            if backend_for_pieces.failure is None and not pieces.reports_runs(inputs):
-                backend_for_pieces.give_up("it told of no run")
-            if backend_for_pieces.failure is not None:
-                call, self.why_not_piecewise = whole(), RUNS_NOT_REPORTED
-            setattr(self, name, call)
-            return call(*inputs)
+            with compile_wait():
+                call, self.why_not_piecewise = checked, None
+                if backend_for_pieces.failure is None and not pieces.reports_runs(inputs):
+                    backend_for_pieces.give_up("it told of no run")
+                if backend_for_pieces.failure is not None:
+                    call, self.why_not_piecewise = whole(), RUNS_NOT_REPORTED
+                setattr(self, name, call)
+                return call(*inputs)
 
         return choose_and_call
 

@@ -9,6 +9,7 @@ from torch import fx
 from .. import code_digest
 from ..upstream import inductor
 from ..upstream.inductor import Generated
+from ..waits import Wait
 from .cpu_replay import run_and_record
 
 
@@ -23,6 +24,11 @@ class GeneratedCall(NamedTuple):
 OnRun = Callable[[GeneratedCall], None]
 
 
+def compile_wait() -> Wait:
+    """The wait for Inductor; inside another one it says nothing."""
+    return Wait("compiling", "a minute or so in all, seconds once this machine has compiled the model")
+
+
 class InductorBackend:
     """A torch.compile backend: `backend`, one of `upstream.inductor`, inside `caches_for_bound(bound)`.
 
@@ -34,7 +40,7 @@ class InductorBackend:
         self._backend, self._bound = backend, bound
 
     def __call__(self, graph: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        with caches_for_bound(self._bound):
+        with compile_wait(), caches_for_bound(self._bound):
             return self._backend(graph, examples)
 
 

@@ -11,8 +11,13 @@ from ..graph.tracing import forgetting_source_lines, generate_python
 from ..upstream import dynamo, inductor
 from ..upstream.fake_tensors import without_fake_results_kept
 from ..upstream.fx import without_stack_traces
-from ..waits import Wait
-from .inductor_backend import OnRun, caches_for_bound, recordable_inductor, reporting_inductor
+from .inductor_backend import (
+    OnRun,
+    caches_for_bound,
+    compile_wait,
+    recordable_inductor,
+    reporting_inductor,
+)
 from .replays import CUDA_GRAPHS
 from .weight_guard import are_plain, weights_of, with_weights_checked
 
@@ -82,7 +87,7 @@ def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Call:
         nonlocal has_run
         if has_run or config.backend != "inductor":
             return run(*inputs)
-        with Wait("compiling", "a minute or so in all, seconds once this machine has compiled the model"):
+        with compile_wait():  # Dynamo's part as well
             outputs = run(*inputs)
         has_run = True
         return outputs

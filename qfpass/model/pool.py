@@ -1,12 +1,10 @@
 """Pool: many conversations in one allocation, stepped together; made by `model.pool(rows)`."""
 
 import operator
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
-from rich.console import Console
 
 from ..decoder.decoder import Decoder
 from ..decoder.read import read
@@ -14,6 +12,7 @@ from ..decoder.row_sessions import RowSessions, naming
 from ..errors import ConfigError, InputError, SessionError
 from ..sessions.rows import TokenColumns
 from ..sessions.session import Session
+from ..waits import Wait
 from .changes import DecoderVersions
 from .check_inputs import check_inputs, check_length, check_session, wanted_indices
 
@@ -179,17 +178,15 @@ class Pool:
         decoder = self._current()
         if len(self.free) < min(2, self.rows):
             raise SessionError("warming up needs two free rows: do it before conversations join.")
-        Console(file=sys.stderr).print(
-            "qfpass: compiling what the pool's prompts and steps need: seconds to minutes, once."
-        )
         prompt = [0] * max(1, min(decoder.sizes.chunk + 1, decoder.sizes.context_length - 5))
         first = self.join()
         try:
-            self.read(first, prompt)  # a chunk, a token
-            for _ in range(2):  # on full stores the second token is read by graphs of its own
-                self.read(first, [0])
-            if self.rows > 1:
-                self._warm_up_steps(first, prompt)
+            with Wait("compiling what prompts and steps need", "a minute or two, then seconds"):
+                self.read(first, prompt)  # a chunk, a token
+                for _ in range(2):  # on full stores the second token is read by graphs of its own
+                    self.read(first, [0])
+                if self.rows > 1:
+                    self._warm_up_steps(first, prompt)
         finally:
             self.drop(first)
 

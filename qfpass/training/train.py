@@ -68,7 +68,8 @@ def train(
     """
     if isinstance(texts, str):
         raise InputError("texts must be a list of texts, not one string: put it into a list, [text].")
-    captured = capture(original_of(model))
+    with Wait("tracing the model", shown=progress):
+        captured = capture(original_of(model))
     refuse_without_predictions(captured)
     plan = TrainingPlan(ratio, steps, lessons, tuple(lengths), batch, sinks=4, seed=seed)
     attentions = find_attentions(captured, None)

@@ -25,6 +25,7 @@ from ..filters.local_cache import cache_folder, store_cached
 from ..filters.self_written import write_text
 from ..graph.captured import Captured
 from ..rewriting.uncompressed import Uncompressed
+from ..waits import Wait
 from .descent import TrainingPlan
 from .self_texts import MOST_LIKELY, long_texts, openings
 from .train import refuse_without_predictions, scored_attentions, train_captured
@@ -76,7 +77,8 @@ def tune(
             f"lessons={lessons!r}."
         )
     original = original_of(model)
-    captured = capture(original)
+    with Wait("tracing the model", shown=progress):
+        captured = capture(original)
     refuse_without_predictions(captured)
     attentions = find_attentions(captured, None)
     scored_attentions(attentions)  # refuses before anything is written

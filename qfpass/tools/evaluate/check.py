@@ -1,7 +1,5 @@
 """`qfpass check`: what a ratio gives and costs on one model: memory, speed, perplexity and needles."""
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +7,6 @@ from random import Random
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -19,6 +16,7 @@ from ...model.compiled_decoder import CompiledDecoder
 from ...pipeline import compile
 from ...reporting import Report, report
 from ...training.self_texts import MOST_LIKELY, openings
+from ...waits import Wait
 from ..bench.timing import take_turns
 from .needle_test import needle
 from .streamed_perplexity import Perplexity, perplexity
@@ -26,6 +24,7 @@ from .text_reader import open_reader
 from .texts import token_rows
 
 ROWS, ROOM = 4, 256  # texts that perplexity reads; tokens for questions and answers after a text
+FULL, BOUNDED = "full cache", "bounded store"
 STEPS, SECONDS = 40, 20.0  # of the timing: the most steps, and seconds after which no more are begun
 
 
@@ -93,7 +92,7 @@ def check(
         model: a Hugging Face decoder in eval mode.
         text: what perplexity reads and needles are hidden in; by default the model writes some.
         needles: at depths spread over the text, half as many depths as needles.
-        progress: say what is being done, and show progress bars.
+        progress: say what is being done.
 
     Raises:
         InputError: the text is too short for `ROWS` pieces of so many tokens.
@@ -101,35 +100,29 @@ def check(
     """
     if needles < 2 or tokens < 64:
         raise InputError(f"check needs two needles and 64 tokens at least, not {needles} and {tokens}.")
-    console, start = Console(file=sys.stderr, quiet=not progress), time.perf_counter()
+    with Wait(f"checking {ratio:g}x on texts of {tokens:,} tokens", "some minutes", shown=progress):
+        length = min(tokens + ROOM, own_context_length(model) or tokens + ROOM)
+        # The store is so many times smaller than the text alone.
+        compiled = compile(model, ratio=ratio * length / tokens, context_length=length, backend=backend)
+        if text is None:
+            with Wait(f"the model writes {ROWS + 1} texts of {tokens:,} tokens", shown=progress):
+                text = own_text(model, tokenizer, tokens, seed)
+        rows = token_rows(tokenizer, text, tokens=tokens, rows=ROWS, seed=seed)
+        found = report(compiled)
+        first = min(tokens // 2, max(site.slots for site in found.sites))
+        with Wait("timing steps", shown=progress):
+            steps = _steps(model, compiled, rows[:1])
 
-    def say(what: str) -> None:
-        console.print(f"{time.perf_counter() - start:5.0f} s  {what}", highlight=False)
+        def measured(name: str, each: nn.Module) -> Measured:
+            with Wait(f"measuring the {name}", shown=progress):
+                read = perplexity(each, rows, first=first, progress=progress)
+                answers = needle(
+                    each, tokenizer, text, lengths=(tokens,), depths=needles // 2, needles=2, seed=seed,
+                    progress=progress,
+                ).answers  # fmt: skip
+            return Measured(read.footprint.nbytes, steps[name], read, sum(a.exact for a in answers))
 
-    say(f"compiling for {tokens} tokens at {ratio:g}x")
-    length = min(tokens + ROOM, own_context_length(model) or tokens + ROOM)
-    # The store is so many times smaller than the text alone.
-    compiled = compile(model, ratio=ratio * length / tokens, context_length=length, backend=backend)
-    if text is None:
-        say(f"the model writes {ROWS} texts, since none was given")
-        text = own_text(model, tokenizer, tokens, seed)
-    rows = token_rows(tokenizer, text, tokens=tokens, rows=ROWS, seed=seed)
-    found = report(compiled)
-    first = min(tokens // 2, max(site.slots for site in found.sites))
-    say("timing steps")
-    steps = _steps(model, compiled, rows[:1])
-
-    def measured(name: str, each: nn.Module) -> Measured:
-        say(f"{name}: perplexity")
-        read = perplexity(each, rows, first=first, progress=progress)
-        say(f"{name}: {needles} needles")
-        answers = needle(
-            each, tokenizer, text, lengths=(tokens,), depths=needles // 2, needles=2, seed=seed,
-            progress=progress,
-        ).answers  # fmt: skip
-        return Measured(read.footprint.nbytes, steps[name], read, sum(a.exact for a in answers))
-
-    full, bounded = measured("full cache", model), measured("bounded", compiled)
+        full, bounded = measured(FULL, model), measured(BOUNDED, compiled)
     return Check(tokens, 2 * (needles // 2), full, bounded, found)
 
 
@@ -149,7 +142,7 @@ def own_text(model: Any, tokenizer: Any, tokens: int, seed: int) -> str:
 def _steps(model: nn.Module, compiled: CompiledDecoder, ids: torch.Tensor) -> dict[str, float]:
     """The median seconds of a token after ids [1, S], for both models in turn."""
     last, readers = ids[:, -1:], {}
-    for name, each in (("full cache", model), ("bounded", compiled)):
+    for name, each in ((FULL, model), (BOUNDED, compiled)):
         readers[name] = open_reader(each, ids.shape[1])
         readers[name].prefill(ids)
 

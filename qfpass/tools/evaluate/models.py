@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ...errors import ConfigError, InputError
+from ...waits import Wait
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,7 +26,8 @@ def load_model(name: str, dtype: str, device: str) -> nn.Module:
     except (RuntimeError, AssertionError) as error:  # an unknown device; a build without it
         raise ConfigError(f"device {device!r} can't be used: {str(error).splitlines()[0]}") from error
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
+        with Wait(f"loading {name}"):
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
     except (OSError, ValueError) as error:
         raise InputError(_nothing_there("causal model", name, error)) from error
     return model.eval().to(place)
