@@ -6,7 +6,6 @@ import torch
 from torch import fx
 
 from ..attention.find import Attention
-from ..graph.subgraph import ancestors
 
 Show = Callable[[Attention, torch.Tensor, torch.Tensor], None]
 
@@ -21,13 +20,13 @@ def operand_reader(
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.graph_copy(module.graph, copies)
-    needed = ancestors(operand for a in attentions for operand in a.node.all_input_nodes)
-    graph.output([copies[a.node] for a in attentions if a.node not in needed])
-    graph.eliminate_dead_code()
+    shown = []
     for attention in attentions:
         with graph.inserting_before(copies[attention.node]):
             operands = (copies[attention.query], copies[attention.key])
-            graph.call_function(_shows(show, attention), operands)
+            shown.append(graph.call_function(_shows(show, attention), operands))
+    graph.output(shown)  # what nothing else reads, such as a key that is written for us alone, stays too
+    graph.eliminate_dead_code()
     return fx.Interpreter(module, graph=graph).run
 
 
