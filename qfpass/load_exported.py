@@ -49,7 +49,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> CompiledDecoder:
     tensors = {**_weights(model, manifest, folder), **constants}
     if fingerprint(tensors.values(), layers) != manifest.fingerprint:
         raise PackageError(
-            f"{type(model).__name__} has other weights than the model that {folder} was made of."
+            f"{type(model).__name__} has other weights than the model that {folder} was exported from."
         )
     filters = load_filters(folder / FILTERS_FOLDER).to(manifest.device) if manifest.has_filters else None
     device = torch.device(manifest.device)

@@ -21,7 +21,7 @@ def check_form(
     queries, keys = query.shape[2], key.shape[2]
     if bias is not None:
         if causal or window is not None:
-            raise InputError("attention with a bias: hide keys by -inf in it, not by causal or window")
+            raise InputError("attention with a bias: hide keys with -inf in it, without causal or window")
         if bias.shape[2:] != (queries, keys):
             raise InputError(
                 f"attention: a bias of shape {tuple(bias.shape)} for {queries} queries and {keys} keys"

@@ -77,7 +77,7 @@ def _unknown_ids(decoder: Decoder, embeddings: torch.Tensor) -> torch.Tensor:
         raise InputError("inputs_embeds must be a tensor of floating-point numbers.")
     if embeddings.dim() != 3 or 0 in embeddings.shape:
         raise InputError(
-            f"inputs_embeds must be [batch, tokens, size], none of them 0, not {tuple(embeddings.shape)}."
+            f"inputs_embeds must be [batch, tokens, size] with no size of 0, not {tuple(embeddings.shape)}."
         )
     decoder.by_ends.others.require_width(embeddings)
     return torch.full(embeddings.shape[:2], UNKNOWN_ID)

@@ -75,7 +75,7 @@ class Pool:
         check_session(decoder, session, self._changes)
         if session.tokens_seen and session.batch != 1:
             raise SessionError(
-                f"the session holds {session.batch} rows, and a row of a pool one: make a session for each."
+                f"the session holds {session.batch} rows, but a pool's row holds one: make one for each."
             )
         return self._rows.add(session)
 

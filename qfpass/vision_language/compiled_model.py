@@ -89,7 +89,7 @@ class CompiledVisionLanguage(ImageSteps, CompiledGeneration):
         sizes = any(named.get(name) is not None for name in SIZES)
         if self.qfpass_has_axes and images and not sizes:
             raise InputError(
-                "images were given without image_grid_thw, by which their positions are counted: give all "
+                "images were given without image_grid_thw, from which their positions follow: pass all "
                 "that the processor returns."
             )
 

@@ -91,7 +91,7 @@ def test_what_a_step_or_a_row_can_not_be_is_refused() -> None:
         ("row 1: all 2 rows are in use", lambda: pool.fork(1)),
         ("belongs to another compiled model", lambda: pool.join(other.session())),
         ("not a session of this model", lambda: pool.join(torch.ones(1))),
-        ("holds 2 rows, and a row of a pool one", lambda: pool.join(many)),
+        ("holds 2 rows, but a pool's row holds one", lambda: pool.join(many)),
         ("row 0: 70 tokens seen and 1 new ones exceed", lambda: pool.step({1: 5, 0: 5})),
         ("row 0: 70 tokens seen and 2 new ones exceed", lambda: pool.read(0, [5, 6])),
         ("row 1: there is no token 61: .* 0 to 60", lambda: pool.step({0: 5, 1: 61})),

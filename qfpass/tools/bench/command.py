@@ -68,7 +68,7 @@ def run_bench(
         rounds=rounds, seconds=seconds,
     )  # fmt: skip
     if compact_weights and "decode" not in chosen:
-        raise ConfigError("--compact-weights is of steps: add --measure decode, or leave it out.")
+        raise ConfigError("--compact-weights only affects steps: add --measure decode, or leave it out.")
     kept = tuple(kind for kind in CONTENDERS if kind not in left_out) + (
         (COMPACT,) if compact_weights else ()
     )
