@@ -6,8 +6,11 @@ SAYING := $(PYTHON) qfpass/waits.py
 # For `make canaries`: the one before the pinned; any other with TRANSFORMERS=...
 TRANSFORMERS := 5.23.0
 
+# For `make triton`: the one that the pinned torch asks for.
+TRITON := 3.7.1
+
 .PHONY: help venv weights demo test test-slow test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
-	fuzz-server bench-serving lm-eval docs recipes lint clean
+	fuzz-server bench-serving lm-eval triton docs recipes lint clean
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
@@ -27,6 +30,7 @@ help:
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
 	@echo "make fuzz-server  10,000 good, malformed and broken-off requests to a server (some minutes)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
+	@echo "make triton  test the kernels for GPUs by Triton's interpreter and compiler, in an environment of their own"
 	@echo "make docs   build the site into build/docs; its tables and pictures from the records"
 	@echo "make recipes  run every recipe on real weights, write what it prints into its page"
 	@echo "make lint   ruff and mypy"
@@ -123,6 +127,16 @@ lm-eval: venv
 	cp build/lm-eval.pth "$$(build/lm-eval/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
 	build/lm-eval/bin/pip install --quiet -c constraints.txt lm-eval
 	build/lm-eval/bin/python -m pytest -q tests/model/test_integrations.py
+
+# Of its own, since it is 700 MB, and since the interpreter is chosen where Triton is imported, for a whole process.
+# The second call is without the interpreter: what Triton compiles, and Inductor's C++ beside it.
+triton: venv
+	$(PYTHON) -m venv build/triton
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/triton.pth
+	cp build/triton.pth "$$(build/triton/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	build/triton/bin/pip install --quiet triton==$(TRITON)
+	TRITON_INTERPRET=1 build/triton/bin/python -m pytest -q tests/kernels/cuda
+	build/triton/bin/python -m pytest -q tests/kernels/cuda/test_step_compiles.py tests/kernels/test_compile.py
 
 docs: venv
 	$(BIN)/python benchmarks/tables.py

@@ -1,4 +1,4 @@
-"""The table of kernels for many queries, and the choice from it by device, dtype, head size and form."""
+"""The table of kernels, and the choice from it by device, dtype, head size and form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ import torch
 from . import reference
 from .cpu import flash
 from .cuda import flash_attn, sdpa_ops
+from .cuda.step_attention import attend as triton_step
 from .form import AttentionForm
 from .kernel import Kernel
 
@@ -23,6 +24,7 @@ class KernelEntry:
         widest: the largest head size; None for any.
         caps: whether it applies a soft cap.
         is_installed: whether it can be used in this process.
+        for_steps: whether it takes one query a row, and a store as `choose_step_kernel` says.
     """
 
     name: str
@@ -32,6 +34,7 @@ class KernelEntry:
     widest: int | None = None
     caps: bool = False
     is_installed: Callable[[], bool] = lambda: True
+    for_steps: bool = False
 
     def takes(self, device: torch.device, dtype: torch.dtype, head_dim: int, is_capped: bool) -> bool:
         """Whether it is for this device, dtype, head size and form, and installed."""
@@ -53,6 +56,13 @@ TABLE = (
     ),
     KernelEntry("sdpa flash", sdpa_ops.attend_flash, "cuda", HALF, widest=256),
     KernelEntry("sdpa efficient", sdpa_ops.attend_efficient, "cuda", (*HALF, torch.float32)),
+    *(
+        KernelEntry(
+            "triton", triton_step.attend, "cuda", dtypes, widest=widest, caps=True,
+            is_installed=lambda: triton_step.is_installed(), for_steps=True,
+        )
+        for dtypes, widest in ((HALF, 512), ((torch.float32,), 256))
+    ),
 )  # fmt: skip
 
 
@@ -69,6 +79,29 @@ def choose_kernel(
         return replace(own, softcap=form.softcap)
     if head_dim == value_dim:
         for entry in TABLE:
-            if entry.takes(device, dtype, head_dim, form.softcap is not None):
+            if not entry.for_steps and entry.takes(device, dtype, head_dim, form.softcap is not None):
                 return Kernel(entry.name, entry.function, form.softcap)
     return Kernel("reference", reference.attend, form.softcap)
+
+
+def choose_step_kernel(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    value_dim: int,
+    form: AttentionForm,
+    own: Kernel | None = None,
+) -> Kernel | None:
+    """The kernel for one query a row over a store; None where the one for many queries reads steps too.
+
+    It is attend(query, key, value, *, scale, scales=None, bias=None, lengths=None, softcap=None), of query
+    [B, Hq, 1, D], key [B, Hkv, Sk, D] and value [B, Hkv, Sk, Dv]; bias and what it gives are as in
+    `qfpass.kernels`. With `scales` key and value are codes, as `cuda.step_attention.op.attend_slots` takes
+    them. Row b sees its first lengths[b] keys.
+    """
+    if own is not None:
+        return None  # the caller's kernel reads steps too
+    for entry in TABLE:
+        if entry.for_steps and entry.takes(device, dtype, max(head_dim, value_dim), form.softcap is not None):
+            return Kernel(entry.name, entry.function, form.softcap)
+    return None

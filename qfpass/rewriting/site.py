@@ -29,7 +29,7 @@ class Site:
         a = self.attention
         return Layer(
             a.index, a.name, str(a.span), a.query_heads, a.kv_heads, a.head_dim, a.value_dim, self.rule,
-            self.kernel_call.kernel.name, digest_of(self.smoothing),
+            self.kernel_call.names, digest_of(self.smoothing),
         )  # fmt: skip
 
     @property

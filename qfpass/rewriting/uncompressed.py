@@ -7,7 +7,7 @@ import torch
 from ..attention.find import Attention
 from ..graph.captured import Captured
 from ..graph.in_float32 import InFloat32
-from ..kernels.choose import choose_kernel
+from ..kernels.choose import choose_kernel, choose_step_kernel
 from ..kernels.kernel import Kernel
 from ..store.kernel_call import KernelCall
 from ..store.ring import RingRule
@@ -76,15 +76,9 @@ def kernel_call_of(
 
     `kernel` is one of the caller's own, for every device.
     """
-    chosen = choose_kernel(
-        captured.device,
-        dtype or captured.dtype,
-        attention.head_dim,
-        attention.value_dim,
-        attention.form,
-        kernel,
-    )
-    return KernelCall(chosen, attention.form)
+    sizes, form = (attention.head_dim, attention.value_dim), attention.form
+    wanted = (captured.device, dtype or captured.dtype, *sizes, form, kernel)
+    return KernelCall(choose_kernel(*wanted), form, choose_step_kernel(*wanted))
 
 
 def keep_all(attention: Attention, capacity: int, store_type: type[StoreKind] = Slots) -> Rule:

@@ -17,7 +17,7 @@ class Layer:
         index: its place among the decoder's attentions.
         name: the path of its module.
         span: the keys that a query sees, in words.
-        kernel: the name of the kernel that reads the store.
+        kernel: the names of the kernels that read the store.
         smoothing: a digest of the factors that its keys are divided by; empty without.
     """
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .kernel_call import KernelCall, hiding_bias, length_bias, weigh_with_sink
+from .kernel_call import KernelCall, hiding_bias, weigh_with_sink
 from .layer_inputs import split
 from .ring import Ring, RingRule, keys_in_order, write_chunk, write_token
 
@@ -54,8 +54,7 @@ class RingAttention(nn.Module):
         if self.rule.chunked:
             # A chunk starts at slot 0, so slots past the newest token belong to the chunk before.
             lengths = position[:, 0] % self.rule.slots + 1
-        bias = None if lengths is None else length_bias(lengths, keys.shape[2])
-        return self.kernel_call.attend(query, keys, values, bias=bias)
+        return self.kernel_call.attend(query, keys, values, lengths=lengths)
 
     def _over_ring_and_chunk(
         self,

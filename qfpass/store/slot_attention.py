@@ -5,7 +5,7 @@ from torch import nn
 
 from ..kernels.distance_bias import distance_bias
 from ..kernels.join import join
-from .kernel_call import KernelCall, hiding_bias, length_bias, weigh_with_sink
+from .kernel_call import KernelCall, hiding_bias, weigh_with_sink
 from .layer_inputs import split
 from .slots import Protection, SlotRule, append, keep_best, slot_of_position, write
 from .smoothing import smooth
@@ -76,11 +76,8 @@ class SlotAttention(nn.Module):
         filled = first_slots(slots, count)
         if lengths is not None and self.rule.is_bounded:
             lengths = _filled(filled)  # rows may have budgets of their own
-        bias = None if lengths is None else length_bias(lengths, filled.scores.shape[2])
-        if self.bias is not None:
-            distance = distance_bias(self.bias, position, filled.positions)
-            bias = distance if bias is None else distance + bias
-        return self.kernel_call.attend_slots(query, filled, bias)
+        bias = None if self.bias is None else distance_bias(self.bias, position, filled.positions)
+        return self.kernel_call.attend_slots(query, filled, bias, lengths)
 
     def _over_slots_and_chunk(
         self,

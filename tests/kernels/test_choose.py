@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from qfpass.kernels import reference
-from qfpass.kernels.choose import choose_kernel
+from qfpass.kernels.choose import choose_kernel, choose_step_kernel
 from qfpass.kernels.cpu import flash
 from qfpass.kernels.cuda import flash_attn, sdpa_ops
+from qfpass.kernels.cuda.step_attention import attend as triton_step
 from qfpass.kernels.form import AttentionForm
 from qfpass.kernels.kernel import Kernel
 
@@ -53,3 +54,19 @@ def test_a_soft_cap_needs_a_kernel_that_applies_it(installed: bool, monkeypatch:
     assert choose_kernel(torch.device("cpu"), torch.float32, 64, 64, capped) == plain
     found = choose_kernel(torch.device("cuda"), torch.bfloat16, 64, 64, capped)
     assert found == (Kernel("flash-attn", flash_attn.attend, 30.0) if installed else plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_steps_on_cuda_are_tritons_where_it_is_installed(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_step, "is_installed", lambda: True)
+    cuda, capped = torch.device("cuda"), AttentionForm(scale=1.0, softcap=30.0)
+    assert choose_step_kernel(cuda, dtype, 128, 128, PLAIN) == Kernel("triton", triton_step.attend)
+    assert choose_step_kernel(cuda, dtype, 192, 128, capped) == Kernel("triton", triton_step.attend, 30.0)
+    assert (choose_step_kernel(cuda, dtype, 512, 512, PLAIN) is None) == (dtype == torch.float32)
+    assert choose_step_kernel(torch.device("cpu"), dtype, 128, 128, PLAIN) is None
+    assert choose_step_kernel(cuda, torch.float64, 128, 128, PLAIN) is None
+    assert choose_step_kernel(cuda, dtype, 128, 128, PLAIN, own=REFERENCE) is None
+    monkeypatch.setattr(triton_step, "is_installed", lambda: False)
+    assert choose_step_kernel(cuda, dtype, 128, 128, PLAIN) is None

@@ -100,7 +100,12 @@ def test_only_the_shelf_takes_the_place_of_private_methods() -> None:
     found = []
     for file in SOURCES:
         name = ".".join(("qfpass", *file.relative_to(PACKAGE).with_suffix("").parts))
-        module = importlib.import_module(name.removesuffix(".__init__"))
+        try:
+            module = importlib.import_module(name.removesuffix(".__init__"))
+        except ModuleNotFoundError as error:
+            if error.name == "triton":  # not in every environment; what imports it has no classes
+                continue
+            raise
         for made in vars(module).values():
             if not inspect.isclass(made) or made.__module__ != module.__name__:
                 continue
