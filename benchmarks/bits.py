@@ -19,7 +19,7 @@ from qfpass.capture.decoder_call import own_context_length
 from qfpass.capture.export import capture
 from qfpass.choose_store import CANDIDATES, ROWS, TOKENS, predictions
 from qfpass.filters.read_smoothing import read_smoothing
-from qfpass.filters.self_written import random_starts, write_text
+from qfpass.filters.self_written import OwnText
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from assets import essays_text, qwen_folder, weights_folder
@@ -34,9 +34,10 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     captured = capture(model)
     attentions = find_attentions(captured, None)
-    factors = read_smoothing(captured, attentions, own_context_length(model) or ESSAY_TOKENS)
+    length = own_context_length(model) or ESSAY_TOKENS
+    factors = read_smoothing(captured, attentions, length)
     essay = tokenizer(essays_text()[ESSAY_FROM : ESSAY_FROM + 8 * ESSAY_TOKENS]).input_ids[:ESSAY_TOKENS]
-    own = write_text(captured, attentions, random_starts(captured, ROWS), TOKENS)
+    own = OwnText(captured, attentions, length).joined(ROWS, TOKENS)
     texts = {"own": own, "essay": torch.tensor([essay])}
     found = list[dict[str, object]]()
     for text, ids in texts.items():

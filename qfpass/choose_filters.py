@@ -21,15 +21,11 @@ from .filters import (
     store_cached,
 )  # fmt: skip
 from .filters.calibrate import calibrate_captured, model_fingerprint
-from .filters.self_written import random_starts, write_text
+from .filters.self_written import OwnText
 from .graph.captured import Captured
 from .waits import Wait, say
 
 log = logging.getLogger(__name__)
-# Of the text that a model writes to be calibrated on. Each token takes a reading of all weights, so texts are
-# short and many; docs/quality/notebook.md has what that changes.
-ROWS, TOKENS = 16, 64
-TOKENS_OF_ONE_ROW = 256
 
 
 def load_given_filters(
@@ -79,9 +75,10 @@ def find_or_make_filters(
     captured: Captured,
     attentions: Sequence[Attention],
     context_length: int,
+    own_text: OwnText,
     ranks: Ranks = ALONE,
 ) -> QFilters:
-    """Q-Filters for a model from the cache or the hub, else made on the spot.
+    """Q-Filters for a model from the cache or the hub, else made on the spot from a text of its own.
 
     If one of the processes that run the model together, `ranks`, finds none, all of them make filters.
     """
@@ -89,7 +86,7 @@ def find_or_make_filters(
     if ranks.all(found is not None):
         assert found is not None
         return found
-    made = _make(captured, attentions, own_context_length(model) or context_length)
+    made = _make(captured, attentions, own_context_length(model) or context_length, own_text)
     made.check(attentions)
     return made
 
@@ -105,16 +102,16 @@ def _find(model: nn.Module, captured: Captured, attentions: Sequence[Attention])
     return found
 
 
-def _make(captured: Captured, attentions: Sequence[Attention], context_length: int) -> QFilters:
+def _make(
+    captured: Captured, attentions: Sequence[Attention], context_length: int, own_text: OwnText
+) -> QFilters:
     """Q-Filters calibrated on text that the model writes itself; they are stored in the cache."""
-    rows = captured.batch or ROWS
-    tokens = min(TOKENS if rows >= ROWS else TOKENS_OF_ONE_ROW, context_length)
     say('no filters were found for this model, so it makes some, once; score="recency" needs none')
-    text = write_text(captured, attentions, random_starts(captured, rows), tokens, progress=True)
+    rows, tokens = own_text.ids.shape
     filters = calibrate_captured(
         captured,
         attentions,
-        [text],
+        [own_text.ids],
         sequence_length=tokens,
         context_length=context_length,
         source={

@@ -12,7 +12,7 @@ from .config import AUTO, STORE_KINDS, Config
 from .filters.calibrate import model_fingerprint
 from .filters.key_precision import KeyPrecision
 from .filters.read_smoothing import read_smoothing
-from .filters.self_written import random_starts, write_text
+from .filters.self_written import OwnText
 from .graph.captured import Captured
 from .kernels.int4 import GROUP
 from .rewriting.uncompressed import Uncompressed
@@ -31,6 +31,7 @@ def choose_store(
     captured: Captured,
     attentions: Sequence[Attention],
     context_length: int | None,
+    own_text: OwnText,
     ranks: Ranks = ALONE,
 ) -> tuple[Config, tuple[torch.Tensor, ...] | None]:
     """The settings with `store_dtype` decided, and the factors of smoothing for each attention, if any.
@@ -42,7 +43,7 @@ def choose_store(
     if config.store is None and config.store_dtype == AUTO:
         if not _may_choose(config, captured, length):
             return replace(config, store_dtype=None), None
-        measured = key_precision(captured, attentions, length, ranks)
+        measured = key_precision(captured, attentions, length, own_text, ranks)
         good = [c for c in CANDIDATES if measured.nats.get(str(c), math.inf) <= MOST_NATS]
         chosen = good[0] if good else None
         return replace(config, store_dtype=chosen), measured.smoothing if chosen else None
@@ -61,9 +62,9 @@ def _may_choose(config: Config, captured: Captured, length: int) -> bool:
 
 
 def key_precision(
-    captured: Captured, attentions: Sequence[Attention], length: int, ranks: Ranks = ALONE
+    captured: Captured, attentions: Sequence[Attention], length: int, own_text: OwnText, ranks: Ranks = ALONE
 ) -> KeyPrecision:
-    """What few bits cost this model, from the cache or measured on a text that it writes.
+    """What few bits cost this model, from the cache or measured on texts of its own.
 
     If one of the processes that run the model together, `ranks`, has no record, all of them measure.
     """
@@ -73,15 +74,17 @@ def key_precision(
         assert found is not None
         factors = tuple(each.to(captured.device, captured.dtype) for each in found.smoothing)
         return replace(found, smoothing=factors)
+    ids = own_text.joined(ROWS, TOKENS)
     with Wait("measuring how few bits keys and values need", "once a model; store_dtype=None needs none"):
-        measured = _measure(captured, attentions, length)
+        measured = _measure(captured, attentions, length, ids)
     measured.keep(fingerprint)
     return measured
 
 
-def _measure(captured: Captured, attentions: Sequence[Attention], length: int) -> KeyPrecision:
+def _measure(
+    captured: Captured, attentions: Sequence[Attention], length: int, ids: torch.Tensor
+) -> KeyPrecision:
     smoothing = read_smoothing(captured, attentions, length)
-    ids = write_text(captured, attentions, random_starts(captured, ROWS), TOKENS)
     expected, nats = predictions(captured, attentions, ids, None), dict[str, float]()
     for candidate in CANDIDATES:
         if candidate == "int8-int4" and any(a.value_dim % GROUP for a in attentions):

@@ -13,6 +13,7 @@ from .choose_store import SMOOTHED, choose_store
 from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
+from .filters.self_written import TOKENS, OwnText
 from .graph.captured import Captured
 from .kernels.cpu import lowerings
 from .layer_rules import ChooseRule, layer_shares, shares_within, slots_per_model_slot
@@ -39,6 +40,7 @@ class Plan:
         shares: each attention's part of the slots, relative to the mean.
         given: the filters that the settings gave or `qfpass.tune` made, loaded and checked; else None.
         smoothing: for each attention the factors of its keys, where stores hold them in few bits; else None.
+        own_text: what the model writes to be measured on.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Plan:
     shares: tuple[float, ...]
     given: QFilters | TrainedFilters | None
     smoothing: tuple[torch.Tensor, ...] | None
+    own_text: OwnText
 
 
 def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
@@ -80,14 +83,16 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
         return config.resolve(own_length, len(attentions), min(shares), slots_a_token, default_chunk)
 
     ranks.together(lambda: resolve(config, MOST_SLOTS_A_TOKEN))  # refuses before anything is measured
-    config, smoothing = choose_store(config, captured, attentions, own_length or config.context_length, ranks)
+    length = own_length or config.context_length
+    own_text = OwnText(captured, attentions, length or TOKENS, ranks)
+    config, smoothing = choose_store(config, captured, attentions, length, own_text, ranks)
     slots_a_token = slots_per_model_slot(attentions, captured, config.store_kind)
     sizes = ranks.together(lambda: resolve(config, slots_a_token))
     shares = shares_within(shares, sizes.largest_share)
     ranks.require_same(
         {"score": str(config.score), "store": config.store_dtype, "sizes": sizes, "shares": shares}
     )
-    return Plan(config, attentions, sizes, shares, given, smoothing)
+    return Plan(config, attentions, sizes, shares, given, smoothing, own_text)
 
 
 def start_vector_trials(model: nn.Module, config: Config) -> None:
@@ -140,6 +145,6 @@ def filters_for(
         return None
     captured = proven.captured
     chosen = plan.given or find_or_make_filters(
-        model, captured, proven.attentions, plan.sizes.context_length, proven.ranks
+        model, captured, proven.attentions, plan.sizes.context_length, plan.own_text, proven.ranks
     )
     return chosen.to(captured.device)

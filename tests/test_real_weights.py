@@ -132,7 +132,7 @@ def test_default_filters_are_made_once_and_found_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("QFPASS_CACHE", str(tmp_path))
-    monkeypatch.setattr("qfpass.choose_filters.TOKENS", 16)
+    monkeypatch.setattr("qfpass.filters.self_written.TOKENS", 8)
     qfpass.compile(model, ratio=8, backend="eager", verify=False)
     assert "calibrated" in capsys.readouterr().err
     qfpass.compile(model, ratio=8, backend="eager", verify=False)

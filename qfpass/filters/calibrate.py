@@ -19,6 +19,7 @@ from .q_filters import QFilters
 from .query_statistics import QueryStatistics
 
 SEQUENCE_LENGTH = 2048  # tokens, as in the paper
+TOGETHER = 512  # tokens of short sequences that are read at a time
 
 
 def calibrate(
@@ -86,7 +87,11 @@ def calibrate_captured(
     reader = operand_reader(
         captured.module, attentions, lambda attention, query, _: statistics.update(attention.index, query)
     )
-    batches = [b for ids in _sequences(data, sequence_length) for b in ids.split(captured.batch or 1)]
+    batches = [
+        rows
+        for ids in _sequences(data, sequence_length)
+        for rows in ids.split(captured.batch or max(1, TOGETHER // ids.shape[1]))
+    ]
     if not batches:
         raise InputError("calibration data is empty: give at least one sequence of token ids.")
     starts = spread_starts([ids.shape for ids in batches], context_length or 0)
