@@ -1,11 +1,15 @@
 """README and site: tables are those of the records, links lead somewhere, nothing is left out."""
 
+import copy
 import inspect
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 import qfpass
 from qfpass import errors
@@ -13,6 +17,7 @@ from qfpass import errors
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.append(str(ROOT / "benchmarks"))
+import scale  # noqa: E402
 import tables  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
@@ -35,6 +40,20 @@ def test_tables_are_those_of_the_records(page: Path) -> None:
     text = page.read_text()
     assert tables.MARKED.search(text)
     assert tables.with_tables(text) == text, "run `python benchmarks/tables.py`"
+
+
+def test_scale_is_what_is_computed() -> None:
+    text = scale.PAGE.read_text()
+    assert scale.with_tables(text) == text, "run `python benchmarks/scale.py`"
+
+
+def test_weights_are_counted_as_transformers_has_them() -> None:
+    own = scale.MODELS[0]
+    config = copy.deepcopy(own.config)
+    config.num_hidden_layers = 2
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert replace(own, config=config).weights == sum(weight.numel() for weight in model.parameters())
 
 
 def test_every_table_stands_in_a_page() -> None:
