@@ -109,8 +109,8 @@ class ModelEnds(Generic[G]):
         own = self._embedding
         if embeddings.shape[-1] != own.shape[-1] or embeddings.dtype != own.dtype:
             raise InputError(
-                f"inputs_embeds are of {embeddings.shape[-1]} numbers a token in {embeddings.dtype}, and the "
-                f"model's embeddings of {own.shape[-1]} in {own.dtype}."
+                f"inputs_embeds have {embeddings.shape[-1]} numbers per token in {embeddings.dtype}, but the "
+                f"model's embeddings have {own.shape[-1]} in {own.dtype}."
             )
 
     def _find(self, ends: Ends, ids: torch.Tensor) -> Cuts:

@@ -34,7 +34,7 @@ app = typer.Typer(
 
 Lengths = Annotated[
     list[int] | None,
-    typer.Option("--length", min=64, help="Tokens of a piece; repeatable: in turn; by default 1024."),
+    typer.Option("--length", min=64, help="Tokens of a piece; repeat it to alternate; by default 1024."),
 ]
 
 app.add_typer(commands, name="evaluate")
@@ -49,7 +49,7 @@ app.command("doctor")(run_doctor)
 def check(
     model: ModelName,
     ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
-    data: Annotated[Path | None, typer.Option(help="Your text; else the model writes some.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your text; without it the model writes some.")] = None,
     tokens: Annotated[int, typer.Option("--length", min=64, help="Tokens of a text.")] = 1024,
     needles: Annotated[int, typer.Option(min=2, help="Facts to find.")] = 20,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
@@ -70,7 +70,7 @@ def calibrate(
     model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
     sequences: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 20,
     tokens: Annotated[int, typer.Option("--length", min=2, help="Tokens of a piece.")] = 2048,
-    context_length: Annotated[int | None, typer.Option(min=2, help="Of texts to come.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=2, help="Tokens of texts to come.")] = None,
     seed: Seed = 0, dtype: Dtype = "float32", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Make Q-Filters of a model from a text."""
@@ -92,7 +92,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 700,
     lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 80,
     tokens: Lengths = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pieces a step: several on a GPU.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Pieces per step; use several on a GPU.")] = 1,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Train filters of a model on a text, for `qfpass.compile(model, filters=OUT)`."""
@@ -111,7 +111,7 @@ def tune(
     ratio: Annotated[float, typer.Option(help="How many times fewer slots than tokens.")] = 4.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 240,
     lessons: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 24,
-    out: Annotated[Path | None, typer.Option(help="A folder for a copy; else the cache alone.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also save a copy to this folder.")] = None,
     seed: Seed = 0, dtype: Dtype = "bfloat16", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Train filters of a model on texts that it writes itself; qfpass.compile then finds them."""
@@ -126,11 +126,13 @@ def tune(
 @app.command()
 def push(
     filters: Annotated[str, typer.Argument(metavar="FILTERS", help="A folder of filters.")],
-    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="On the hub: organisation/name.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="REPOSITORY", help="Where on the hub: organisation/name.")
+    ],
     base_model: Annotated[
-        str | None, typer.Option(help="Their model's hub name; else what they say.")
+        str | None, typer.Option(help="The hub name of their model, if the filters don't say.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Of a repository that is made.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Upload filters to the hub, with a model card."""
     address = push_filters(load_filters(filters), repository, base_model=base_model, private=private)

@@ -17,21 +17,25 @@ _NEEDS = ("prometheus_client", "pydantic", "starlette", "uvicorn")
 def run_serve(
     model: ModelName,
     ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
-    rows: Annotated[int, typer.Option(min=1, help="Requests worked on at once.")] = 16,
+    rows: Annotated[int, typer.Option(min=1, help="Requests answered at the same time.")] = 16,
     memory: Annotated[str, typer.Option(help="Bytes of keys and values at most.")] = "4GiB",
     disk: Annotated[str, typer.Option(help="Bytes of kept conversations on disk at most.")] = "16GiB",
-    folder: Annotated[Path | None, typer.Option(help="Where they outlive the server.")] = None,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; past them: 429.")] = 64,
-    deadline: Annotated[float | None, typer.Option(min=0.001, help="Seconds for a request.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 4096,
-    max_body: Annotated[str, typer.Option(help="Bytes of a request's body.")] = "8MiB",
-    name: Annotated[str | None, typer.Option(help="By which requests name the model; else MODEL.")] = None,
-    host: Annotated[str, typer.Option(help="Where it listens; only this machine by default.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")] = 8000,
-    token: Annotated[
-        str | None, typer.Option(envvar="QFPASS_TOKEN", help="That requests must bring.", show_envvar=True)
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep conversations here, so that they outlive the server.")
     ] = None,
-    context_length: Annotated[int | None, typer.Option(min=2, help="Else the model's own.")] = None,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 429.")] = 64,
+    deadline: Annotated[float | None, typer.Option(min=0.001, help="The most seconds of a request.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 4096,
+    max_body: Annotated[str, typer.Option(help="The most bytes of a request's body.")] = "8MiB",
+    name: Annotated[str | None, typer.Option(help="The model's name in requests; else MODEL.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="QFPASS_TOKEN", help="Requests must carry it.", show_envvar=True)
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=2, help="The most tokens of a conversation; else the model's own.")
+    ] = None,
     overflow: Annotated[str, typer.Option(help="Past the context: error, continue, rerotate.")] = "error",
     tokenizer: Annotated[str | None, typer.Option(help="A folder or a hub name; else the model's.")] = None,
     dtype: Dtype = "bfloat16", device: Device = "cpu",

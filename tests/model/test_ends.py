@@ -114,7 +114,7 @@ def test_what_cannot_be_is_refused_by_name() -> None:
     embeddings = torch.zeros(1, 3, 32)
     for given, words in (
         ({"inputs_embeds": embeddings, "input_ids": text(3)}, "both given"),
-        ({"inputs_embeds": embeddings[..., :8]}, "8 numbers a token"),
+        ({"inputs_embeds": embeddings[..., :8]}, "8 numbers per token"),
         ({"inputs_embeds": embeddings[0]}, "must be"),
         ({"inputs_embeds": text(3)}, "floating-point"),
         ({"input_ids": text(3), "output_hidden_states": [3]}, "3 hidden states"),

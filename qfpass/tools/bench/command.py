@@ -16,7 +16,10 @@ from .run import COMPACT, CONTENDERS, MEASURES, QUICK, Measurements, Workload
 from .setup import Setup
 
 ModelName = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="A folder or a hub name; none only draws --out again.")
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]", help="A folder or a hub name; without it the plots of --out are drawn again."
+    ),
 ]
 Measures = Annotated[
     list[str] | None, typer.Option("--measure", help=f"{', '.join(MEASURES)}; repeatable; by default all.")
@@ -27,25 +30,27 @@ Dtypes = Annotated[
 Numbers = list[int] | None
 Tokens = Annotated[
     Numbers,
-    typer.Option("--seen", min=2, help="Tokens seen before; repeatable; else 512 to 65536."),
+    typer.Option("--seen", min=2, help="Tokens already seen; repeatable; else 512 to 65536."),
 ]
 Static = Annotated[
-    Numbers, typer.Option("--static", min=2, help="Where StaticCache is compiled; repeatable.")
+    Numbers, typer.Option("--static", min=2, help="Lengths at which StaticCache is compiled; repeatable.")
 ]
 Slots = Annotated[Numbers, typer.Option("--slots", min=2, help="Slots a head; the first is compared.")]
 Batches = Annotated[Numbers, typer.Option("--batch", min=1, help="Rows; repeatable.")]
-Whole = Annotated[Numbers, typer.Option("--whole", min=2, help="Prompts read from the first token.")]
+Whole = Annotated[Numbers, typer.Option("--whole", min=2, help="Tokens of the prompts to read; repeatable.")]
 Without = Annotated[
     list[str] | None, typer.Option("--without", help=f"Left out: {', '.join(CONTENDERS)}; repeatable.")
 ]
-Compact = Annotated[bool, typer.Option(help="Compact weights too, where fewer bits hold a model's float32.")]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Steps of each, at most.")]
-Seconds = Annotated[float | None, typer.Option(min=0, help="No further round after these.")]
+Compact = Annotated[
+    bool, typer.Option(help="Also measure compact weights, if the model's fit into fewer bits.")
+]
+Rounds = Annotated[int | None, typer.Option(min=1, help="The most steps of each.")]
+Seconds = Annotated[float | None, typer.Option(min=0, help="Seconds after which no new round begins.")]
 Filters = Annotated[str | None, typer.Option(help="Q-Filters: a folder or hub name; else found or made.")]
 Mode = Annotated[str | None, typer.Option(help="torch.compile's mode; by default its own.")]
 Backend = Annotated[str, typer.Option(help="torch.compile's backend.")]
 Out = Annotated[Path, typer.Option(help="Where the JSON records and the PNG plots go.")]
-Quick = Annotated[bool, typer.Option(help="Few small sizes.")]
+Quick = Annotated[bool, typer.Option(help="Only a few small sizes.")]
 Plot = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the PNGs.")]
 
 

@@ -23,7 +23,7 @@ commands = typer.Typer(
 
 Ratios = Annotated[
     list[float] | None,
-    typer.Option("--ratio", help="Slots for n tokens in the bytes of n / ratio; repeatable; else 8."),
+    typer.Option("--ratio", help="How many times fewer bytes than the full cache; repeatable; else 8."),
 ]
 Budgets = Annotated[
     list[int] | None, typer.Option("--budget", help="Slots a head, instead of a ratio; repeatable.")
@@ -43,7 +43,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Texts run together.")]
 Plot = Annotated[bool, typer.Option(help="Draw the PNG.")]
 StoreDtype = Annotated[
     str | None,
-    typer.Option(help="int8, or int8-int4 (values in four bits); else the model's. A ratio is of bytes."),
+    typer.Option(help="int8, or int8-int4 (values in four bits); else the model's."),
 ]
 Chat = Annotated[bool | None, typer.Option(help="Use the chat template; by default if there is one.")]
 
@@ -84,7 +84,9 @@ def perplexity(
 @commands.command()
 def needle(
     model: ModelName, data: Data, ratio: Ratios = None, budget: Budgets = None, score: Scores = None,
-    length: Annotated[list[int] | None, typer.Option(help="Of a text; repeatable; else 1024, 2048.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a text; repeatable; else 1024, 2048.")
+    ] = None,
     depths: Annotated[int, typer.Option(min=1, help="Depths, from start to end.")] = 10,
     needles: Annotated[int, typer.Option(min=1, help="Needles at each length and depth.")] = 5,
     kind: Annotated[list[str] | None, typer.Option(help="numbers, words, sentences; repeatable.")] = None,
@@ -112,9 +114,9 @@ def needle(
 @commands.command()
 def ruler(
     model: ModelName, data: Data, ratio: Ratios = None, budget: Budgets = None, score: Scores = None,
-    length: Annotated[int, typer.Option(help="Tokens of a prompt, its answer included.")] = 2048,
+    length: Annotated[int, typer.Option(help="Tokens of a prompt and its answer.")] = 2048,
     task: Annotated[list[str] | None, typer.Option(help="A task; repeatable; else all eleven.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per task.")] = 10,
     recent: Recent = None, sinks: Sinks = 4, store_dtype: StoreDtype = None,
     filters: Filters = None, chat: Chat = None,
     out: Out = Path("qfpass-results"), seed: Seed = 0, batch: Batch = 8, dtype: Dtype = "float32",
