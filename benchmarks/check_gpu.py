@@ -1,9 +1,10 @@
 """What a GPU shows, in some eight minutes: `python benchmarks/check_gpu.py OUT`.
 
-It runs the tests marked `cuda`, then measures a model of Llama-3.1-8B's shape with random bfloat16 weights:
-compile, a step after 2,048 to 131,072 tokens, a step beside StaticCache compiled with CUDA graphs, a prompt
-of 32,768 tokens beside transformers, and peak memory. Each part's figures are printed and written to OUT as
-soon as it is done. `--dry-run` does the same with a tiny model on the processor.
+It runs the tests marked `cuda`, measures the kernel for steps by itself, then a model of Llama-3.1-8B's shape
+with random bfloat16 weights: compile, a step after 2,048 to 131,072 tokens, a step beside StaticCache compiled
+with CUDA graphs, a prompt of 32,768 tokens beside transformers, peak memory, and steps over stores of few
+bits. Each part's figures are printed and written to OUT as soon as it is done. `--dry-run` does the same
+with a tiny model on the processor.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from step_kernel import measure
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import qfpass
@@ -33,7 +35,7 @@ LLAMA_8B = {
 }  # fmt: skip
 TINY = LLAMA_8B | {
     "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
 }  # fmt: skip
 
 
@@ -55,6 +57,17 @@ class Checks:
         with self.device:
             model = AutoModelForCausalLM.from_config(config, dtype=self.dtype)
         self.model: Any = model.eval()
+
+    def kernel(self) -> dict[str, Any]:
+        """The kernel for steps by itself; see step_kernel.py."""
+        return measure(self.device, self.dtype, self.slots, self._a_byte)
+
+    @cached_property
+    def _a_byte(self) -> float:
+        """Seconds that reading one takes."""
+        read, nbytes = reader(self.device)
+        took = take_turns({"read": lambda: read}, rounds=20, seconds=5, device=self.device)
+        return took["read"].median / nbytes
 
     def compile(self) -> dict[str, Any]:
         """Seconds to the compiled model, to the first chunk's logits, and to the first three steps'."""
@@ -84,14 +97,27 @@ class Checks:
             for tokens in self.lengths
             for rows in (1, 16)
         }
-        read, read_nbytes = reader(self.device)
+        return self._of_contexts(contexts)
+
+    def few_bits(self) -> dict[str, Any]:
+        """The same after the middle length, over as many slots of few bits."""
+        contexts = {}
+        for dtype in (torch.int8, "int8-int4"):
+            compiled = qfpass.compile(self.model, budget=self.slots, score="knorm", store_dtype=dtype)
+            ours = BoundedContender(compiled, "qfpass")
+            for rows in (1, 16):
+                contexts[f"{dtype}, {rows} rows"] = ours.after(self.lengths[1], rows), rows
+        return self._of_contexts(contexts)
+
+    def _of_contexts(self, contexts: dict[str, Any]) -> dict[str, Any]:
+        """Milliseconds of a step of each (context, rows), and what reading its bytes would take."""
         calls: dict[str, Any] = {name: self._step(*context) for name, context in contexts.items()}
-        took = take_turns({**calls, "read": lambda: read}, rounds=40, seconds=20, device=self.device)
-        a_byte, weights = took["read"].median / read_nbytes, weight_nbytes(self.model)
+        took = take_turns(calls, rounds=40, seconds=20, device=self.device)
+        weights = weight_nbytes(self.model)
         return {
-            "GB/s": 1e-9 / a_byte,
+            "GB/s": 1e-9 / self._a_byte,
             "ms": {name: 1000 * took[name].median for name in contexts},
-            "bound": {name: 1000 * a_byte * (weights + c.nbytes) for name, (c, _) in contexts.items()},
+            "bound": {name: 1000 * self._a_byte * (weights + c.nbytes) for name, (c, _) in contexts.items()},
         }
 
     def profile(self) -> dict[str, Any]:
@@ -173,21 +199,10 @@ class Checks:
             torch.cuda.synchronize()
 
 
-def run_tests(out: Path) -> dict[str, Any]:
-    """The tests marked `cuda`; their output goes to a file of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "cuda",
-        "-n",
-        "8",
-        "-p",
-        "no:cacheprovider",
-        "--durations=15",
-    ]
+def run_tests(out: Path, dry: bool) -> dict[str, Any]:
+    """The tests marked `cuda`; their output goes to a file of its own. Without a GPU all are skipped."""
+    asked = f"-m pytest -q -m cuda -n {0 if dry else 8} -p no:cacheprovider --durations=15"
+    command = [sys.executable, *asked.split()]
     with (out / "tests.txt").open("w") as log:
         code = subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, timeout=240, check=False
@@ -205,8 +220,9 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     checks = Checks(asked.dry_run)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "tests": lambda: run_tests(asked.out), "compile": checks.compile, "steps": checks.steps,
-        "profile": checks.profile, "prefill": checks.prefill, "beside_static": checks.beside_static,
+        "tests": lambda: run_tests(asked.out, asked.dry_run), "kernel": checks.kernel,
+        "compile": checks.compile, "steps": checks.steps, "profile": checks.profile,
+        "prefill": checks.prefill, "beside_static": checks.beside_static, "few_bits": checks.few_bits,
     }  # fmt: skip
     found: dict[str, Any] = {}
     names: list[str] = asked.part or list(parts)
