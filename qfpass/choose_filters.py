@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from .attention.find import Attention
+from .attention.spread_heads import heads_of_whole
 from .capture.decoder_call import own_context_length
 from .capture.ranks import ALONE, Ranks
 from .config import Config
@@ -53,7 +54,7 @@ def load_given_filters(
             f"score={str(config.score)!r} doesn't read the filters that were given, which are for the "
             f"{filters.score!r} score: leave score out, or give other filters."
         )
-    filters.check(attentions)
+    filters.check(heads_of_whole(captured, attentions))
     return filters
 
 
@@ -66,7 +67,7 @@ def _find_tuned(config: Config, captured: Captured, attentions: Sequence[Attenti
         return None
     found = find_tuned(model_fingerprint(captured, attentions))
     if found is not None:
-        found.check(attentions)
+        found.check(heads_of_whole(captured, attentions))
     return found
 
 
@@ -87,7 +88,7 @@ def find_or_make_filters(
         assert found is not None
         return found
     made = _make(captured, attentions, own_context_length(model) or context_length, own_text)
-    made.check(attentions)
+    made.check(heads_of_whole(captured, attentions))
     return made
 
 
@@ -98,7 +99,7 @@ def _find(model: nn.Module, captured: Captured, attentions: Sequence[Attention])
         with Wait("looking for published filters", "seconds; HF_HUB_OFFLINE=1 needs none"):
             found = find_on_hub(getattr(getattr(model, "config", None), "name_or_path", None))
     if found is not None:
-        found.check(attentions)
+        found.check(heads_of_whole(captured, attentions))
     return found
 
 

@@ -47,8 +47,9 @@ def choose_store(
         good = [c for c in CANDIDATES if measured.nats.get(str(c), math.inf) <= MOST_NATS]
         chosen = good[0] if good else None
         return replace(config, store_dtype=chosen), measured.smoothing if chosen else None
-    smooths = config.store_kind in SMOOTHED
-    return config, read_smoothing(captured, attentions, length) if smooths else None
+    if config.store_kind not in SMOOTHED:
+        return config, None
+    return config, _of_all_heads(captured, read_smoothing(captured, attentions, length))
 
 
 def _may_choose(config: Config, captured: Captured, length: int) -> bool:
@@ -77,8 +78,15 @@ def key_precision(
     ids = own_text.joined(ROWS, TOKENS)
     with Wait("measuring how few bits keys and values need", "once a model; store_dtype=None needs none"):
         measured = _measure(captured, attentions, length, ids)
+    measured = replace(measured, smoothing=_of_all_heads(captured, measured.smoothing))
     measured.keep(fingerprint)
     return measured
+
+
+def _of_all_heads(captured: Captured, factors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The factors of the whole model's heads, of which this process may have read a part."""
+    shards = captured.shards
+    return tuple(shards.all_heads(each, 0) if shards else each for each in factors)
 
 
 def _measure(

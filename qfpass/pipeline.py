@@ -20,8 +20,8 @@ from .ends.model_ends import ModelEnds
 from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
+from .graph.captured import vocabulary_of
 from .graph.tracing import without_autocast
-from .graph.vocabulary import vocabulary
 from .kernels.kernel import Kernel
 from .layer_rules import ChooseRule, layer_rule
 from .lowering.decoder_graphs import Graphs
@@ -219,7 +219,7 @@ def make_decoder(
     graphs = graphs_of(rewritten, config.compact_weights)
     decoder = Decoder(
         graphs, layers_of(sites), filters, plan.sizes, plan.config, captured.device, captured.dtype,
-        model_fingerprint(captured, proven.attentions), vocabulary(captured.module), rotations,
-        proven.skipped, other_ends,
+        model_fingerprint(captured, proven.attentions), vocabulary_of(captured), rotations,
+        proven.skipped, other_ends, captured.shards,
     )  # fmt: skip
     return decoder, proven.digest

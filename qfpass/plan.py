@@ -21,8 +21,11 @@ from .proof.prove import Proven
 from .rewriting.site import Site
 from .rewriting.uncompressed import kernel_call_of
 from .sizes import Sizes
+from .store.kernel_call import KernelCall
 from .store.kv_form import KVForm
+from .store.layer import Rule
 from .store.scores import SCORES, score_named
+from .store.smoothing import digest_of
 from .store.try_score import try_score
 from .store.try_store import try_store
 from .upstream.vector_isa import start_trials
@@ -39,7 +42,8 @@ class Plan:
         sizes: in tokens and slots.
         shares: each attention's part of the slots, relative to the mean.
         given: the filters that the settings gave or `qfpass.tune` made, loaded and checked; else None.
-        smoothing: for each attention the factors of its keys, where stores hold them in few bits; else None.
+        smoothing: for each attention the factors of its keys, of all heads of the model, where stores hold
+            them in few bits; else None.
         own_text: what the model writes to be measured on.
     """
 
@@ -92,6 +96,10 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
     ranks.require_same(
         {"score": str(config.score), "store": config.store_dtype, "sizes": sizes, "shares": shares}
     )
+    shards = captured.shards
+    if shards is not None and shards.splits_heads:
+        assert config.score is not None
+        config = replace(config, score=config.score.over_processes(shards.size, shards.group.group_name))
     return Plan(config, attentions, sizes, shares, given, smoothing, own_text)
 
 
@@ -133,14 +141,26 @@ def make_sites(captured: Captured, plan: Plan, choose_rule: ChooseRule, own_loop
         rule = choose_rule(attention, plan.config, plan.sizes, share)
         call = replace(kernel_call_of(captured, attention, kernel=own), streams=streams, own_loops=own_loops)
         smoothing = plan.smoothing[attention.index] if plan.smoothing else None
-        sites.append(Site(attention, rule, call, smoothing if rule.store_type in SMOOTHED else None))
+        sites.append(_site(captured, attention, rule, call, smoothing))
     return sites
+
+
+def _site(
+    captured: Captured, attention: Attention, rule: Rule, call: KernelCall, smoothing: torch.Tensor | None
+) -> Site:
+    if smoothing is None or rule.store_type not in SMOOTHED:
+        return Site(attention, rule, call)
+    own = captured.shards.own_heads(smoothing, 0) if captured.shards else smoothing
+    return Site(attention, rule, call, own, digest_of(smoothing))
 
 
 def filters_for(
     model: nn.Module, proven: Proven, plan: Plan, sites: Sequence[Site]
 ) -> QFilters | TrainedFilters | None:
-    """The filters that the layers' scores read, on the model's device; None if no score reads filters."""
+    """The filters that the layers' scores read, on the model's device; None if no score reads filters.
+
+    They are of all heads of the model, also where a process has a part of them.
+    """
     if not any(site.rule.needs_filters for site in sites):
         return None
     captured = proven.captured

@@ -87,10 +87,10 @@ class Wait:
 
 
 def say(what: str) -> None:
-    """One line on standard error, unless the environment asks for quiet."""
+    """One line on standard error, of the first of several processes, unless quiet is asked for."""
     global _last_line
     _last_line = time.monotonic()
-    if not os.environ.get(QUIET):
+    if not os.environ.get(QUIET) and os.environ.get("RANK", "0") == "0":
         print(f"qfpass: {what}", file=sys.stderr, flush=True)
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ..upstream.fx import merge_equal_nodes
 from .decoder_call import LogitsWrapper
 from .kinds import kind_of
 from .layer_copies import expand_layer_copies, layer_copies_stand_in
+from .local_shards import shards_stand_in
 from .ranks import are_several
 from .suitable import opaque_weight_classes, refuse_unsuitable
 
@@ -59,6 +61,12 @@ def capture(
 
 
 def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
+    predicts = kind_of(model) == "logits"
+    with shards_stand_in(model) as shards:
+        return replace(_exported(model, batch, repeats, lean), predicts=predicts, shards=shards)
+
+
+def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
     device, dtype = device_and_dtype(model)
     ids, positions = example_inputs(device, batch)
     whole = LogitsWrapper(model, lean)
@@ -80,8 +88,7 @@ def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], l
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
     conditions, left_behind = export.size_conditions(program), tuple(sorted(whole.left_behind))
-    predicts = kind_of(model) == "logits"
-    return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind, predicts)
+    return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind)
 
 
 def captured_program(program: torch.export.ExportedProgram) -> Captured:

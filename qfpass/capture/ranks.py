@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed
-from torch import fx
+from torch import fx, nn
 
 from ..errors import RanksError
 from ..upstream.process_groups import groups_joined_by
+from ..upstream.tensor_parallel import is_spread
 
 R = TypeVar("R")
 
@@ -35,6 +36,13 @@ class Ranks:
     def of(cls, module: fx.GraphModule) -> "Ranks":
         """The processes that the collectives of a captured graph join."""
         return cls(groups_joined_by(module.graph)) if are_several() else cls()
+
+    @classmethod
+    def of_shards(cls, model: nn.Module) -> "Ranks | None":
+        """The processes over which a model's weights are spread; None if they are whole."""
+        weights = (*model.parameters(), *model.buffers())
+        mesh: Any = next((w.device_mesh for w in weights if is_spread(w)), None)  # type: ignore[attr-defined]
+        return None if mesh is None else cls([mesh.get_group()])
 
     def all(self, value: bool) -> bool:
         """Whether `value` is True in every process."""

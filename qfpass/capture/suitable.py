@@ -1,13 +1,13 @@
 """Refuse, before anything is traced, models that can't be compiled however their forward is written."""
 
 import sys
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import CaptureError
 from ..upstream.modules import parts_of
+from .local_shards import is_split, refuse_unknown_split
 
 # Wrappers around a model, by the module that defines them.
 _WRAPPERS = {
@@ -21,8 +21,8 @@ def refuse_unsuitable(model: nn.Module) -> None:
 
     Raises:
         CaptureError: `model` is no module, an exported or scripted one, a wrapper, an encoder-decoder or in
-            training mode; or its weights are on the meta device, spread over devices or processes, or made in
-            inference mode.
+            training mode; or its weights are on the meta device, spread over devices, or over processes in a
+            way that isn't known, or made in inference mode.
     """
     if not isinstance(model, nn.Module) and not _is_exported(model):
         if isinstance(model, str):
@@ -57,22 +57,20 @@ def _refuse_weights(model: nn.Module) -> None:
             f"{name} is spread over {', '.join(sorted(map(str, devices)))}: a device map of several devices "
             "isn't supported, put it on one device."
         )
-    for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+    weights = [*model.named_parameters(), *model.named_buffers()]
+    for path, weight in weights:
         if weight.is_meta:
             raise CaptureError(
                 f"{name} has weights without numbers, such as {path} on the meta device: load them first "
                 "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."
-            )
-        if _is_distributed(weight):
-            raise CaptureError(
-                f"{name} has weights that are spread over processes, such as {path}, a DTensor: qfpass "
-                "compiles weights that are whole, or plain tensors of each process's own heads."
             )
         if weight.is_inference():
             raise CaptureError(
                 f"{name} has weights that were made under torch.inference_mode(), such as {path}, which "
                 "torch lets nobody trace: make or load the model under torch.no_grad() instead."
             )
+    if is_split(model):
+        refuse_unknown_split(model)
 
 
 def opaque_weight_classes(model: nn.Module) -> str:
@@ -101,8 +99,3 @@ def _is_wrapper(module: nn.Module) -> bool:
         if holder in sys.modules
         for kind in kinds
     )
-
-
-def _is_distributed(weight: torch.Tensor) -> bool:
-    tensors: Any = sys.modules.get("torch.distributed.tensor")  # imported already if there are DTensors
-    return tensors is not None and isinstance(weight, tensors.DTensor)

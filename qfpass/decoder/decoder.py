@@ -13,6 +13,7 @@ import torch
 
 from ..config import Config
 from ..filters import QFilters, TrainedFilters
+from ..graph.shards import Shards
 from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
 from ..lowering.lower import mark_length
@@ -45,10 +46,12 @@ class Decoder:
         inputs: makes the graphs' inputs after ids and positions.
         vocabulary: token ids are below this number; None if the graph doesn't show it.
         most_tokens: a store holds no more tokens than this.
+        shards: which part of the model this is, if it is spread over processes.
         rotations: for each attention the rotation that moves its stored keys; empty if keys are never moved.
 
     Args:
         skipped: the optimisations that the capture didn't use, by name, each with the reason.
+        filters: of all heads of the model.
         other_ends: makes graphs that take embeddings or give hidden states; None for exported graphs.
     """
 
@@ -66,6 +69,7 @@ class Decoder:
         rotations: Sequence[Rotation | None],
         skipped: Mapping[str, str],
         other_ends: OtherEnds | None = None,
+        shards: Shards | None = None,
     ) -> None:
         self._skipped = skipped
         self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
@@ -82,7 +86,9 @@ class Decoder:
         self.watch = OverwriteFinder(config, self.replays, graphs.watch)
         self._most_slots = max(layer.rule.slots for layer in layers)
         self.most_tokens = max(sizes.context_length, self._most_slots)
-        self.inputs = GraphInputs(layers, filters, self.most_tokens, device)
+        own_filters = filters.map_heads(shards.own_heads) if filters and shards else filters
+        self.inputs = GraphInputs(layers, own_filters, self.most_tokens, device)
+        self.shards = shards
         self._batch_sizes = set[int]()
 
     @contextmanager
@@ -101,7 +107,9 @@ class Decoder:
         """
         sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.layers)
         require_kept(take_back, sizes, self.layers)
-        return Session(self.layers, sizes, self.dtype, self.device, owner=self, take_back=take_back)
+        return Session(
+            self.layers, sizes, self.dtype, self.device, owner=self, take_back=take_back, shards=self.shards
+        )
 
     @property
     def identity(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ..attention.find import Attention, find_attentions
 from ..capture.decoder_call import own_context_length
 from ..capture.export import capture
 from ..capture.original import original_of
+from ..capture.ranks import ALONE, Ranks
 from ..errors import InputError
 from ..graph.captured import Captured
 from ..waits import Wait
@@ -17,6 +18,7 @@ from .fingerprints import fingerprint
 from .operand_reader import operand_reader
 from .q_filters import QFilters
 from .query_statistics import QueryStatistics
+from .whole_fingerprint import as_part_of_whole
 
 SEQUENCE_LENGTH = 2048  # tokens, as in the paper
 TOGETHER = 512  # tokens of short sequences that are read at a time
@@ -51,13 +53,16 @@ def calibrate(
 
     Raises:
         InputError: there is no data, it is text, ids aren't integers, or `context_length` is below 1.
+        RanksError: the model is split over processes, and it can't be read in another one.
     """
     if context_length is not None and context_length < 1:
         raise InputError(f"context_length must be at least 1 token, not {context_length}.")
     original = original_of(model)
+    ranks = Ranks.of_shards(original) or ALONE
     with Wait("tracing the model", shown=progress):
-        captured = capture(original)
-    attentions = find_attentions(captured, None)
+        captured = ranks.together(lambda: capture(original))
+    attentions = ranks.together(lambda: find_attentions(captured, None))
+    captured = as_part_of_whole(captured, attentions, ranks)
     return calibrate_captured(
         captured,
         attentions,
@@ -100,7 +105,8 @@ def calibrate_captured(
             positions = start[:, None] + torch.arange(ids.shape[1])
             reader(ids.to(captured.device), positions.to(captured.device))
     lengths = {"sequence_length": sequence_length, "context_length": context_length}
-    return statistics.finish({**source, **lengths})
+    filters = statistics.finish({**source, **lengths})
+    return filters if captured.shards is None else filters.map_heads(captured.shards.all_heads)
 
 
 def spread_starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Tensor]:
@@ -114,7 +120,12 @@ def spread_starts(shapes: Sequence[torch.Size], context_length: int) -> list[tor
 
 
 def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:
-    """The fingerprint of the model's weights, buffers and heads, which identifies its filters."""
+    """The fingerprint of the model's weights, buffers and heads, which identifies its filters.
+
+    Of a model whose weights are spread over processes, that of the whole.
+    """
+    if captured.identity is not None:
+        return captured.identity
     module = captured.module
     return fingerprint((*module.parameters(), *module.buffers()), attentions)
 

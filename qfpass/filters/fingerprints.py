@@ -1,6 +1,7 @@
 """A short digest of a model's architecture and weights, which identifies the model's filters."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -22,19 +23,30 @@ def fingerprint(tensors: Iterable[Tensor], layers: Sequence[QFilterSizes]) -> st
     may hold a constant of the model's code once, or once per layer. Fine-tuned weights give another digest.
     Of a quantised weight, its parts count. Only a few kilobytes of weights are read, whatever their size.
     """
+    plain = [each for tensor in tensors for each in parts_of(tensor).values() or [tensor]]
+    return digest_of(layers, ((t.shape, bits_of(t, places_of(t.shape)).tolist()) for t in plain))
+
+
+def digest_of(layers: Sequence[QFilterSizes], tensors: Iterable[tuple[Sequence[int], Sequence[int]]]) -> str:
+    """The fingerprint of a model with these layers; `tensors`: the shape and the sampled bits of each."""
     lines = [f"layer {x.query_heads} {x.kv_heads} {x.head_dim}" for x in layers]
-    plain = (each for tensor in tensors for each in parts_of(tensor).values() or [tensor])
-    lines += sorted({f"{list(t.shape)} {_sample(t)}" for t in plain})
+    lines += sorted({f"{list(shape)} {list(bits)}" for shape, bits in tensors})
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
-def _sample(tensor: Tensor) -> list[int]:
-    """The bfloat16 bits of up to 64 evenly spaced values, the first and the last included."""
-    size = tensor.numel()
+def places_of(shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """The coordinates of up to 64 evenly spaced elements, the first and the last included."""
+    shape = tuple(shape) or (1,)
+    size = math.prod(shape)
     steps = min(SAMPLES, size)
     # Integer arithmetic: a float32 linspace would be off by some elements in large tensors.
     places = torch.arange(steps) * (size - 1) // max(steps - 1, 1)
+    return torch.unravel_index(places, shape)
+
+
+def bits_of(tensor: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """The bfloat16 bits of a tensor's elements at these coordinates, as int16 on the CPU."""
     flat = tensor.detach().reshape(1) if tensor.ndim == 0 else tensor.detach()
     # Indexing by coordinates copies only these elements, even if the tensor is not contiguous.
-    index = torch.unravel_index(places.to(flat.device), flat.shape)
-    return flat[index].to("cpu", torch.bfloat16).view(torch.int16).tolist()
+    index = tuple(each.to(flat.device) for each in places)
+    return flat[index].to("cpu", torch.bfloat16).view(torch.int16)

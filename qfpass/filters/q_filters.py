@@ -1,7 +1,7 @@
 """The Q-Filters of one model: a checked container that is saved, loaded and compared with a model."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -119,8 +119,12 @@ class QFilters:
 
     def to(self, device: torch.device | str) -> "QFilters":
         """The same filters with every tensor on `device`."""
-        moved = {name: tuple(t.to(device) for t in each) for name, each in self._present().items()}
-        return replace(self, **moved)  # type: ignore[arg-type]
+        return self.map_heads(lambda tensor, _: tensor.to(device))
+
+    def map_heads(self, change: Callable[[Tensor, int], Tensor]) -> "QFilters":
+        """Filters of `change(tensor, dim)` of every tensor; `dim` is that of its heads."""
+        changed = {name: tuple(change(t, 0) for t in each) for name, each in self._present().items()}
+        return replace(self, **changed)  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:
         """Write `qfilters.safetensors` and `qfilters.json` into `folder`, created if it is missing.

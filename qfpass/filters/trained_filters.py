@@ -4,7 +4,7 @@ Each key/value head has one filter. A token's keys and values of all key/value h
 on it (see `store.scores.trained`). `qfpass.train` makes trained filters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +88,11 @@ class TrainedFilters:
 
     def to(self, device: torch.device | str) -> "TrainedFilters":
         """The same filters with every tensor on `device`."""
-        return TrainedFilters(tuple(t.to(device) for t in self.filters), self.shares, self.source)
+        return self.map_heads(lambda tensor, _: tensor.to(device))
+
+    def map_heads(self, change: Callable[[Tensor, int], Tensor]) -> "TrainedFilters":
+        """Filters of `change(tensor, dim)` of every tensor; `dim` is that of its heads."""
+        return TrainedFilters(tuple(change(t, 0) for t in self.filters), self.shares, self.source)
 
     def for_slots(self, slots: int) -> tuple[Tensor, ...]:
         """The filters for `slots` slots per head on average: the position's weight becomes one per token."""

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import CaptureError
+from .shards import Shards
 from .vocabulary import vocabulary
 
 # Rows and tokens of the example that a trace reads. They differ from each other and from sizes that models
@@ -26,6 +27,8 @@ class Captured:
         conditions: what the trace assumed about the inputs' sizes, as Python expressions.
         left_behind: the paths of the model's attributes, numbers and flags, that a traced call had changed.
         predicts: whether the output is logits over the vocabulary, and not hidden values or scores.
+        shards: which part of a model that is spread over processes this is; None if it is whole.
+        identity: the fingerprint of the whole model, of which this is a part; None if it is whole.
     """
 
     module: fx.GraphModule
@@ -36,6 +39,8 @@ class Captured:
     conditions: tuple[str, ...] = ()
     left_behind: tuple[str, ...] = ()
     predicts: bool = True
+    shards: Shards | None = None
+    identity: str | None = None
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -61,3 +66,9 @@ def id_limit(module: fx.GraphModule) -> int:
     (output,) = module.graph.output_node().all_input_nodes
     size = int(output.meta["val"].shape[-1])
     return min(size, vocabulary(module) or size)
+
+
+def vocabulary_of(captured: Captured) -> int | None:
+    """Token ids are below this number; None if the graph doesn't show it."""
+    spread = captured.shards.vocabulary if captured.shards else None
+    return spread or vocabulary(captured.module)

@@ -12,6 +12,7 @@ from ..capture.computation_digest import ComputationDigest, digest_computation, 
 from ..capture.export import capture
 from ..capture.ranks import ALONE, Ranks, are_several
 from ..config import Config
+from ..filters.whole_fingerprint import as_part_of_whole
 from ..graph.captured import Captured
 from ..graph.tracing import TRACING
 from ..upstream.entry import describe
@@ -81,11 +82,23 @@ class _Capture:
         """
         for optimisation in ("capture_cache", "trace_layers_once"):
             self._skip(optimisation, "several processes may run the model together")
+        settings = {**self.config.in_words(), "context_length": self.length}
+        ranks = Ranks.of_shards(self.model)
+        if ranks is None:  # by other hands: the graph's collectives tell who runs the model
+            captured = self._traced()
+            ranks = Ranks.of(captured.module)
+            ranks.require_same(settings)
+        else:
+            ranks.require_same(settings)
+            captured = ranks.together(self._traced)
+        attentions = self._prove(captured, ranks)
+        captured = as_part_of_whole(captured, attentions, ranks)
+        return Proven(captured, attentions, self.skipped, ranks=ranks)
+
+    def _traced(self) -> Captured:
+        """A capture of every layer."""
         with TRACING:
-            captured = capture(self.model, self.batch, lean=self.lean)
-        ranks = Ranks.of(captured.module)
-        ranks.require_same({**self.config.in_words(), "context_length": self.length})
-        return Proven(captured, self._prove(captured, ranks), self.skipped, ranks=ranks)
+            return capture(self.model, self.batch, lean=self.lean)
 
     def _digest(self) -> ComputationDigest | None:
         """The digest that tells models and layers apart; None if nothing needs it or there is none."""
@@ -155,8 +168,7 @@ class _Capture:
             if not repeats:
                 raise
             skip(f"a graph with layers traced once doesn't prove: {describe(error)}")
-        with TRACING:
-            captured = capture(self.model, self.batch, lean=self.lean)
+        captured = self._traced()
         return Proven(captured, self._prove(captured), self.skipped)
 
     def _prove(self, captured: Captured, ranks: Ranks = ALONE) -> list[Attention]:

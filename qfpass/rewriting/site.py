@@ -8,7 +8,6 @@ import torch
 from ..attention.find import Attention
 from ..store.kernel_call import KernelCall
 from ..store.layer import Layer, Rule
-from ..store.smoothing import digest_of
 
 
 @dataclass(frozen=True)
@@ -16,12 +15,14 @@ class Site:
     """One attention of a graph, the rule of its layer's store, and the kernel call that reads the store.
 
     `smoothing` are factors [Hkv, D] of its keys, see `store.smoothing`; None for keys as they are.
+    `smoothing_digest` is of those of all heads, also where a process has a part of them.
     """
 
     attention: Attention
     rule: Rule
     kernel_call: KernelCall
     smoothing: torch.Tensor | None = field(default=None, compare=False)
+    smoothing_digest: str = ""
 
     @property
     def layer(self) -> Layer:
@@ -29,7 +30,7 @@ class Site:
         a = self.attention
         return Layer(
             a.index, a.name, str(a.span), a.query_heads, a.kv_heads, a.head_dim, a.value_dim, self.rule,
-            self.kernel_call.names, digest_of(self.smoothing),
+            self.kernel_call.names, self.smoothing_digest,
         )  # fmt: skip
 
     @property

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import SessionError
+from ..graph.shards import Shards
 from ..sizes import Sizes
 from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
@@ -17,6 +18,7 @@ from .journal import Journal
 from .pin import pin
 from .read_ids import ReadIds
 from .rows import Row, TokenColumns
+from .split_stores import ranks_of, with_all_heads, with_own_heads
 from .stores import Stores
 
 
@@ -44,8 +46,10 @@ class Session(CroppableCache):
         device: torch.device,
         owner: Owner,
         take_back: int = 0,
+        shards: Shards | None = None,
     ) -> None:
         super().__init__(take_back)
+        self._shards = shards
         self._layers, self.sizes, self.dtype, self.device = tuple(layers), sizes, dtype, device
         self._owner = owner
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
@@ -123,7 +127,9 @@ class Session(CroppableCache):
             return self._twin(State(stores, (Row(),)))
 
     def _twin(self, state: State) -> "Session":
-        twin = Session(self._layers, self.sizes, self.dtype, self.device, self._owner, self.take_back)
+        twin = Session(
+            self._layers, self.sizes, self.dtype, self.device, self._owner, self.take_back, self._shards
+        )
         twin._state = state
         return twin
 
@@ -167,12 +173,22 @@ class Session(CroppableCache):
     def save(self, path: str | Path) -> None:
         """Write the session to a safetensors file, which `load` can read in another process.
 
+        Where a model is split over processes, all of them call it, and one file has all heads: any other
+        number of processes can load it.
+
         Raises:
             SessionError: the file can't be written.
         """
         with self.in_use():
             seen = self._state if self.tokens_seen else State()
-            files.write(path, seen.stores, seen.rows, seen.columns, seen.read_ids.rows(), self._identity)
+            stores = with_all_heads(seen.stores, self._shards)
+
+            def write() -> None:
+                if self._shards is None or self._shards.rank == 0:
+                    ids = seen.read_ids.rows()
+                    files.write(path, stores, seen.rows, seen.columns, ids, self._identity)
+
+            ranks_of(self._shards).together(write)
 
     def load(self, path: str | Path) -> "Session":
         """This session, after its contents have been replaced by those of a saved session.
@@ -182,9 +198,11 @@ class Session(CroppableCache):
         """
         kinds = [layer.rule.store_type for layer in self._layers]
         with self.in_use(resetting=True):
-            held, rows, columns, ids = files.read(path, kinds, self._identity)
+            held, rows, columns, ids = ranks_of(self._shards).together(
+                lambda: files.read(path, kinds, self._identity)
+            )
             stores = self._empty_stores(len(rows)) if rows else Stores()
-            stores.copy_(held)
+            stores.copy_(with_own_heads(held, self._shards))
             self._state = State(stores, rows, columns, ReadIds(ids), Journal(ended_by="it was loaded"))
             self._exclusive.is_broken = False
         return self

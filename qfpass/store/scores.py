@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..upstream.process_groups import gathered_by_name
 
 
 class Score(ABC):
@@ -46,6 +47,19 @@ class Score(ABC):
     def recent(self, slots: int) -> int:
         """How many of so many slots protect the newest tokens, if `recent=` isn't given: a quarter."""
         return max(1, slots // 4)
+
+    def over_processes(self, size: int, group_name: str) -> "Score":
+        """This score where each of `size` processes, the group of this name, has its part of the heads.
+
+        Raises:
+            ConfigError: it reads the heads that other processes have.
+        """
+        if self.reads_all_heads:
+            raise ConfigError(
+                f"the score {self.name} reads all heads of a layer, and each process has its part of them: "
+                "take another score."
+            )
+        return self
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -94,13 +108,12 @@ class Trained(Score):
         assert filters is not None, "the trained score reads filters"
         heads, width = keys.shape[1], keys.shape[-1] + values.shape[-1]
         weights, norm_weight, position_weight = filters.split([heads * width, 1, 1], dim=1)
-        norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
         if keys.shape[2] == 1:
             projection = _project_one_token(keys, values, weights.unflatten(1, (heads, width)))
         else:
             pairs = torch.cat([keys, values], dim=-1).float().transpose(1, 2).flatten(2)
             projection = (pairs @ weights.T).transpose(1, 2)
-        return projection + norm_weight * norm.log() + position_weight * positions[:, None, :].float()
+        return _with_own_terms(projection, values, positions, norm_weight, position_weight)
 
     def recent(self, slots: int) -> int:
         """An eighth of up to 256 slots, half of 1,024 or more; in between, the share grows with the slots.
@@ -109,6 +122,42 @@ class Trained(Score):
         room for these is better filled with the keys of highest score, as measured in docs/quality.md.
         """
         return max(1, slots // 8, min(slots // 2, slots**2 // 2048))
+
+    def over_processes(self, size: int, group_name: str) -> Score:
+        """The same score of the heads of one process, which asks the others for their keys and values."""
+        return TrainedOverProcesses(size, group_name)
+
+
+class TrainedOverProcesses(Trained):
+    """The trained score of the heads of one of `size` processes, which form the group `group_name`.
+
+    The keys and values of the tokens that are read go from every process to every other.
+    """
+
+    name = "trained"
+
+    def __init__(self, size: int, group_name: str) -> None:
+        self.size, self.group_name = size, group_name
+
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, filters: Tensor | None) -> Tensor:
+        assert filters is not None, "the trained score reads filters"
+        pairs = torch.cat([keys, values], dim=-1)
+        parts = gathered_by_name(pairs, self.size, self.group_name)  # [processes, B, Hkv, S, D + Dv]
+        every = parts.permute(1, 0, 2, 3, 4).flatten(1, 2)
+        weights, norm_weight, position_weight = filters.split([filters.shape[1] - 2, 1, 1], dim=1)
+        projection = every.float().transpose(1, 2).flatten(2) @ weights.T
+        return _with_own_terms(projection.transpose(1, 2), values, positions, norm_weight, position_weight)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _with_own_terms(
+    projection: Tensor, values: Tensor, positions: Tensor, norm_weight: Tensor, position_weight: Tensor
+) -> Tensor:
+    """The trained score: its projection, and what it takes from the head's own value and the position."""
+    norm = torch.linalg.vector_norm(values.float(), dim=-1).clamp_min(1e-12)
+    return projection + norm_weight * norm.log() + position_weight * positions[:, None, :].float()
 
 
 def _project_one_token(keys: Tensor, values: Tensor, weights: Tensor) -> Tensor:

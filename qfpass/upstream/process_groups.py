@@ -1,7 +1,8 @@
-"""Finds the process groups of the collectives in a graph."""
+"""Collectives that a graph can hold, and the process groups of those in a graph."""
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from .entry import Needed
@@ -36,3 +37,38 @@ def groups_joined_by(graph: fx.Graph) -> list[Any]:
         if isinstance(group, ProcessGroup) and group not in groups:
             groups.append(group)
     return groups
+
+
+@Needed
+def summed_over(part: torch.Tensor, group: Any) -> torch.Tensor:
+    """The sum of all processes' tensors, as a new tensor.
+
+    Without it: a model whose weights are spread over processes can't be compiled.
+    """
+    from torch.distributed._functional_collectives import all_reduce
+
+    total: torch.Tensor = all_reduce(part, "sum", group)
+    return total
+
+
+@Needed
+def joined_over(part: torch.Tensor, group: Any) -> torch.Tensor:
+    """All processes' tensors, of equal shapes, joined along the last dimension.
+
+    Without it: a model whose weights are spread over processes can't be compiled.
+    """
+    from torch.distributed._functional_collectives import all_gather_tensor
+
+    whole: torch.Tensor = all_gather_tensor(part.contiguous(), part.dim() - 1, group)
+    return whole
+
+
+def gathered_by_name(part: torch.Tensor, size: int, group_name: str) -> torch.Tensor:
+    """The tensors of all `size` processes of a group, [size, *part.shape]; Dynamo can trace it.
+
+    Without it: filters that read all heads couldn't be used where each process has a part of them.
+    """
+    operators = torch.ops._c10d_functional
+    every = operators.all_gather_into_tensor(part.contiguous(), size, group_name)
+    whole: torch.Tensor = operators.wait_tensor(every)
+    return whole.unflatten(0, (size, part.shape[0]))

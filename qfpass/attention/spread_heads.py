@@ -1,0 +1,63 @@
+"""Whether a process has all of the attentions' heads, or its part of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import fx
+
+from ..errors import UnsupportedOpError
+from ..graph.captured import Captured
+from ..graph.nodes import attribute
+from ..graph.shards import Shards
+from ..upstream.process_groups import is_collective
+from .find import Attention
+
+
+class Heads(NamedTuple):
+    """The sizes of one attention of the whole model."""
+
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+
+
+def heads_of_whole(captured: Captured, attentions: Sequence[Attention]) -> list[Heads]:
+    """The attentions' sizes in the whole model, of which this process may have a part."""
+    times = captured.shards.size if captured.shards and captured.shards.splits_heads else 1
+    return [Heads(a.query_heads * times, a.kv_heads * times, a.head_dim, a.value_dim) for a in attentions]
+
+
+def splits_heads(captured: Captured, attentions: Sequence[Attention]) -> bool:
+    """Whether each process has its own heads of every attention, and not all of them.
+
+    Raises:
+        UnsupportedOpError: some operands are split by heads and others aren't.
+    """
+    assert captured.shards is not None
+    found = {
+        (a.name, what): _is_made_of_parts(captured, captured.shards, node)
+        for a in attentions
+        for what, node in (("queries", a.query), ("keys", a.key), ("values", a.value))
+    }
+    if len(set(found.values())) > 1:
+        whole = next(f"{what} of {name}" for (name, what), is_part in found.items() if not is_part)
+        raise UnsupportedOpError(
+            f"heads are split over {captured.shards.size} processes, but each has all {whole}: take a number "
+            "of processes that divides the heads of queries and of keys, and a tp_plan that splits all three."
+        )
+    return next(iter(found.values()))
+
+
+def _is_made_of_parts(captured: Captured, shards: Shards, node: fx.Node) -> bool:
+    """Whether a weight that is split lies between a value and the collectives before it."""
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        node = waiting.pop()
+        if node in seen or is_collective(node):
+            continue
+        seen.add(node)
+        if node.op == "get_attr" and shards.is_part(attribute(captured.module, node)):
+            return True
+        waiting += node.all_input_nodes
+    return False

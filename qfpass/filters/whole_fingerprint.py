@@ -1,0 +1,63 @@
+"""The fingerprint of a model whose weights are spread over processes: the same as that of the whole model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed
+
+from ..attention.find import Attention
+from ..attention.spread_heads import heads_of_whole, splits_heads
+from ..capture.ranks import Ranks
+from ..graph.captured import Captured
+from .fingerprints import bits_of, digest_of, places_of
+
+
+def as_part_of_whole(captured: Captured, attentions: Sequence[Attention], ranks: Ranks) -> Captured:
+    """A captured graph that knows whether its heads are a part of the model's, and the whole's fingerprint.
+
+    Raises:
+        UnsupportedOpError: some operands of attentions are split by heads, and others aren't.
+        RanksError: it is so in another process.
+    """
+    if captured.shards is None:
+        return captured
+    splits = ranks.together(lambda: splits_heads(captured, attentions))
+    captured = replace(captured, shards=replace(captured.shards, splits_heads=splits))
+    return replace(captured, identity=whole_fingerprint(captured, attentions))
+
+
+def whole_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:
+    """The fingerprint that one process with the whole model computes; see `fingerprint`.
+
+    All processes must call it: each gives the sampled numbers that lie in its parts.
+    """
+    shards, module = captured.shards, captured.module
+    assert shards is not None
+    tensors = [shards.wholes.get(id(t), t) for t in (*module.parameters(), *module.buffers())]
+    samples = [_own_bits(tensor, shards.rank, shards.size) for tensor in tensors]
+    known = torch.cat(samples).to(captured.device, torch.int32)  # what isn't here is 0, so a sum joins all
+    torch.distributed.all_reduce(known, group=shards.group)
+    bits = known.split([len(sample) for sample in samples])
+    each = [(tuple(t.shape), b.tolist()) for t, b in zip(tensors, bits, strict=True)]
+    return digest_of(heads_of_whole(captured, attentions), each)
+
+
+def _own_bits(tensor: Any, rank: int, size: int) -> torch.Tensor:
+    """The sampled bits of a tensor that lie in this process, 0 for others; of a whole one, rank 0's."""
+    from torch.distributed.tensor import Shard
+
+    index = places_of(tensor.shape)
+    placement = tensor.placements[0] if hasattr(tensor, "placements") else None
+    if placement is None or placement.is_replicate():
+        local = tensor if placement is None else tensor.to_local()
+        return bits_of(local, index) * (rank == 0)
+    if type(placement) is not Shard:  # of a weight in which several are packed
+        return bits_of(tensor.full_tensor(), index) * (rank == 0)
+    dim, local = placement.dim % tensor.ndim, tensor.to_local()
+    first = rank * -(-tensor.shape[dim] // size)
+    here = (index[dim] >= first) & (index[dim] < first + local.shape[dim])
+    index = tuple(i.clone() for i in index)
+    index[dim].sub_(first).mul_(here)
+    return bits_of(local, index) * here
