@@ -1,10 +1,10 @@
 """What a GPU shows, in some eight minutes: `python benchmarks/check_gpu.py OUT`.
 
 It runs the tests marked `cuda`, measures the kernel for steps by itself, then a model of Llama-3.1-8B's shape
-with random bfloat16 weights: compile, a step after 2,048 to 131,072 tokens, a step beside StaticCache compiled
-with CUDA graphs, a prompt of 32,768 tokens beside transformers, peak memory, and steps over stores of few
-bits. Each part's figures are printed and written to OUT as soon as it is done. `--dry-run` does the same
-with a tiny model on the processor.
+with random bfloat16 weights: compile, a step after 2,048 to 131,072 tokens, a step beside StaticCache
+compiled with CUDA graphs, a prompt of 32,768 tokens beside transformers, peak memory, and steps over stores
+of few bits. Each part's figures are printed and written to OUT as soon as it is done. `--dry-run` does the
+same with a tiny model on the processor.
 """
 
 import argparse
