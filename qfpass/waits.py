@@ -18,6 +18,7 @@ SOON = 0.1  # seconds after which a wait that has left the word to another looks
 
 _waiting: list["Wait"] = []  # those that tell, or will
 _telling: list["Wait"] = []  # those that have said what they are, the innermost last
+_explained: set[str] = set()  # words that have been said with how long they usually take
 _last_line = 0.0  # when anything was said
 
 
@@ -30,7 +31,7 @@ class Wait:
 
     Args:
         what: what is being done, such as "compiling".
-        usually: how long that takes, and what needs none.
+        usually: how long that takes, and what needs none; said once a process.
         shown: whether to say anything.
     """
 
@@ -75,7 +76,9 @@ class Wait:
         if self._over.wait(FIRST):
             return
         _telling.append(self)
-        self._say(f" ({self._usually})" if self._usually else "")
+        is_new = self._what not in _explained
+        _explained.add(self._what)
+        self._say(f" ({self._usually})" if self._usually and is_new else "")
         while not self._over.wait(max(SOON, _last_line + EVERY - time.monotonic())):
             if _telling[-1] is self and time.monotonic() >= _last_line + EVERY:
                 done = f"{self._done:,} of {self._total:,}, " if self._total else ""

@@ -17,6 +17,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waits, "FIRST", 0.01)
     monkeypatch.setattr(waits, "EVERY", 0.05)
     monkeypatch.setattr(waits, "SOON", 0.01)
+    monkeypatch.setattr(waits, "_explained", set[str]())
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -101,6 +102,9 @@ def test_the_same_words_are_said_once(capsys: pytest.CaptureFixture[str]) -> Non
         time.sleep(0.04)
     told = lines(capsys)
     assert told[0] == "qfpass: compiling (a minute)" and told.count(told[0]) == 1
+    with Wait("compiling", "a minute"):
+        time.sleep(0.04)
+    assert lines(capsys)[0] == "qfpass: compiling"
 
 
 def test_a_command_can_be_a_wait() -> None:
