@@ -99,6 +99,8 @@ def _measure(
             continue
         said = predictions(captured, attentions, ids, candidate, smoothing)
         nats[str(candidate)] = float((expected.exp() * (expected - said)).sum(-1).mean())
+        if nats[str(candidate)] <= MOST_NATS:
+            break
     return KeyPrecision(smoothing, nats)
 
 
@@ -111,10 +113,10 @@ def predictions(
 ) -> torch.Tensor:
     """Log-probabilities after every token, all keys kept in stores of this kind.
 
-    Few tokens are read at a time, since a chunk's own keys are exact.
+    Of few bits, few tokens are read at a time, since a chunk's own keys are exact.
     """
     program = Uncompressed(
         captured, attentions, ids.shape[1], len(ids), store_type=STORE_KINDS[store_dtype], smoothing=smoothing
     )
-    pieces = ids.split(PIECE, dim=1)
+    pieces = [ids] if store_dtype is None else ids.split(PIECE, dim=1)
     return torch.cat([program.read(piece) for piece in pieces], dim=1).float().log_softmax(-1)

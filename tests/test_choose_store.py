@@ -39,3 +39,16 @@ def test_a_ratio_takes_few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_models_dtype_elsewhere(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose_store, "MOST_NATS", 1.0)
     assert stored(FAMILIES["qwen2"](head_dim=32), **settings) == {"float32"}
+
+
+def test_no_more_bits_are_tried_than_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, predictions = [], choose_store.predictions
+
+    def note(*arguments: Any) -> torch.Tensor:
+        tried.append(arguments[3])
+        return predictions(*arguments)
+
+    monkeypatch.setattr(choose_store, "predictions", note)
+    monkeypatch.setattr(choose_store, "MOST_NATS", 1.0)
+    assert stored(FAMILIES["qwen2"](head_dim=64), ratio=4) == {"int8-int4"}
+    assert tried == [None, "int8-int4"]
