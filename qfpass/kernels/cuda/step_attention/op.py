@@ -30,7 +30,8 @@ def attend_slots(
     """
     from .launch import launch
 
-    return launch(query, key, value, key_scale, value_scale, bias, lengths, scale, softcap)
+    with torch.cuda.device_of(query):  # Triton launches on the current device, whatever its operands' is
+        return launch(query, key, value, key_scale, value_scale, bias, lengths, scale, softcap)
 
 
 @attend_slots.register_fake
