@@ -12,6 +12,7 @@ from torch import fx, nn
 from .capture.computation_digest import digest_computation
 from .capture.decoder_call import own_context_length
 from .capture.original import original_of
+from .capture.ranks import Ranks
 from .capture.suitable import refuse_unsuitable
 from .config import Config
 from .decoder.decoder import Decoder
@@ -120,12 +121,15 @@ def compile(
     Raises:
         QFPassError: see `qfpass.errors`.
     """
-    named = None if score is None else score_named(score)
-    config = Config(
-        ratio, budget, context_length, recent, sinks, named, store_dtype, store, chunk, filters,
-        skip_layers, overflow, compact_weights, kernel, backend, verify, switches, compile_options,
-    )  # fmt: skip
-    return build(model, config)
+
+    def settings() -> Config:
+        named = None if score is None else score_named(score)
+        return Config(
+            ratio, budget, context_length, recent, sinks, named, store_dtype, store, chunk, filters,
+            skip_layers, overflow, compact_weights, kernel, backend, verify, switches, compile_options,
+        )  # fmt: skip
+
+    return build(model, Ranks.of_model(model).together(settings))
 
 
 def build(
@@ -139,9 +143,7 @@ def build(
     """
     warn_if_untested()
     whole = model = original_of(model)
-    refuse_unsuitable(model)
-    if config.backend == "inductor":
-        require_machine(compiles_for_processor(model, config), config.switches)
+    Ranks.of_model(model).together(lambda: _refuse(whole, config))
     parts = vision_language_parts(model)
     if parts is not None:
         model = parts.decoder
@@ -176,6 +178,13 @@ def build(
     return attach(model, decoder, changes, output_maker(model, decoder.device))
 
 
+def _refuse(model: nn.Module, config: Config) -> None:
+    """Raise where the model can't be compiled whatever its forward does, or this machine can't compile."""
+    refuse_unsuitable(model)
+    if config.backend == "inductor":
+        require_machine(compiles_for_processor(model, config), config.switches)
+
+
 def warn_of_longer_texts(model: nn.Module, config: Config) -> None:
     """Warn where texts may be longer than the model was made for, at positions that it doesn't know."""
     own, asked = own_context_length(model), config.context_length
@@ -196,13 +205,11 @@ def make_decoder(
     length = config.context_length or own_context_length(model)
     with Wait("tracing and proving the model", "half a minute or so, less once its graph is kept"):
         proven = capture_and_prove(model, batch, config, length)
-    captured = proven.captured
+    captured, ranks = proven.captured, proven.ranks
     plan = make_plan(model, config, proven)
-    own_loops = own_loops_for(model, plan.config)
-    sites = make_sites(captured, plan, choose_rule, own_loops)
+    own_loops = ranks.together(lambda: own_loops_for(model, plan.config))
+    sites = ranks.together(lambda: make_sites(captured, plan, choose_rule, own_loops))
     filters = filters_for(model, proven, plan, sites)
-    rewritten = rewrite(captured, sites)
-    rotations = find_rotations(rewritten, sites, plan.sizes, plan.config)
 
     def graphs_of(module: fx.GraphModule, compact: bool = False) -> Graphs:
         outlined = outline(module, config.switches.lean_tracing)
@@ -212,14 +219,17 @@ def make_decoder(
             outlined = with_compact_weights(outlined)
         return Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)
 
-    other_ends = ModelEnds(
-        model, captured, proven.attentions, rewritten, graphs_of, config.kernel,
-        say=config.backend == "inductor",
-    )  # fmt: skip
-    graphs = graphs_of(rewritten, config.compact_weights)
-    decoder = Decoder(
-        graphs, layers_of(sites), filters, plan.sizes, plan.config, captured.device, captured.dtype,
-        model_fingerprint(captured, proven.attentions), vocabulary_of(captured), rotations,
-        proven.skipped, other_ends, captured.shards,
-    )  # fmt: skip
-    return decoder, proven.digest
+    def finish() -> Decoder:
+        rewritten = rewrite(captured, sites)
+        rotations = find_rotations(rewritten, sites, plan.sizes, plan.config)
+        other_ends = ModelEnds(
+            model, captured, proven.attentions, rewritten, graphs_of, config.kernel,
+            say=config.backend == "inductor",
+        )  # fmt: skip
+        return Decoder(
+            graphs_of(rewritten, config.compact_weights), layers_of(sites), filters, plan.sizes, plan.config,
+            captured.device, captured.dtype, model_fingerprint(captured, proven.attentions),
+            vocabulary_of(captured), rotations, proven.skipped, other_ends, captured.shards,
+        )  # fmt: skip
+
+    return ranks.together(finish), proven.digest

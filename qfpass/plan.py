@@ -12,7 +12,7 @@ from .choose_filters import find_or_make_filters, load_given_filters
 from .choose_store import SMOOTHED, choose_store
 from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config
 from .errors import ConfigError
-from .filters import QFilters, TrainedFilters
+from .filters import QFilters, TrainedFilters, filters_digest
 from .filters.self_written import TOKENS, OwnText
 from .graph.captured import Captured
 from .kernels.cpu import lowerings
@@ -89,7 +89,8 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
     ranks.together(lambda: resolve(config, MOST_SLOTS_A_TOKEN))  # refuses before anything is measured
     length = own_length or config.context_length
     own_text = OwnText(captured, attentions, length or TOKENS, ranks)
-    config, smoothing = choose_store(config, captured, attentions, length, own_text, ranks)
+    with ranks.in_step("measuring few bits"):
+        config, smoothing = choose_store(config, captured, attentions, length, own_text, ranks)
     slots_a_token = slots_per_model_slot(attentions, captured, config.store_kind)
     sizes = ranks.together(lambda: resolve(config, slots_a_token))
     shares = shares_within(shares, sizes.largest_share)
@@ -164,7 +165,11 @@ def filters_for(
     if not any(site.rule.needs_filters for site in sites):
         return None
     captured = proven.captured
-    chosen = plan.given or find_or_make_filters(
-        model, captured, proven.attentions, plan.sizes.context_length, plan.own_text, proven.ranks
-    )
+    ranks = proven.ranks
+    with ranks.in_step("making filters"):
+        chosen = plan.given or find_or_make_filters(
+            model, captured, proven.attentions, plan.sizes.context_length, plan.own_text, ranks
+        )
+    if captured.shards is not None:  # else each process has filters of its own heads
+        ranks.require_same({"filters": filters_digest(chosen)})
     return chosen.to(captured.device)

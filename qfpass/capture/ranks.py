@@ -4,17 +4,20 @@ A graph with collectives (tensor parallelism) must be proven, calibrated and run
 groups in step. If one found filters while another makes them, their collectives would be paired wrongly.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed
 from torch import fx, nn
 
 from ..errors import RanksError
-from ..upstream.process_groups import groups_joined_by
+from ..upstream.process_groups import groups_joined_by, is_lost, timeouts_of
 from ..upstream.tensor_parallel import is_spread
 
 R = TypeVar("R")
+PATIENCE = timedelta(seconds=60)
 
 
 def are_several() -> bool:
@@ -38,11 +41,13 @@ class Ranks:
         return cls(groups_joined_by(module.graph)) if are_several() else cls()
 
     @classmethod
-    def of_shards(cls, model: nn.Module) -> "Ranks | None":
-        """The processes over which a model's weights are spread; None if they are whole."""
+    def of_model(cls, model: nn.Module) -> "Ranks":
+        """The processes over which a model's weights are spread; this one alone if they are whole."""
+        if not isinstance(model, nn.Module):
+            return ALONE
         weights = (*model.parameters(), *model.buffers())
         mesh: Any = next((w.device_mesh for w in weights if is_spread(w)), None)  # type: ignore[attr-defined]
-        return None if mesh is None else cls([mesh.get_group()])
+        return ALONE if mesh is None or mesh.ndim > 1 else cls([mesh.get_group()])
 
     def all(self, value: bool) -> bool:
         """Whether `value` is True in every process."""
@@ -71,10 +76,10 @@ class Ranks:
         Raises:
             RanksError: `step` failed in another process. In the process where it failed, its own error.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             result = step()
-        except Exception as error:  # raised once the others know of it
+        except BaseException as error:  # an interrupt too; raised once the others know of it
             failure = error
         for gathered in self._gather(f"{type(failure).__name__}: {failure}" if failure else None):
             for rank, reason in enumerate(gathered):
@@ -83,6 +88,30 @@ class Ranks:
         if failure is not None:
             raise failure
         return result
+
+    @contextmanager
+    def in_step(self, what: str) -> Iterator[None]:
+        """Around collectives that all processes run in step, which is `what` in words.
+
+        If one of them fails in between, the others can't be told; they wait for it `PATIENCE` and no longer.
+
+        Raises:
+            RanksError: another process failed. The process group can't be used any more.
+        """
+        if not self._groups:
+            yield
+            return
+        self.together(lambda: None)  # all have come this far
+        try:
+            with timeouts_of(self._groups, PATIENCE):
+                yield
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            raise RanksError(
+                f"another process that runs this model with this one failed in {what}, or took more than "
+                f"{PATIENCE.seconds} seconds longer: look for its error, and start all of them again."
+            ) from error
 
     def _gather(self, value: object) -> list[list[Any]]:
         """The values that the processes pass, one list by rank for each group."""

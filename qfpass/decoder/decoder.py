@@ -5,14 +5,13 @@ Any mix of prompts and steps of one batch size needs four graphs: one token (`st
 overwrite (`watch`). A step whose rows have filled different numbers of slots needs one more.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from ..config import Config
-from ..filters import QFilters, TrainedFilters
+from ..filters import QFilters, TrainedFilters, filters_digest
 from ..graph.shards import Shards
 from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
@@ -114,14 +113,11 @@ class Decoder:
     @property
     def identity(self) -> dict[str, str]:
         """What a saved session must have in common with this decoder to be loaded, by name."""
-        filters = hashlib.sha256()
-        for tensor in self.filters.filters if self.filters else ():
-            filters.update(tensor.cpu().numpy().tobytes())
         return {
             "dtype": str(self.dtype),
             "weights": self.fingerprint,
             "stores": "; ".join(str(layer.rule) for layer in self.layers),
-            "filters": filters.hexdigest() if self.filters else "none",
+            "filters": filters_digest(self.filters) if self.filters else "none",
             "smoothing": " ".join(layer.smoothing for layer in self.layers).strip() or "none",
         }
 

@@ -1,6 +1,6 @@
 """Filter classes, the places that filters are loaded from and saved to, and calibration's statistics."""
 
-from .fingerprints import fingerprint
+from .fingerprints import filters_digest, fingerprint
 from .load import load_filters
 from .local_cache import cache_folder, find_cached, find_on_hub, find_tuned, store_cached
 from .push import push_filters
@@ -13,6 +13,7 @@ __all__ = [
     "QueryStatistics",
     "TrainedFilters",
     "cache_folder",
+    "filters_digest",
     "find_cached",
     "find_on_hub",
     "find_tuned",

@@ -10,7 +10,7 @@ from ..attention.find import Attention, find_attentions
 from ..capture.decoder_call import own_context_length
 from ..capture.export import capture
 from ..capture.original import original_of
-from ..capture.ranks import ALONE, Ranks
+from ..capture.ranks import Ranks
 from ..errors import InputError
 from ..graph.captured import Captured
 from ..waits import Wait
@@ -58,7 +58,7 @@ def calibrate(
     if context_length is not None and context_length < 1:
         raise InputError(f"context_length must be at least 1 token, not {context_length}.")
     original = original_of(model)
-    ranks = Ranks.of_shards(original) or ALONE
+    ranks = Ranks.of_model(original)
     with Wait("tracing the model", shown=progress):
         captured = ranks.together(lambda: capture(original))
     attentions = ranks.together(lambda: find_attentions(captured, None))

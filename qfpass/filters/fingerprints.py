@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,3 +51,11 @@ def bits_of(tensor: Tensor, places: Sequence[Tensor]) -> Tensor:
     # Indexing by coordinates copies only these elements, even if the tensor is not contiguous.
     index = tuple(each.to(flat.device) for each in places)
     return flat[index].to("cpu", torch.bfloat16).view(torch.int16)
+
+
+def filters_digest(filters: Any) -> str:
+    """Hexadecimal digits that tell filters, `QFilters` or trained ones, from others."""
+    digest = hashlib.sha256()
+    for tensor in filters.filters:
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

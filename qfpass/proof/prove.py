@@ -83,16 +83,17 @@ class _Capture:
         for optimisation in ("capture_cache", "trace_layers_once"):
             self._skip(optimisation, "several processes may run the model together")
         settings = {**self.config.in_words(), "context_length": self.length}
-        ranks = Ranks.of_shards(self.model)
-        if ranks is None:  # by other hands: the graph's collectives tell who runs the model
+        ranks = Ranks.of_model(self.model)
+        if ranks is ALONE:  # by other hands: the graph's collectives tell who runs the model
             captured = self._traced()
             ranks = Ranks.of(captured.module)
             ranks.require_same(settings)
         else:
             ranks.require_same(settings)
             captured = ranks.together(self._traced)
-        attentions = self._prove(captured, ranks)
-        captured = as_part_of_whole(captured, attentions, ranks)
+        with ranks.in_step("the proof"):
+            attentions = self._prove(captured, ranks)
+            captured = as_part_of_whole(captured, attentions, ranks)
         return Proven(captured, attentions, self.skipped, ranks=ranks)
 
     def _traced(self) -> Captured:

@@ -1,5 +1,8 @@
 """Collectives that a graph can hold, and the process groups of those in a graph."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -72,3 +75,40 @@ def gathered_by_name(part: torch.Tensor, size: int, group_name: str) -> torch.Te
     every = operators.all_gather_into_tensor(part.contiguous(), size, group_name)
     whole: torch.Tensor = operators.wait_tensor(every)
     return whole.unflatten(0, (size, part.shape[0]))
+
+
+@contextmanager
+def timeouts_of(groups: Sequence[Any], longest: timedelta) -> Iterator[None]:
+    """Inside, a collective of these groups fails after `longest`, if not before.
+
+    Without it: processes wait for one that has failed as long as their groups' own timeouts say.
+    """
+    from torch.distributed.distributed_c10d import _set_pg_timeout
+
+    before = [_timeout_of(group) for group in groups]
+    try:
+        for group, own in zip(groups, before, strict=True):
+            _set_pg_timeout(min(own, longest), group)
+        yield
+    finally:
+        for group, own in zip(groups, before, strict=True):
+            _set_pg_timeout(own, group)
+
+
+def _timeout_of(group: Any) -> timedelta:
+    own: timedelta = group._get_backend(group._device_types[0]).options._timeout
+    return own
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, is that another process of a group doesn't answer.
+
+    Without it: such an error is taken for the model's own.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if isinstance(seen, torch.distributed.DistError) or "gloo/transport" in text or "gloo:" in text:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
