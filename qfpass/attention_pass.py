@@ -63,8 +63,8 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
     """The attentions of a decoder: what each reads, the form of its logits, the keys that its mask shows.
 
     Args:
-        model: a causal decoder in eval mode, or an export of one, (input_ids [B, S], position_ids [B, S]) ->
-            logits [B, S, V].
+        model: a causal decoder in eval mode, also on the meta device, without weights; or an export of one,
+            (input_ids [B, S], position_ids [B, S]) -> logits [B, S, V].
         context_length: tokens of the longest text, at which masks are evaluated; by default the model's own,
             for an export up to 16,384.
 
@@ -76,10 +76,10 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
         captured = captured_program(model)
     else:
         model = original_of(model)
-        refuse_unsuitable(model)
+        refuse_unsuitable(model, needs_numbers=False)
         context_length = context_length or own_context_length(model)
         with without_autocast(model), TRACING:
-            captured = capture(model)
+            captured = capture(model, needs_numbers=False)
     refused = dict[str, str]()
     found = find_attentions(captured, context_length, refused)
     return Attentions(captured, tuple(found), refused)

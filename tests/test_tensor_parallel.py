@@ -13,6 +13,7 @@ import torch.distributed as dist
 from tiny import FAMILIES, FORMS
 from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config, MixtralConfig, Qwen3MoeConfig
+from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 from two_processes import in_two_processes, needs_gloo
 
 import qfpass
@@ -151,12 +152,16 @@ def sessions_of_any_number_of_processes(rank: int, folder: Path) -> None:
 
 def what_is_refused(rank: int, folder: Path) -> None:
     split, _ = split_and_whole("llama", rank, folder)
-    split._tp_plan["model.layers.*.mlp.down_proj"] = "sequence_parallel"
+    module, mesh = split.model.layers[1].mlp.down_proj, split._device_mesh
+    own = vars(module)["forward"]
+    ALL_PARALLEL_STYLES["sequence_parallel"].install_forward(module, mesh)
     with pytest.raises(CaptureError, match=r"down_proj in the parallel style 'sequence_parallel'"):
         compiled(split)
-    del split._tp_plan["model.layers.*.mlp.down_proj"]
-    with pytest.raises(CaptureError, match="by other hands"):
+    del vars(module)["forward"]
+    with pytest.raises(CaptureError, match=r"down_proj\.weight, a DTensor, by other hands"):
         compiled(split)
+    vars(module)["forward"] = own
+    assert compiled(split) is not None
     odd = folder / "odd"
     if rank == 0:
         FAMILIES["llama"](heads=4, kv_heads=1).save_pretrained(odd)

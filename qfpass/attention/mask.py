@@ -7,6 +7,7 @@ from torch import fx
 
 from ..errors import UnsupportedOpError
 from ..graph.dependence import SHAPE_ONLY, text_dependent
+from ..graph.devices import device_of
 from ..graph.nodes import attribute
 from ..graph.subgraph import ancestors, cut_out, integers_in
 
@@ -33,7 +34,7 @@ class MaskProgram:
     def __init__(
         self, module: fx.GraphModule, masks: Sequence[fx.Node], factors: Sequence[fx.Node], site: str
     ) -> None:
-        self.site, self.device, self._masks = site, masks[0].meta["val"].device, len(masks)
+        self.site, self.device, self._masks = site, device_of(masks[0].meta["val"]), len(masks)
         text = text_dependent(masks[0].graph, SHAPE_ONLY)
         if any(mask in text for mask in masks):
             raise UnsupportedOpError(

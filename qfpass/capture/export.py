@@ -13,6 +13,7 @@ from torch.export import Dim
 from ..attention.token_mixing import mixing_reason
 from ..errors import CaptureError
 from ..graph.captured import Captured, device_and_dtype, example_inputs
+from ..graph.devices import put_constants_on
 from ..graph.no_ops import drop_no_ops
 from ..graph.nodes import args_of
 from ..graph.tracing import trace_settings, without_printed_graphs
@@ -38,6 +39,7 @@ def capture(
     repeats: Mapping[str, str] | None = None,
     lean: bool = True,
     on_skip: Callable[[str], None] = log.info,
+    needs_numbers: bool = True,
 ) -> Captured:
     """The captured graph of `model`, traced by torch.export with a dynamic length and batch.
 
@@ -46,12 +48,13 @@ def capture(
         repeats: layers that repeat an earlier one, by path in `LogitsWrapper`, with that one's path.
             Only the first is traced. If that fails, all are, and `on_skip` is called with the reason.
         lean: leave out of the trace what nobody reads, such as stack traces.
+        needs_numbers: refuse weights on the meta device. The graph of such a model stands on the processor.
 
     Raises:
         CaptureError: `refuse_unsuitable` or torch.export refuses the model, it has no floating-point
             parameter, or its graph works for one length or batch only.
     """
-    refuse_unsuitable(model)
+    refuse_unsuitable(model, needs_numbers)
     if repeats:
         try:
             return _captured(model, batch, repeats, lean)
@@ -87,6 +90,9 @@ def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str], l
                 export.forget_last_trace()
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
+    if device.type == "meta":
+        device = torch.device("cpu")
+        put_constants_on(device, module.graph)
     conditions, left_behind = export.size_conditions(program), tuple(sorted(whole.left_behind))
     return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..graph.shards import Shards
-from ..upstream.tensor_parallel import is_spread, parallel_plan, runs_in_parts, style_of
+from ..upstream.tensor_parallel import is_spread, style_of
 from .parallel_forwards import EMBEDDING, FORWARDS, LINEAR, Group
 
 HEADS = {"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"}  # projections that make heads
@@ -31,20 +31,19 @@ def refuse_unknown_split(model: nn.Module) -> None:
         CaptureError: over a mesh of several dimensions, by other hands than transformers', or in a style that
             isn't known; the message names the weight or the module.
     """
-    name, plan = type(model).__name__, parallel_plan(model)
-    meshes = set[Any]()
+    name, meshes = type(model).__name__, set[Any]()
     for path, module in model.named_modules():
         own = module.named_parameters(recurse=False), module.named_buffers(recurse=False)
-        spread = {key: weight for named in own for key, weight in named if is_spread(weight)}
-        if not spread and not runs_in_parts(module):
-            continue
-        style = style_of(path, plan)
-        where = f"{path}.{next(iter(spread))}" if spread else path
-        if style is None or not (runs_in_parts(module) or style == "packed_rowwise"):
+        spread: dict[str, Any] = {key: w for named in own for key, w in named if is_spread(w)}
+        style = style_of(module)
+        if style is None:
+            if not spread:
+                continue
             raise CaptureError(
-                f"{name} has weights that are spread over processes, such as {where}, a DTensor, by other "
-                "hands than transformers' tensor parallelism: qfpass compiles weights that are whole, plain "
-                'tensors of each process\'s own heads, or a model loaded with tp_plan="auto".'
+                f"{name} has weights that are spread over processes, such as {path}.{next(iter(spread))}, a "
+                "DTensor, by other hands than transformers' tensor parallelism: qfpass compiles weights that "
+                "are whole, plain tensors of each process's own heads, or a model loaded with "
+                'tp_plan="auto".'
             )
         _refuse_module(name, path, module, style)
         meshes |= {weight.device_mesh for weight in spread.values()}
@@ -58,8 +57,9 @@ def refuse_unknown_split(model: nn.Module) -> None:
 
 def _refuse_uneven_heads(model: nn.Module, processes: int) -> None:
     """Raise CaptureError if heads are split, but not into as many equal parts."""
-    names = {path.rpartition(".")[2] for path, style in parallel_plan(model).items() if style == "colwise"}
-    if not names & HEADS:
+    if not any(
+        path.rpartition(".")[2] in HEADS and style_of(m) == "colwise" for path, m in model.named_modules()
+    ):
         return
     config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
@@ -93,30 +93,28 @@ def shards_stand_in(model: nn.Module) -> Iterator[Shards | None]:
     if not is_split(model):
         yield None
         return
-    plan, wholes = parallel_plan(model), dict[int, Any]()
+    wholes = dict[int, Any]()
     parts = dict[int, nn.Parameter]()
     held, group, vocabulary = list[tuple[dict[str, Any], dict[str, Any]]](), None, None
     try:
-        for path, module in model.named_modules():
+        for module in model.modules():
             for store in (module._parameters, module._buffers):
-                spread = {key: weight for key, weight in store.items() if is_spread(weight)}
+                spread: dict[str, Any] = {key: w for key, w in store.items() if is_spread(w)}
                 held.append((store, dict(spread)))
                 for key, weight in spread.items():
                     part = parts.setdefault(id(weight), _part_of(weight))
                     store[key], wholes[id(part)] = part, weight
                     mesh = weight.device_mesh
                     group = Group(mesh.get_local_rank(), mesh.size(), mesh.get_group())
-            style = style_of(path, plan)
-            if style == "embedding_rowwise":
-                vocabulary = min(vocabulary or module.num_embeddings, module.num_embeddings)
+            if style_of(module) == "embedding_rowwise":
+                rows = int(module.num_embeddings)  # type: ignore[arg-type]
+                vocabulary = min(vocabulary or rows, rows)
         assert group is not None
-        for path, module in model.named_modules():
-            if not runs_in_parts(module):
+        for module in model.modules():
+            style, own = style_of(module), vars(module)
+            if style is None:
                 continue
-            own = vars(module)
             held.append((own, {"forward": own["forward"]}))
-            style = style_of(path, plan)
-            assert style is not None  # see `refuse_unknown_split`
             own["forward"] = FORWARDS[style](module, group)
             if isinstance(module, nn.Embedding):  # its number is one of the whole table
                 held.append((own, {"padding_idx": module.padding_idx}))

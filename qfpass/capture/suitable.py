@@ -16,8 +16,11 @@ _WRAPPERS = {
 }
 
 
-def refuse_unsuitable(model: nn.Module) -> None:
+def refuse_unsuitable(model: nn.Module, needs_numbers: bool = True) -> None:
     """Raise CaptureError for a model that can't be traced, or that a compiled decoder couldn't run.
+
+    Args:
+        needs_numbers: whether weights on the meta device are refused.
 
     Raises:
         CaptureError: `model` is no module, an exported or scripted one, a wrapper, an encoder-decoder or in
@@ -42,14 +45,14 @@ def refuse_unsuitable(model: nn.Module) -> None:
                 f"{type(module).__name__} gathers weights or splits batches around a model: compile the "
                 "model inside it, its attribute module, with all of its weights on one device."
             )
-    _refuse_weights(model)
+    _refuse_weights(model, needs_numbers)
     if model.training:
         raise CaptureError(f"{name} is in training mode: call model.eval() first.")
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise CaptureError(f"{name} is an encoder-decoder; qfpass compiles causal decoders only.")
 
 
-def _refuse_weights(model: nn.Module) -> None:
+def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
     name = type(model).__name__
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1:
@@ -59,7 +62,7 @@ def _refuse_weights(model: nn.Module) -> None:
         )
     weights = [*model.named_parameters(), *model.named_buffers()]
     for path, weight in weights:
-        if weight.is_meta:
+        if weight.is_meta and needs_numbers:
             raise CaptureError(
                 f"{name} has weights without numbers, such as {path} on the meta device: load them first "
                 "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."

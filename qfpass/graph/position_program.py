@@ -9,6 +9,7 @@ from torch import fx
 from ..errors import UnsupportedOpError
 from ..upstream.entry import describe
 from .dependence import SHAPE_ONLY
+from .devices import device_of
 from .nodes import args_of, site_name
 from .subgraph import integers_in
 
@@ -78,7 +79,7 @@ class PositionProgram(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, nodes: Sequence[fx.Node], places: set[fx.Node]) -> None:
         """`places` is `position_only_nodes(module.graph)`; `nodes` are those whose values are wanted."""
         ids = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"]
-        self.sizes, self._device = TracedSizes(ids), ids.device
+        self.sizes, self._device = TracedSizes(ids), device_of(ids)
         graph, self._shaped = _cut_out(module.graph, nodes, places)
         program = fx.GraphModule(module, graph)
         super().__init__(program)

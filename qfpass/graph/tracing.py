@@ -105,4 +105,4 @@ def generate_python(module: fx.GraphModule) -> None:
 def without_autocast(model: nn.Module) -> AbstractContextManager[None]:
     """Around what traces or runs `model`: as it computes by itself, whatever the caller's autocast is."""
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    return torch.autocast(device, enabled=False)
+    return torch.autocast("cpu" if device == "meta" else device, enabled=False)

@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from ..graph.dependence import SHAPE_ONLY, dependents_of, text_dependent
+from ..graph.devices import device_of
 from ..graph.nodes import args_of
 from ..graph.subgraph import ancestors, cut_out
 
@@ -47,7 +48,7 @@ def _counting(module: fx.GraphModule, candidates: list[fx.Node]) -> Iterator[tup
     ids = next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"]
     others = sum(n.op == "placeholder" for n in module.graph.nodes) - 1
     runs = [
-        program(torch.zeros(2, length, dtype=ids.dtype, device=ids.device), *[None] * others)
+        program(torch.zeros(2, length, dtype=ids.dtype, device=device_of(ids)), *[None] * others)
         for length in PROBES
     ]
     for node, *values in zip(nodes, *runs, strict=True):

@@ -1,6 +1,5 @@
-"""How transformers spreads a model over processes: the style by which each module and weight is split."""
+"""How transformers spreads a model over processes: the style by which each module is split."""
 
-import re
 import sys
 from typing import Any
 
@@ -16,21 +15,24 @@ def is_spread(weight: object) -> bool:
 
 
 @Needed
-def parallel_plan(model: nn.Module) -> dict[str, str]:
-    """The style of each module or weight that transformers splits, by path with `*` for a layer's number.
+def style_of(module: nn.Module) -> str | None:
+    """The name of the parallel style by which transformers runs a module; None if it runs by itself.
+
+    It is read off the forward that the style has put in the place of the module's, so that it is right
+    whatever the plan says.
 
     Without it: a model loaded with `tp_plan` can't be compiled.
     """
-    plan: dict[str, str] = getattr(model, "_tp_plan", None) or {}
-    return plan
+    forward: Any = vars(module).get("forward")
+    if not getattr(forward, "__module__", "").startswith("transformers.distributed"):
+        return None
+    from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 
-
-def style_of(path: str, plan: dict[str, str]) -> str | None:
-    """The style of the module or weight at `path`; None if the plan doesn't name it."""
-    return plan.get(path) or plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", path))
-
-
-def runs_in_parts(module: nn.Module) -> bool:
-    """Whether transformers has put a forward of its own around a module's, as it does for a split one."""
-    forward = vars(module).get("forward")
-    return getattr(forward, "__module__", "").startswith("transformers.distributed")
+    held = dict(zip(forward.__code__.co_freevars, forward.__closure__, strict=True))
+    style = held["self"].cell_contents if "self" in held else None
+    owner = forward.__qualname__.partition(".")[0]
+    for name in ALL_PARALLEL_STYLES:
+        known = ALL_PARALLEL_STYLES[name]
+        if known is style or (style is None and type(known).__name__ == owner):
+            return str(name)
+    return type(style).__name__ if style is not None else str(owner)
