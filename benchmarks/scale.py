@@ -1,10 +1,11 @@
 """What models of 8 to 405 billion weights need on eight GPUs, on paper: `python benchmarks/scale.py`.
 
 It writes the tables of docs/scale.md, from the models' shapes and the GPU's published figures; nothing runs.
-A model is split as transformers' own tensor parallelism does it: projections by heads and columns, the head
-by tokens; embedding and norms are on every rank.
+A model is split as transformers' own tensor parallelism does it: projections by heads and columns, embedding
+and head by tokens; norms are on every rank.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Split:
     @property
     def held_nbytes(self) -> float:
         """Bytes of weights that a rank holds."""
-        return self.read_nbytes + 2 * self.embedding
+        return self.read_nbytes + 2 * self.embedding / RANKS
 
     def cache_nbytes(self, ratio: int) -> int:
         """Bytes a rank of one row's keys and values: of all tokens for a ratio of 1, else of stores."""
@@ -90,8 +91,8 @@ class Split:
         return nbytes, nbytes / BANDWIDTH + self.collectives(rows)
 
     def collectives(self, rows: int) -> float:
-        """Seconds of a step's: an all-reduce after each attention and feed-forward, and the head's gather."""
-        count, share = 2 * self.config.num_hidden_layers + 1, (RANKS - 1) / RANKS
+        """Seconds of a step: all-reduces after the embedding and each part of a layer, the head's gather."""
+        count, share = 2 * self.config.num_hidden_layers + 2, (RANKS - 1) / RANKS
         reduced = (count - 1) * 2 * share * rows * 2 * self.config.hidden_size
         gathered = share * rows * 2 * self.config.vocab_size
         return count * COLLECTIVE + (reduced + gathered) / SENT
@@ -142,7 +143,18 @@ def steps() -> str:
     return table(head, rows)
 
 
-MAKERS = {"memory of ranks": memory, "steps of ranks": steps}
+def captured() -> str:
+    """What `scale_capture.py` measured."""
+    records = json.loads((DOCS / "performance" / "scale_capture.json").read_text())
+    rows = [
+        (r["model"], r["layers"], r["query_heads"], r["kv_heads"], f"{r['seconds']:.0f}", f"{r['gib']:.1f}")
+        for r in records
+    ]
+    head = ("model", "layers", "query heads a rank", "key heads a rank", "seconds", "GiB of the process")
+    return table(head, rows)
+
+
+MAKERS = {"memory of ranks": memory, "steps of ranks": steps, "capture of ranks": captured}
 
 
 def with_tables(text: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from decoders import KV_HEADS, QUERY_HEADS, Attend, causal, decoder, masked, places, text, within
+from tiny import FAMILIES
 from torch.export import Dim
 
 import qfpass
@@ -154,3 +155,16 @@ def test_bounded_it_is_what_compile_makes() -> None:
 def test_the_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert "tokens read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3", "gpt2"])
+def test_a_model_without_numbers_is_looked_at(family: str) -> None:
+    """Before its weights are loaded: the same attentions, and a rewritten graph of as many stores."""
+    real = FAMILIES[family]()
+    with torch.device("meta"):
+        empty = type(real)(real.config).eval()
+    found = qfpass.find(empty)
+    assert str(found) == str(qfpass.find(real))
+    assert len(qfpass.rewrite(found, SlotRule(SLOTS, RECENT, SINKS, recency)).sites) == len(found)
+    with pytest.raises(CaptureError, match="on the meta device"):
+        qfpass.compile(empty, budget=16)
