@@ -22,6 +22,7 @@ from .bodies import ChatBody, CompletionBody
 from .guard import Guard
 from .metrics import Metrics
 from .refusals import handlers, refusal
+from .response_body import ResponseBody
 
 SESSION_HEADER, LONGEST_NAME = "x-session-id", 256
 
@@ -84,13 +85,7 @@ class Routes:
 
     async def chat(self, request: HttpRequest) -> Response:
         """POST /v1/chat/completions."""
-        body = ChatBody.model_validate_json(await request.body())
-        # In a thread: templates and tokenizers take their time over long texts.
-        tools = None if body.tool_choice == "none" else body.tools
-        prompt = await asyncio.to_thread(
-            read_chat, self._tokenizer, body.texts(), tools, body.chat_template_kwargs
-        )
-        return await self._answer(request, body, prompt)
+        return await self._converse(request, ChatBody.model_validate_json(await request.body()))
 
     async def complete(self, request: HttpRequest) -> Response:
         """POST /v1/completions."""
@@ -99,8 +94,8 @@ class Routes:
         return await self._answer(request, body, prompt)
 
     async def responses(self, request: HttpRequest) -> Response:
-        """POST /v1/responses, which isn't served: it keeps conversations by ids of its own."""
-        return refusal(404, "/v1/responses is not served: use /v1/chat/completions.", "not_served")
+        """POST /v1/responses."""
+        return await self._converse(request, ResponseBody.model_validate_json(await request.body()))
 
     async def models(self, request: HttpRequest) -> Response:
         """GET /v1/models."""
@@ -120,8 +115,15 @@ class Routes:
         """GET /metrics."""
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
+    async def _converse(self, request: HttpRequest, body: ChatBody | ResponseBody) -> Response:
+        # In a thread: templates and tokenizers take their time over long texts.
+        prompt = await asyncio.to_thread(
+            read_chat, self._tokenizer, body.texts(), body.offered_tools, body.chat_template_kwargs
+        )
+        return await self._answer(request, body, prompt)
+
     async def _answer(
-        self, request: HttpRequest, body: ChatBody | CompletionBody, prompt: PromptIds
+        self, request: HttpRequest, body: ChatBody | CompletionBody | ResponseBody, prompt: PromptIds
     ) -> Response:
         if (wrong := self._wrong_model(body.model)) is not None:
             return wrong
@@ -132,8 +134,8 @@ class Routes:
             prompt.ids, body.sampling(served.sampling), max_new_tokens=most, stop=served.stop,
             name=_session_name(request), shared=prompt.shared, marks=prompt.marks, deadline=served.deadline,
         )  # fmt: skip
-        reply = Reply(answer, text, served.name, isinstance(body, ChatBody))
-        return reply.stream(body.wants_usage) if body.stream else await reply.whole(request)
+        reply = Reply(answer, text, body.shape(served.name))
+        return reply.stream() if body.stream else await reply.whole(request)
 
     def _model(self) -> dict[str, Any]:
         return {"id": self._served.name, "object": "model", "created": 0, "owned_by": "qfpass"}

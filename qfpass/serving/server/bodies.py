@@ -3,12 +3,14 @@
 A field that isn't understood is refused by name; a few that change nothing here are taken and not read.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import InputError
 from ..sampling import Sampling
+from .shapes import Chat, Completion, Shape
 
 MOST_MESSAGES, MOST_TOOLS, MOST_STOPS, MOST_BIASES = 4096, 128, 4, 1024
 
@@ -90,6 +92,10 @@ class CompletionBody(GenerationBody):
     logprobs: None = None
     suffix: None = None
 
+    def shape(self, model: str) -> Shape:
+        """The shape of the answer."""
+        return Completion(model, self.wants_usage)
+
 
 class ChatBody(GenerationBody):
     """The body of /v1/chat/completions."""
@@ -114,20 +120,32 @@ class ChatBody(GenerationBody):
         Raises:
             InputError: a message has no role, or a content that isn't text.
         """
-        return [_as_text(message, number) for number, message in enumerate(self.messages)]
+        return [as_text(message, f"messages[{number}]") for number, message in enumerate(self.messages)]
+
+    @property
+    def offered_tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the chat template is given."""
+        return None if self.tool_choice == "none" else self.tools
+
+    def shape(self, model: str) -> Shape:
+        """The shape of the answer."""
+        return Chat(model, self.wants_usage)
 
 
-def _as_text(message: dict[str, Any], number: int) -> dict[str, Any]:
+def as_text(message: dict[str, Any], where: str, kinds: Sequence[str] = ("text",)) -> dict[str, Any]:
+    """A message with its content as a string; parts of it may be of these kinds.
+
+    Raises:
+        InputError: it has no role, or a content that isn't text; `where` says which message it is.
+    """
     if not isinstance(message.get("role"), str):
-        raise InputError(f"messages[{number}] has no role: give system, user, assistant or tool.")
+        raise InputError(f"{where} has no role: give system, user, assistant or tool.")
     content = message.get("content")
     if content is None or isinstance(content, str):
         return {**message, "content": content or ""}
     parts = content if isinstance(content, list) else [content]
     for part in parts:
-        is_text = isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        is_text = isinstance(part, dict) and part.get("type") in kinds and isinstance(part.get("text"), str)
         if not is_text:
-            raise InputError(
-                f"messages[{number}].content holds something other than text, which is all that is read."
-            )
+            raise InputError(f"{where}.content holds something other than text, which is all that is read.")
     return {**message, "content": "".join(part["text"] for part in parts)}
