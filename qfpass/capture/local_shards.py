@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..graph.shards import Shards
+from ..upstream.modules import weight_stores
 from ..upstream.tensor_parallel import is_spread, style_of
 from .parallel_forwards import EMBEDDING, FORWARDS, LINEAR, Group
 
@@ -98,7 +99,7 @@ def shards_stand_in(model: nn.Module) -> Iterator[Shards | None]:
     held, group, vocabulary = list[tuple[dict[str, Any], dict[str, Any]]](), None, None
     try:
         for module in model.modules():
-            for store in (module._parameters, module._buffers):
+            for store in weight_stores(module):
                 spread: dict[str, Any] = {key: w for key, w in store.items() if is_spread(w)}
                 held.append((store, dict(spread)))
                 for key, weight in spread.items():

@@ -56,3 +56,12 @@ def attributes_of(module: nn.Module) -> dict[str, Any]:
         module
     ).keys()
     return vars(module)
+
+
+@Needed
+def weight_stores(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The dictionaries in which a module holds its parameters and its buffers, by name.
+
+    Without it: a model whose weights are spread over processes can't be compiled.
+    """
+    return module._parameters, module._buffers

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfpass.upstream.modules import attributes_of, has_hooks, parts_of, version_counters
+from qfpass.upstream.modules import attributes_of, has_hooks, parts_of, version_counters, weight_stores
 
 
 class Scaled(torch.Tensor):
@@ -73,3 +73,11 @@ def test_attributes_of_are_all_that_can_be_set_on_a_module_and_change_with_it() 
     assert list(values["_forward_hooks"]) == [hook.id]
     assert values["_parameters"]["weight"] is module.weight
     assert attributes_of(module) is values
+
+
+def test_weight_stores_hold_what_the_forward_reads() -> None:
+    module = nn.BatchNorm1d(2)
+    parameters, buffers = weight_stores(module)
+    assert parameters.keys() == {"weight", "bias"} and "running_mean" in buffers
+    parameters["weight"] = other = nn.Parameter(torch.ones(2))
+    assert module.weight is other

@@ -7,7 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from qfpass.upstream.process_groups import groups_joined_by, is_collective
+from qfpass.upstream.process_groups import (
+    gathered_by_name,
+    groups_joined_by,
+    is_collective,
+    joined_over,
+    summed_over,
+)
 
 
 class Summed(nn.Module):
@@ -44,5 +50,28 @@ def test_is_collective_of_what_processes_exchange(tmp_path: Path) -> None:
         program = torch.export.export(Summed(groups), (torch.ones(2),), strict=False)
         found = [node.name for node in program.graph.nodes if is_collective(node)]
         assert found and all(name.startswith(("all_", "wait_")) for name in found)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_summed_over_gives_a_new_tensor(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        part = torch.arange(6.0).view(2, 3)
+        whole = summed_over(part, dist.group.WORLD)
+        assert whole is not part and torch.equal(whole, part)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_joined_over_and_by_name(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        part = torch.arange(6.0).view(2, 3)
+        whole = joined_over(part, dist.group.WORLD)
+        assert whole is not part and torch.equal(whole, part)
+        assert torch.equal(gathered_by_name(part, 1, dist.group.WORLD.group_name), part[None])
     finally:
         dist.destroy_process_group()
