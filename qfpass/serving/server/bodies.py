@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import InputError
 from ..sampling import Sampling
-from .shapes import Chat, Completion, Shape
+from .shapes import ChatShape, CompletionShape, Shape
 
 MOST_MESSAGES, MOST_TOOLS, MOST_STOPS, MOST_BIASES = 4096, 128, 4, 1024
 
@@ -94,7 +94,7 @@ class CompletionBody(GenerationBody):
 
     def shape(self, model: str) -> Shape:
         """The shape of the answer."""
-        return Completion(model, self.wants_usage)
+        return CompletionShape(model, self.wants_usage)
 
 
 class ChatBody(GenerationBody):
@@ -129,7 +129,7 @@ class ChatBody(GenerationBody):
 
     def shape(self, model: str) -> Shape:
         """The shape of the answer."""
-        return Chat(model, self.wants_usage)
+        return ChatShape(model, self.wants_usage)
 
 
 def as_text(message: dict[str, Any], where: str, kinds: Sequence[str] = ("text",)) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ...errors import InputError
 from .bodies import MOST_MESSAGES, MOST_TOOLS, GenerationBody, as_text
-from .shapes import Response, Shape
+from .shapes import ResponseShape, Shape
 
 TEXTS = ("input_text", "output_text", "text")  # the kinds of parts that hold text
 REPEATED = ("instructions", "max_output_tokens", "temperature", "top_p", "metadata", "tools", "tool_choice")
@@ -60,7 +60,7 @@ class ResponseBody(GenerationBody):
         """The shape of the answer."""
         asked = self.model_dump(include=set(REPEATED))
         asked |= {"tools": self.tools or [], "tool_choice": self.tool_choice or "auto"}
-        return Response(model, {**asked, "parallel_tool_calls": bool(self.parallel_tool_calls)})
+        return ResponseShape(model, {**asked, "parallel_tool_calls": bool(self.parallel_tool_calls)})
 
 
 def _message(item: dict[str, Any], where: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Shape(ABC):
         return _data(body)
 
 
-class Completion(Shape):
+class CompletionShape(Shape):
     """/v1/completions."""
 
     kind, prefix, chunk = "text_completion", "cmpl", "text_completion"
@@ -90,7 +90,7 @@ class Completion(Shape):
         return _data({**self._head, "object": self.chunk, "choices": [{**choice, **said}]})
 
 
-class Chat(Completion):
+class ChatShape(CompletionShape):
     """/v1/chat/completions."""
 
     kind, prefix, chunk = "chat.completion", "chatcmpl", "chat.completion.chunk"
@@ -108,7 +108,7 @@ class Chat(Completion):
         return {"delta": {}}
 
 
-class Response(Shape):
+class ResponseShape(Shape):
     """/v1/responses. `asked` are fields of the request that the response repeats."""
 
     def __init__(self, model: str, asked: dict[str, Any]) -> None:
