@@ -97,6 +97,16 @@ def nothing_compressed(rank: int, folder: Path) -> None:
     assert written(model).tolist() == written(whole).tolist()
 
 
+def sampled_tokens(rank: int, folder: Path) -> None:
+    """The same in all processes, whatever their seeds; those of the first one's seed."""
+    split, whole = split_and_whole("llama", rank, folder)
+    torch.manual_seed(rank)
+    mine = compiled(split, score="recency").generate(IDS, max_new_tokens=20, do_sample=True)
+    torch.manual_seed(0)
+    theirs = compiled(whole, score="recency").generate(IDS, max_new_tokens=20, do_sample=True)
+    assert mine.tolist() == theirs.tolist()
+
+
 def filters_of_the_whole(rank: int, folder: Path) -> None:
     """Found, made and given alike: those of the whole model, of which each process takes its heads."""
     split, whole = split_and_whole("llama", rank, folder)
@@ -152,16 +162,14 @@ def sessions_of_any_number_of_processes(rank: int, folder: Path) -> None:
 
 def what_is_refused(rank: int, folder: Path) -> None:
     split, _ = split_and_whole("llama", rank, folder)
-    module, mesh = split.model.layers[1].mlp.down_proj, split._device_mesh
-    own = vars(module)["forward"]
-    ALL_PARALLEL_STYLES["sequence_parallel"].install_forward(module, mesh)
-    with pytest.raises(CaptureError, match=r"down_proj in the parallel style 'sequence_parallel'"):
-        compiled(split)
-    del vars(module)["forward"]
+    module = split.model.layers[1].mlp.down_proj
+    own = vars(module).pop("forward")
     with pytest.raises(CaptureError, match=r"down_proj\.weight, a DTensor, by other hands"):
         compiled(split)
     vars(module)["forward"] = own
-    assert compiled(split) is not None
+    ALL_PARALLEL_STYLES["sequence_parallel"].install_forward(split.model.norm, split._device_mesh)
+    with pytest.raises(CaptureError, match=r"model\.norm in the parallel style 'sequence_parallel'"):
+        compiled(split)
     odd = folder / "odd"
     if rank == 0:
         FAMILIES["llama"](heads=4, kv_heads=1).save_pretrained(odd)
@@ -194,7 +202,7 @@ def same_tokens_of_others(rank: int, folder: Path) -> None:
 
 
 SCENARIOS = [
-    same_tokens, nothing_compressed, filters_of_the_whole, trained_filters, few_bits,
+    same_tokens, nothing_compressed, sampled_tokens, filters_of_the_whole, trained_filters, few_bits,
     sessions_of_any_number_of_processes, what_is_refused,
     the_page,
 ]  # fmt: skip

@@ -94,8 +94,7 @@ def shards_stand_in(model: nn.Module) -> Iterator[Shards | None]:
     if not is_split(model):
         yield None
         return
-    wholes = dict[int, Any]()
-    parts = dict[int, nn.Parameter]()
+    by_weight, parts = dict[int, nn.Parameter](), dict[int, tuple[torch.Tensor, Any]]()
     held, group, vocabulary = list[tuple[dict[str, Any], dict[str, Any]]](), None, None
     try:
         for module in model.modules():
@@ -103,8 +102,8 @@ def shards_stand_in(model: nn.Module) -> Iterator[Shards | None]:
                 spread: dict[str, Any] = {key: w for key, w in store.items() if is_spread(w)}
                 held.append((store, dict(spread)))
                 for key, weight in spread.items():
-                    part = parts.setdefault(id(weight), _part_of(weight))
-                    store[key], wholes[id(part)] = part, weight
+                    part = by_weight.setdefault(id(weight), _part_of(weight))
+                    store[key], parts[id(part)] = part, (part, weight)
                     mesh = weight.device_mesh
                     group = Group(mesh.get_local_rank(), mesh.size(), mesh.get_group())
             if style_of(module) == "embedding_rowwise":
@@ -120,7 +119,7 @@ def shards_stand_in(model: nn.Module) -> Iterator[Shards | None]:
             if isinstance(module, nn.Embedding):  # its number is one of the whole table
                 held.append((own, {"padding_idx": module.padding_idx}))
                 own["padding_idx"] = None
-        yield Shards(group.rank, group.size, group.processes, wholes, vocabulary)
+        yield Shards(group.rank, group.size, group.processes, parts, vocabulary)
     finally:
         for store, before in reversed(held):
             store.update(before)

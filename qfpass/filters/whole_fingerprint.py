@@ -35,7 +35,7 @@ def whole_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> st
     """
     shards, module = captured.shards, captured.module
     assert shards is not None
-    tensors = [shards.wholes.get(id(t), t) for t in (*module.parameters(), *module.buffers())]
+    tensors = [shards.whole_of(tensor) for tensor in (*module.parameters(), *module.buffers())]
     samples = [_own_bits(tensor, shards.rank, shards.size) for tensor in tensors]
     known = torch.cat(samples).to(captured.device, torch.int32)  # what isn't here is 0, so a sum joins all
     torch.distributed.all_reduce(known, group=shards.group)

@@ -70,6 +70,8 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         kwargs.pop("prefill_chunk_size", None)  # the decoder reads in its own chunks
         if generation_config is not None:
             kwargs["generation_config"] = _without_cache_settings(generation_config)
+        if decoder.shards is not None and settings.do_sample:
+            decoder.shards.share_chance(decoder.device)
         with session.in_use(), session.taking_back(kept), _with_unread_columns(session, args, kwargs):
             written = super().generate(*args, **cache_kwargs(session), **kwargs)  # type: ignore[misc]
         give_both_names(written)
