@@ -160,6 +160,32 @@ def sessions_of_any_number_of_processes(rank: int, folder: Path) -> None:
         models[0].session().load(folder / ("by_two" if rank else "nowhere"))
 
 
+def pools_forks_pins_and_crop(rank: int, folder: Path) -> None:
+    """Called by all processes they give what they give in one; a file of what left a pool has all heads."""
+    given = []
+    models = [compiled(model, score="recency") for model in split_and_whole("llama", rank, folder)]
+    for model in models:
+        session, ids = model.session(take_back=2), IDS[:1]
+        model(ids[:, :4], past_key_values=session)
+        model(ids[:, 4:], past_key_values=session)
+        session.crop(-2)
+        pinned = model.session()
+        model(ids[:, :10], past_key_values=pinned)
+        pinned.pin(5, 8)
+        model(ids[:, 10:], past_key_values=pinned)
+        assert {5, 6, 7} <= set(pinned.positions(1)[0, 0].tolist())
+        pool = model.pool(2)
+        rows = [pool.join(pinned), pool.join(session)]
+        after = model(ids[:, -2:], past_key_values=session.fork()).logits[0, -1:]
+        given.append(torch.cat([after, pool.step({row: 7 for row in rows})]))
+        if model is models[0]:
+            pool.leave(rows[0]).save(folder / "left")
+    torch.testing.assert_close(*given, atol=1e-4, rtol=1e-4)
+    dist.barrier()
+    steps = [m(IDS[:1, :1], past_key_values=m.session().load(folder / "left")).logits for m in models]
+    torch.testing.assert_close(*steps, atol=1e-4, rtol=1e-4)
+
+
 def what_is_refused(rank: int, folder: Path) -> None:
     split, _ = split_and_whole("llama", rank, folder)
     module = split.model.layers[1].mlp.down_proj
@@ -203,7 +229,7 @@ def same_tokens_of_others(rank: int, folder: Path) -> None:
 
 SCENARIOS = [
     same_tokens, nothing_compressed, sampled_tokens, filters_of_the_whole, trained_filters, few_bits,
-    sessions_of_any_number_of_processes, what_is_refused,
+    sessions_of_any_number_of_processes, pools_forks_pins_and_crop, what_is_refused,
     the_page,
 ]  # fmt: skip
 

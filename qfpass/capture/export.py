@@ -64,9 +64,9 @@ def capture(
 
 
 def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
-    predicts = kind_of(model) == "logits"
     with shards_stand_in(model) as shards:
-        return replace(_exported(model, batch, repeats, lean), predicts=predicts, shards=shards)
+        captured = _exported(model, batch, repeats, lean)
+    return replace(captured, predicts=kind_of(model) == "logits", shards=shards)
 
 
 def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:

@@ -124,8 +124,8 @@ def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> st
 
     Of a model whose weights are spread over processes, that of the whole.
     """
-    if captured.identity is not None:
-        return captured.identity
+    if captured.whole_fingerprint is not None:
+        return captured.whole_fingerprint
     module = captured.module
     return fingerprint((*module.parameters(), *module.buffers()), attentions)
 

@@ -25,7 +25,7 @@ def as_part_of_whole(captured: Captured, attentions: Sequence[Attention], ranks:
         return captured
     splits = ranks.together(lambda: splits_heads(captured, attentions))
     captured = replace(captured, shards=replace(captured.shards, splits_heads=splits))
-    return replace(captured, identity=whole_fingerprint(captured, attentions))
+    return replace(captured, whole_fingerprint=whole_fingerprint(captured, attentions))
 
 
 def whole_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:

@@ -28,7 +28,7 @@ class Captured:
         left_behind: the paths of the model's attributes, numbers and flags, that a traced call had changed.
         predicts: whether the output is logits over the vocabulary, and not hidden values or scores.
         shards: which part of a model that is spread over processes this is; None if it is whole.
-        identity: the fingerprint of the whole model, of which this is a part; None if it is whole.
+        whole_fingerprint: of the model that this is a part of; None if it is whole.
     """
 
     module: fx.GraphModule
@@ -40,7 +40,7 @@ class Captured:
     left_behind: tuple[str, ...] = ()
     predicts: bool = True
     shards: Shards | None = None
-    identity: str | None = None
+    whole_fingerprint: str | None = None
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -1,6 +1,6 @@
-"""The table of kernels, and the choice from it by device, dtype, head size and form."""
+"""The tables of kernels, and the choice from them by device, dtype, head size and form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +24,6 @@ class KernelEntry:
         widest: the largest head size; None for any.
         caps: whether it applies a soft cap.
         is_installed: whether it can be used in this process.
-        for_steps: whether it takes one query a row, and a store as `choose_step_kernel` says.
     """
 
     name: str
@@ -34,7 +33,6 @@ class KernelEntry:
     widest: int | None = None
     caps: bool = False
     is_installed: Callable[[], bool] = lambda: True
-    for_steps: bool = False
 
     def takes(self, device: torch.device, dtype: torch.dtype, head_dim: int, is_capped: bool) -> bool:
         """Whether it is for this device, dtype, head size and form, and installed."""
@@ -56,13 +54,14 @@ TABLE = (
     ),
     KernelEntry("sdpa flash", sdpa_ops.attend_flash, "cuda", HALF, widest=256),
     KernelEntry("sdpa efficient", sdpa_ops.attend_efficient, "cuda", (*HALF, torch.float32)),
-    *(
-        KernelEntry(
-            "triton", triton_step.attend, "cuda", dtypes, widest=widest, caps=True,
-            is_installed=lambda: triton_step.is_installed(), for_steps=True,
-        )
-        for dtypes, widest in ((HALF, 512), ((torch.float32,), 256))
-    ),
+)  # fmt: skip
+# For one query a row over a store, see `choose_step_kernel`; where none fits, those above read steps too.
+STEPS = tuple(
+    KernelEntry(
+        "triton", triton_step.attend, "cuda", dtypes, widest=widest, caps=True,
+        is_installed=lambda: triton_step.is_installed(),
+    )
+    for dtypes, widest in ((HALF, 512), ((torch.float32,), 256))
 )  # fmt: skip
 
 
@@ -77,11 +76,8 @@ def choose_kernel(
     """The caller's `own` kernel, or the fastest for these; "reference" is plain float32 softmax."""
     if own is not None:
         return replace(own, softcap=form.softcap)
-    if head_dim == value_dim:
-        for entry in TABLE:
-            if not entry.for_steps and entry.takes(device, dtype, head_dim, form.softcap is not None):
-                return Kernel(entry.name, entry.function, form.softcap)
-    return Kernel("reference", reference.attend, form.softcap)
+    found = _first(TABLE, device, dtype, head_dim, form) if head_dim == value_dim else None
+    return found or Kernel("reference", reference.attend, form.softcap)
 
 
 def choose_step_kernel(
@@ -101,7 +97,14 @@ def choose_step_kernel(
     """
     if own is not None:
         return None  # the caller's kernel reads steps too
-    for entry in TABLE:
-        if entry.for_steps and entry.takes(device, dtype, max(head_dim, value_dim), form.softcap is not None):
+    return _first(STEPS, device, dtype, max(head_dim, value_dim), form)
+
+
+def _first(
+    table: Sequence[KernelEntry], device: torch.device, dtype: torch.dtype, widest: int, form: AttentionForm
+) -> Kernel | None:
+    """The first kernel of a table for heads of at most this size; None if none fits."""
+    for entry in table:
+        if entry.takes(device, dtype, widest, form.softcap is not None):
             return Kernel(entry.name, entry.function, form.softcap)
     return None

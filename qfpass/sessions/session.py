@@ -11,14 +11,13 @@ from ..graph.shards import Shards
 from ..sizes import Sizes
 from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
-from . import files
+from . import split_files
 from .crop import CroppableCache
 from .hf_cache import State
 from .journal import Journal
 from .pin import pin
 from .read_ids import ReadIds
 from .rows import Row, TokenColumns
-from .split_stores import ranks_of, with_all_heads, with_own_heads
 from .stores import Stores
 
 
@@ -181,14 +180,7 @@ class Session(CroppableCache):
         """
         with self.in_use():
             seen = self._state if self.tokens_seen else State()
-            stores = with_all_heads(seen.stores, self._shards)
-
-            def write() -> None:
-                if self._shards is None or self._shards.rank == 0:
-                    ids = seen.read_ids.rows()
-                    files.write(path, stores, seen.rows, seen.columns, ids, self._identity)
-
-            ranks_of(self._shards).together(write)
+            split_files.write(path, seen, self._identity, self._shards)
 
     def load(self, path: str | Path) -> "Session":
         """This session, after its contents have been replaced by those of a saved session.
@@ -198,11 +190,9 @@ class Session(CroppableCache):
         """
         kinds = [layer.rule.store_type for layer in self._layers]
         with self.in_use(resetting=True):
-            held, rows, columns, ids = ranks_of(self._shards).together(
-                lambda: files.read(path, kinds, self._identity)
-            )
+            held, rows, columns, ids = split_files.read(path, kinds, self._identity, self._shards)
             stores = self._empty_stores(len(rows)) if rows else Stores()
-            stores.copy_(with_own_heads(held, self._shards))
+            stores.copy_(held)
             self._state = State(stores, rows, columns, ReadIds(ids), Journal(ended_by="it was loaded"))
             self._exclusive.is_broken = False
         return self

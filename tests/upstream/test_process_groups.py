@@ -1,8 +1,5 @@
 """What torch promises of collectives in an exported graph."""
 
-from pathlib import Path
-
-import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -29,49 +26,29 @@ class Summed(nn.Module):
         return all_gather_tensor(all_reduce(x, "max", group=first), 0, group=second)
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_groups_joined_by_a_graph_in_their_order(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        groups = [dist.new_group([0]), dist.new_group([0])]
-        for order in (groups, groups[::-1]):
-            program = torch.export.export(Summed(order), (torch.ones(2),), strict=False)
-            assert [id(group) for group in groups_joined_by(program.graph)] == [id(g) for g in order]
-        assert not groups_joined_by(torch.export.export(nn.Linear(2, 2), (torch.ones(2),)).graph)
-    finally:
-        dist.destroy_process_group()
+def test_groups_joined_by_a_graph_in_their_order(world: dist.ProcessGroup) -> None:
+    groups = [dist.new_group([0]), dist.new_group([0])]
+    for order in (groups, groups[::-1]):
+        program = torch.export.export(Summed(order), (torch.ones(2),), strict=False)
+        assert [id(group) for group in groups_joined_by(program.graph)] == [id(g) for g in order]
+    assert not groups_joined_by(torch.export.export(nn.Linear(2, 2), (torch.ones(2),)).graph)
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_is_collective_of_what_processes_exchange(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        groups = [dist.new_group([0]), dist.new_group([0])]
-        program = torch.export.export(Summed(groups), (torch.ones(2),), strict=False)
-        found = [node.name for node in program.graph.nodes if is_collective(node)]
-        assert found and all(name.startswith(("all_", "wait_")) for name in found)
-    finally:
-        dist.destroy_process_group()
+def test_is_collective_of_what_processes_exchange(world: dist.ProcessGroup) -> None:
+    groups = [dist.new_group([0]), dist.new_group([0])]
+    program = torch.export.export(Summed(groups), (torch.ones(2),), strict=False)
+    found = [node.name for node in program.graph.nodes if is_collective(node)]
+    assert found and all(name.startswith(("all_", "wait_")) for name in found)
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_summed_over_gives_a_new_tensor(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        part = torch.arange(6.0).view(2, 3)
-        whole = summed_over(part, dist.group.WORLD)
-        assert whole is not part and torch.equal(whole, part)
-    finally:
-        dist.destroy_process_group()
+def test_summed_over_gives_a_new_tensor(world: dist.ProcessGroup) -> None:
+    part = torch.arange(6.0).view(2, 3)
+    whole = summed_over(part, world)
+    assert whole is not part and torch.equal(whole, part)
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_joined_over_and_by_name(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        part = torch.arange(6.0).view(2, 3)
-        whole = joined_over(part, dist.group.WORLD)
-        assert whole is not part and torch.equal(whole, part)
-        assert torch.equal(gathered_by_name(part, 1, dist.group.WORLD.group_name), part[None])
-    finally:
-        dist.destroy_process_group()
+def test_joined_over_and_by_name(world: dist.ProcessGroup) -> None:
+    part = torch.arange(6.0).view(2, 3)
+    whole = joined_over(part, world)
+    assert whole is not part and torch.equal(whole, part)
+    assert torch.equal(gathered_by_name(part, 1, world.group_name), part[None])

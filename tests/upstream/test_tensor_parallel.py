@@ -1,8 +1,6 @@
 """What transformers promises of models that it spreads over processes."""
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +13,10 @@ from qfpass.capture.parallel_forwards import EMBEDDING, FORWARDS
 from qfpass.upstream.process_groups import is_lost, timeouts_of
 from qfpass.upstream.tensor_parallel import is_spread, style_of
 
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
+def mesh(world: dist.ProcessGroup) -> DeviceMesh:
+    return init_device_mesh("cpu", (1,))
 
 
 @pytest.mark.parametrize("name", sorted(FORWARDS))

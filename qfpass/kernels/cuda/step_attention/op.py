@@ -36,15 +36,7 @@ def attend_slots(
 
 @attend_slots.register_fake
 def _fake(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    key_scale: torch.Tensor | None,
-    value_scale: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    lengths: torch.Tensor | None,
-    scale: float,
-    softcap: float | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object
 ) -> tuple[torch.Tensor, torch.Tensor]:
     numbers = value.shape[3] * (2 if value.dtype == torch.uint8 else 1)
     rows, heads = query.shape[:2]
