@@ -112,6 +112,12 @@ class RowSessions:
         with self.held(row) as session, self._decoder.running():  # a step writes into other rows too
             return session.fork()
 
+    def take_back(self, row: int, tokens: int) -> None:
+        """Take a row's newest tokens back; see `Session.crop`."""
+        with self.held(row) as session, self._decoder.running():  # a step writes into other rows too
+            if tokens:
+                session.crop(-tokens)
+
     def _one_by_one(self, ids: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Logits [n, V], each row's in a call of its own: the longest text in a call would change others."""
         calls = [

@@ -1,5 +1,6 @@
 """Check a call's arguments before the call changes anything."""
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -210,3 +211,20 @@ def wanted_indices(logits_to_keep: int | torch.Tensor, length: int) -> torch.Ten
         raise InputError(f"logits_to_keep must be a whole number from 0, not {logits_to_keep!r}.")
     keep = min(logits_to_keep or length, length)
     return torch.arange(length - keep, length)
+
+
+def as_one_row(ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
+    """The ids as [1, S].
+
+    Raises:
+        InputError: they are no ids of one row.
+    """
+    if not isinstance(ids, torch.Tensor):
+        try:
+            ids = torch.tensor([operator.index(token) for token in ids], dtype=torch.long)
+        except (TypeError, RuntimeError) as error:
+            raise InputError(f"give the token ids as a tensor [S] or a list of numbers: {error}.") from error
+    ids = ids[None] if ids.dim() == 1 else ids
+    if ids.dim() != 2 or ids.shape[0] != 1:
+        raise InputError(f"a row reads one text: give token ids [S] or [1, S], not {tuple(ids.shape)}.")
+    return ids

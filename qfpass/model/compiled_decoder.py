@@ -14,6 +14,7 @@ from ..packages.export import export_decoder
 from ..sessions.session import Session
 from ..upstream.cache import cache_argument, causal_output
 from ..upstream.module_object import SharedParameters
+from .adapters import refuse_adapter_names
 from .changes import DecoderVersions
 from .check_inputs import check_inputs, check_session, wanted_indices
 from .loss import check_labels, loss_of, with_loss
@@ -114,6 +115,7 @@ class CompiledDecoder(SharedParameters):
         Raises:
             InputError, SessionError: an argument is wrong; the message says what to do.
         """
+        refuse_adapter_names(unsupported)
         for name, value in unsupported.items():
             if value is not None and value is not False and not _is_default(name, value):
                 raise InputError(f"{name}= {_UNSUPPORTED}")

@@ -18,6 +18,7 @@ from ..sessions.session import Session
 from ..sessions.unread import Unread
 from ..upstream.cache import cache_argument, cache_kwargs, give_both_names
 from ..upstream.generate import GenerationSteps, generation_settings, unread_columns
+from .adapters import refuse_adapter_names
 from .check_inputs import check_session
 from .compiled_decoder import CompiledDecoder
 from .continuation import columns_to_read
@@ -117,6 +118,7 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         self, settings: GenerationConfig, given: GenerationConfig | None, named: dict[str, Any]
     ) -> None:
         """Refuse settings of the caller that a session can't support."""
+        refuse_adapter_names(named)
         mode = _mode(settings, named)
         if mode not in MODES:
             possible = ", ".join(mode.value for mode in MODES)

@@ -14,7 +14,7 @@ from ..sessions.rows import TokenColumns
 from ..sessions.session import Session
 from ..waits import Wait
 from .changes import DecoderVersions
-from .check_inputs import check_inputs, check_length, check_session, wanted_indices
+from .check_inputs import as_one_row, check_inputs, check_length, check_session, wanted_indices
 
 
 class Pool:
@@ -115,6 +115,20 @@ class Pool:
         with naming(row):
             return self._rows.copy(self._row(row))
 
+    def crop(self, row: int, tokens: int) -> None:
+        """Take the newest tokens of a row back, at most as many as its session's `take_back`.
+
+        The row is then what reading the other tokens alone leaves. See `Session.crop`.
+
+        Raises:
+            InputError: `tokens` isn't a whole number from 0.
+            SessionError: some can't be taken back, no conversation is in this row, or another thread uses it.
+        """
+        with naming(row):
+            if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+                raise InputError(f"the number of tokens to take back is a whole one from 0, not {tokens!r}.")
+            self._rows.take_back(self._row(row), tokens)
+
     def cancel(self, row: int) -> bool:
         """Cancel the call that another thread runs on a row; True if there is one. See `Session.cancel`.
 
@@ -139,7 +153,7 @@ class Pool:
         """
         decoder = self._current()
         with naming(row), self._rows.held(self._row(row)) as session:
-            tokens, spans = check_inputs(decoder, session, _as_one_row(ids), None, None)
+            tokens, spans = check_inputs(decoder, session, as_one_row(ids), None, None)
             return read(decoder, session, tokens, spans, wanted_indices(logits_to_keep, tokens.columns))[0]
 
     def step(self, tokens: Mapping[int, int | torch.Tensor]) -> torch.Tensor:
@@ -231,20 +245,3 @@ class Pool:
                 f"row {row}: there is no token {number}: the model's vocabulary has {vocabulary}."
             )
         return number
-
-
-def _as_one_row(ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
-    """The ids as [1, S].
-
-    Raises:
-        InputError: they are no ids of one row.
-    """
-    if not isinstance(ids, torch.Tensor):
-        try:
-            ids = torch.tensor([operator.index(token) for token in ids], dtype=torch.long)
-        except (TypeError, RuntimeError) as error:
-            raise InputError(f"give the token ids as a tensor [S] or a list of numbers: {error}.") from error
-    ids = ids[None] if ids.dim() == 1 else ids
-    if ids.dim() != 2 or ids.shape[0] != 1:
-        raise InputError(f"a row reads one text: give token ids [S] or [1, S], not {tuple(ids.shape)}.")
-    return ids
