@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from .attention.find import Attention
+from .attention.spread_heads import heads_of_whole
 from .capture.ranks import ALONE, Ranks
 from .config import AUTO, STORE_KINDS, Config
 from .filters.calibrate import model_fingerprint
@@ -49,7 +50,7 @@ def choose_store(
         return replace(config, store_dtype=chosen), measured.smoothing if chosen else None
     if config.store_kind not in SMOOTHED:
         return config, None
-    return config, _of_all_heads(captured, read_smoothing(captured, attentions, length))
+    return config, _of_whole(captured, attentions, read_smoothing(captured, attentions, length))
 
 
 def _may_choose(config: Config, captured: Captured, length: int) -> bool:
@@ -78,24 +79,28 @@ def key_precision(
     ids = own_text.joined(ROWS, TOKENS)
     with Wait("measuring how few bits keys and values need", "once a model; store_dtype=None needs none"):
         measured = _measure(captured, attentions, length, ids)
-    measured = replace(measured, smoothing=_of_all_heads(captured, measured.smoothing))
+    measured = replace(measured, smoothing=_of_whole(captured, attentions, measured.smoothing))
     measured.keep(fingerprint)
     return measured
 
 
-def _of_all_heads(captured: Captured, factors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The factors of the whole model's heads, of which this process may have read a part."""
-    shards = captured.shards
-    return tuple(shards.all_heads(each, 0) if shards else each for each in factors)
+def _of_whole(
+    captured: Captured, attentions: Sequence[Attention], factors: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """The factors of the whole model's layers and heads, of which this process may have read a part."""
+    if captured.part is None:
+        return tuple(factors)
+    first = attentions[0].index
+    return tuple(captured.part.joined(dict(enumerate(factors, first)), 0).values())
 
 
 def _measure(
     captured: Captured, attentions: Sequence[Attention], length: int, ids: torch.Tensor
 ) -> KeyPrecision:
-    smoothing = read_smoothing(captured, attentions, length)
+    smoothing, whole = read_smoothing(captured, attentions, length), heads_of_whole(captured, attentions)
     expected, nats = predictions(captured, attentions, ids, None), dict[str, float]()
     for candidate in CANDIDATES:
-        if candidate == "int8-int4" and any(a.value_dim % GROUP for a in attentions):
+        if candidate == "int8-int4" and any(each.value_dim % GROUP for each in whole):
             continue
         said = predictions(captured, attentions, ids, candidate, smoothing)
         nats[str(candidate)] = float((expected.exp() * (expected - said)).sum(-1).mean())

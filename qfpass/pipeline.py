@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .filters import QFilters, TrainedFilters
 from .filters.calibrate import model_fingerprint
 from .graph.captured import vocabulary_of
+from .graph.stages import Stages
 from .graph.tracing import without_autocast
 from .kernels.kernel import Kernel
 from .layer_rules import ChooseRule, layer_rule
@@ -34,14 +35,16 @@ from .model.returned import output_maker
 from .plan import (
     compiles_for_processor,
     filters_for,
+    layers_of_whole,
     make_plan,
+    make_rules,
     make_sites,
     own_loops_for,
     start_vector_trials,
 )
 from .proof.prove import capture_and_prove
 from .regions.compact_weights import compact_weights as with_compact_weights
-from .regions.outline import outline
+from .regions.outline import Outlined, outline, uncut
 from .regions.step_linears import stream_weights
 from .rewriting.rewrite import rewrite
 from .rewriting.site import layers_of
@@ -208,28 +211,36 @@ def make_decoder(
     captured, ranks = proven.captured, proven.ranks
     plan = make_plan(model, config, proven)
     own_loops = ranks.together(lambda: own_loops_for(model, plan.config))
-    sites = ranks.together(lambda: make_sites(captured, plan, choose_rule, own_loops))
-    filters = filters_for(model, proven, plan, sites)
+    rules = ranks.together(lambda: make_rules(captured, plan, choose_rule))
+    sites = ranks.together(lambda: make_sites(captured, plan, rules, own_loops))
+    filters = filters_for(model, proven, plan, rules)
 
-    def graphs_of(module: fx.GraphModule, compact: bool = False) -> Graphs:
-        outlined = outline(module, config.switches.lean_tracing)
+    def outlined_of(module: fx.GraphModule) -> Outlined:
+        return outline(module, config.switches.lean_tracing)
+
+    def graphs_of(outlined: Outlined, compact: bool = False) -> Graphs:
         if own_loops:
             stream_weights(outlined)
         if compact:
             outlined = with_compact_weights(outlined)
         return Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)
 
+    rewritten = ranks.together(lambda: rewrite(captured, sites))
+    outlined = ranks.together(lambda: outlined_of(rewritten))
+    if not ranks.all(outlined.head is not None):  # one process may have a graph that can't be cut
+        outlined = uncut(rewritten)
+
     def finish() -> Decoder:
-        rewritten = rewrite(captured, sites)
-        rotations = find_rotations(rewritten, sites, plan.sizes, plan.config)
-        other_ends = ModelEnds(
-            model, captured, proven.attentions, rewritten, graphs_of, config.kernel,
-            say=config.backend == "inductor",
+        layers = layers_of_whole(captured, plan, rules, sites)
+        rotations = find_rotations(rewritten, sites, layers, plan.sizes, plan.config)
+        other_ends = None if isinstance(captured.part, Stages) else ModelEnds(
+            model, captured, proven.attentions, rewritten, lambda module: graphs_of(outlined_of(module)),
+            config.kernel, say=config.backend == "inductor",
         )  # fmt: skip
         return Decoder(
-            graphs_of(rewritten, config.compact_weights), layers_of(sites), filters, plan.sizes, plan.config,
+            graphs_of(outlined, config.compact_weights), layers_of(sites), filters, plan.sizes, plan.config,
             captured.device, captured.dtype, model_fingerprint(captured, proven.attentions),
-            vocabulary_of(captured), rotations, proven.skipped, other_ends, captured.shards,
+            vocabulary_of(captured), rotations, proven.skipped, other_ends, captured.part, layers,
         )  # fmt: skip
 
     return ranks.together(finish), proven.digest

@@ -1,10 +1,13 @@
 """Settings that every test shares."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+import torch.distributed as dist
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from qfpass import code_digest
@@ -34,3 +37,13 @@ def _nothing_measured_before(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What few bits cost a model is measured once a session, and not taken from the user's cache folder."""
     folder = tmp_path_factory.mktemp("precision")
     key_precision.cache_folder = lambda: folder
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[dist.ProcessGroup]:
+    """A group of this process alone."""
+    if not dist.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()

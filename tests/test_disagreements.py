@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_tensor_parallel import split_and_whole
+from test_pipeline_parallel import split_and_whole as split_by_layers
+from test_tensor_parallel import split_and_whole as split_by_heads
 from two_processes import RANKS, in_two_processes, needs_gloo
 
 import qfpass
 from qfpass.capture import ranks
 from qfpass.errors import QFPassError, RanksError
 
+SplitAndWhole = Callable[[str, int, Path], tuple[Any, Any]]
 PATIENCE = timedelta(seconds=6)  # of the test's processes, which do little
 SECONDS, SEEDS = 30, 20
 # Where one process fails: a module of the package and a function in it, called by name, before or between
@@ -51,7 +54,7 @@ def fails_in(phase: str, failure: BaseException) -> Callable[[], None]:
     return lambda: setattr(module, name, own)
 
 
-def one_disagreement(rank: int, folder: Path, seed: int) -> None:
+def one_disagreement(rank: int, folder: Path, seed: int, split_and_whole: SplitAndWhole) -> None:
     """A seeded one; the model, the process group and the cache are new."""
     os.environ["QFPASS_CACHE"] = f"{folder}/cache_{rank}_{seed}"
     chance = Random(seed)
@@ -79,10 +82,10 @@ def one_disagreement(rank: int, folder: Path, seed: int) -> None:
         assert isinstance(error.value, RanksError), (seed, error.value)
 
 
-def disagreements(rank: int, folder: Path) -> None:
+def disagreements(rank: int, folder: Path, split_and_whole: SplitAndWhole) -> None:
     ranks.PATIENCE = PATIENCE
     for seed in range(SEEDS):
-        one_disagreement(rank, folder, seed)
+        one_disagreement(rank, folder, seed, split_and_whole)
         dist.destroy_process_group()  # a collective that one has made and the other hasn't is still in it
         store: Any = f"file://{folder}/store_{seed}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
@@ -90,5 +93,6 @@ def disagreements(rank: int, folder: Path) -> None:
 
 @needs_gloo
 @pytest.mark.slow
-def test_processes_that_disagree_all_stop(tmp_path: Path) -> None:
-    in_two_processes([disagreements], tmp_path, seconds=600)
+@pytest.mark.parametrize("split", [split_by_heads, split_by_layers], ids=["heads", "layers"])
+def test_processes_that_disagree_all_stop(split: SplitAndWhole, tmp_path: Path) -> None:
+    in_two_processes([partial(disagreements, split_and_whole=split)], tmp_path, seconds=600)

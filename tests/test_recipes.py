@@ -29,7 +29,7 @@ CHAT = (
 )
 
 
-def save_tiny(folder: Path, kv_heads: int = 1) -> None:
+def save_tiny(folder: Path, kv_heads: int = 1, layers: int = 1) -> None:
     """A random model, with a tokenizer that has a token for each word of the book, and a chat template."""
     vocabulary = {word: i for i, word in enumerate(["<end>", "<unknown>", "yes", "no", *BOOK.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
@@ -38,7 +38,7 @@ def save_tiny(folder: Path, kv_heads: int = 1) -> None:
     wrapped.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        hidden_size=64, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=kv_heads,
         vocab_size=len(vocabulary), max_position_embeddings=512, initializer_range=0.2, eos_token_id=0,
     )  # fmt: skip

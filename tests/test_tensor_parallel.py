@@ -34,12 +34,12 @@ MOE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def built(name: str) -> nn.Module:
+def built(name: str, layers: int = 2) -> nn.Module:
     torch.manual_seed(0)
     kinds = {"mixtral": MixtralConfig, "qwen3_moe": Qwen3MoeConfig, "deepseek_v3": DeepseekV3Config}
     if builder := {**FAMILIES, **FORMS}.get(name):
-        return builder()
-    sizes = {**MOE, "num_key_value_heads": 4} if name == "deepseek_v3" else MOE
+        return builder(layers=layers)
+    sizes = {**MOE, "num_hidden_layers": layers, "num_key_value_heads": 4 if name == "deepseek_v3" else 2}
     return AutoModelForCausalLM.from_config(kinds[name](**sizes)).eval()
 
 
@@ -210,7 +210,7 @@ def what_is_refused(rank: int, folder: Path) -> None:
 def the_page(rank: int, folder: Path) -> None:
     """What docs/several_devices.md shows."""
     if rank == 0:
-        test_recipes.save_tiny(folder / "tiny", kv_heads=2)
+        test_recipes.save_tiny(folder / "tiny", kv_heads=2, layers=2)
     dist.barrier()
     instead = {recipes.MODEL: str(folder / "tiny"), "ratio=8": 'budget=16, backend="eager"'}
     recipes.run_page(recipes.PAGES.parent / "several_devices.md", instead)

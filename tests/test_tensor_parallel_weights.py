@@ -23,10 +23,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def same_tokens(rank: int, folder: Path, weights: Path, text: str) -> None:
+def same_tokens(rank: int, folder: Path, weights: Path, text: str, how: dict[str, Any]) -> None:
+    """`how` transformers splits it; each process has as many bytes of keys and values."""
     ids = AutoTokenizer.from_pretrained(weights)(text, return_tensors="pt").input_ids
     ids = ids[:, :PROMPT]
-    split: Any = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, tp_plan="auto").eval()
+    split: Any = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, **how).eval()
     for name, settings in SETTINGS.items():
         model = qfpass.compile(split, context_length=1024, **settings)
         mine = written(model, ids)
@@ -51,16 +52,18 @@ def written(model: Any, ids: torch.Tensor) -> list[int]:
 
 def test_smollm2_in_three_processes(tmp_path: Path) -> None:
     """It has nine query heads and three of keys."""
-    run(weights_folder(), tmp_path, 3)
+    run(weights_folder(), tmp_path, 3, tp_plan="auto")
 
 
 @pytest.mark.qwen
 def test_qwen_in_two_processes(tmp_path: Path) -> None:
-    run(qwen_folder(), tmp_path, 2)
+    run(qwen_folder(), tmp_path, 2, tp_plan="auto")
 
 
-def run(weights: Path, folder: Path, ranks: int) -> None:
+def run(weights: Path, folder: Path, ranks: int, **how: Any) -> None:
     if not weights.exists():
         pytest.skip("run `make weights`, or `make test-qwen`, which fetch the weights")
-    scenario: Callable[[int, Path], None] = partial(same_tokens, weights=weights, text=essays_text()[:20000])
+    scenario: Callable[[int, Path], None] = partial(
+        same_tokens, weights=weights, text=essays_text()[:20000], how=how
+    )
     in_two_processes([scenario], folder, ranks, seconds=1200)

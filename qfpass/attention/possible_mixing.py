@@ -15,7 +15,7 @@ from ..graph.captured import LENGTH
 from ..graph.dependence import SHAPE_ONLY, text_dependent
 from ..graph.nodes import args_of, is_pointwise, site_name
 from ..graph.patterns import RESHAPES
-from ..upstream.process_groups import is_collective
+from ..upstream.process_groups import hand_offs, is_collective
 from .token_mixing import (
     CHANGED,
     Recorder,
@@ -50,7 +50,7 @@ def possible_mixing(module: fx.GraphModule) -> list[fx.Node]:
     text = text_dependent(module.graph, SHAPE_ONLY)
     outside = reach_logits_outside(module.graph, attention_outputs(module.graph))
     asked = {node for node in outside & text if node.op == "call_function" and not _is_by_token(node)}
-    if not asked:
+    if not asked and not hand_offs(module.graph):  # other stages may have some, and wait for this one
         return []
     runner = _Asking(module, asked, text)
     runner.run(*trace_inputs(module))
@@ -62,27 +62,37 @@ def _is_by_token(node: fx.Node) -> bool:
     return node.target in _BY_TOKEN | SHAPE_ONLY or is_pointwise(node) or is_collective(node)
 
 
-@torch.no_grad()
-def mixes(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether one of `possible_mixing` can change the logits of other tokens.
+def surely_mixes(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether one of `possible_mixing` can change other tokens' values for some ids, as its operator tells.
 
-    What computes can, for some ids. So can what moves whole numbers, such as ids. What moves other values may
-    have them moved back, so there the graph is run: all that reads the same values sees a change of one
-    token, and attentions give what they gave before.
+    What computes can. So can what moves whole numbers, such as ids.
     """
-    text, attentions = text_dependent(module.graph, SHAPE_ONLY), attention_outputs(module.graph)
-    sources = {n for n in node.all_input_nodes if n in text}
-    if node.target not in _MOVES or any(_holds_whole_numbers(n) for n in sources):
-        return True
+    return node.target not in _MOVES or any(map(_holds_whole_numbers, _sources(module, node)))
+
+
+@torch.no_grad()
+def mixes(module: fx.GraphModule, node: fx.Node | None) -> bool:
+    """Whether one of `possible_mixing`, which only moves values, can change the logits of other tokens.
+
+    They may be moved back, so the graph is run twice: all that reads the same values sees a change of one
+    token, and attentions give what they gave before. None: another process has the operator.
+    """
+    attentions, sources = attention_outputs(module.graph), _sources(module, node) if node else set()
     (logits,) = module.graph.output_node().all_input_nodes
     before = Recorder(module, kept={*attentions, *sources, logits})
     inputs = trace_inputs(module)
     before.run(*inputs)
     given = {n: before.outputs[n] for n in attentions - sources}
-    given |= {n: _changed(before.outputs[n], is_alone=len(node.all_input_nodes) == 1) for n in sources}
+    is_alone = node is not None and len(node.all_input_nodes) == 1
+    given |= {n: _changed(before.outputs[n], is_alone) for n in sources}
     after = Recorder(module, given, {logits})
     after.run(*inputs)
     return differ_elsewhere(before.outputs[logits], after.outputs[logits])
+
+
+def _sources(module: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
+    """The values that depend on the text and that a node reads."""
+    return text_dependent(module.graph, SHAPE_ONLY).intersection(node.all_input_nodes)
 
 
 def _holds_whole_numbers(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a process has all of the attentions' heads, or its part of them."""
+"""Which of the whole model's attentions and heads a process has."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from ..errors import UnsupportedOpError
 from ..graph.captured import Captured
 from ..graph.nodes import attribute
 from ..graph.shards import Shards
+from ..graph.stages import Stages
 from ..upstream.process_groups import is_collective
 from .find import Attention
 
@@ -24,8 +25,17 @@ class Heads(NamedTuple):
 
 def heads_of_whole(captured: Captured, attentions: Sequence[Attention]) -> list[Heads]:
     """The attentions' sizes in the whole model, of which this process may have a part."""
-    times = captured.shards.size if captured.shards and captured.shards.splits_heads else 1
-    return [Heads(a.query_heads * times, a.kv_heads * times, a.head_dim, a.value_dim) for a in attentions]
+    part, whole = captured.part, attentions_of_whole(captured, attentions)
+    times = part.size if isinstance(part, Shards) and part.splits_heads else 1
+    return [Heads(a.query_heads * times, a.kv_heads * times, a.head_dim, a.value_dim) for a in whole]
+
+
+def attentions_of_whole(captured: Captured, attentions: Sequence[Attention]) -> Sequence[Attention]:
+    """The attentions of all layers of the whole model; other processes' have no nodes.
+
+    Where heads are split, each is of this process's heads.
+    """
+    return captured.part.attentions if isinstance(captured.part, Stages) else attentions
 
 
 def splits_heads(captured: Captured, attentions: Sequence[Attention]) -> bool:
@@ -34,16 +44,17 @@ def splits_heads(captured: Captured, attentions: Sequence[Attention]) -> bool:
     Raises:
         UnsupportedOpError: some operands are split by heads and others aren't.
     """
-    assert captured.shards is not None
+    part = captured.part
+    assert isinstance(part, Shards)
     found = {
-        (a.name, what): _is_made_of_parts(captured, captured.shards, node)
+        (a.name, what): _is_made_of_parts(captured, part, node)
         for a in attentions
         for what, node in (("queries", a.query), ("keys", a.key), ("values", a.value))
     }
     if len(set(found.values())) > 1:
         whole = next(f"{what} of {name}" for (name, what), is_part in found.items() if not is_part)
         raise UnsupportedOpError(
-            f"heads are split over {captured.shards.size} processes, but each has all {whole}: take a number "
+            f"heads are split over {part.size} processes, but each has all {whole}: take a number "
             "of processes that divides the heads of queries and of keys, and a tp_plan that splits all three."
         )
     return next(iter(found.values()))

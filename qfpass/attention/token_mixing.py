@@ -10,6 +10,7 @@ from torch import fx
 from ..graph.captured import BATCH, LENGTH, id_limit
 from ..graph.nodes import operator_name, site_name
 from ..graph.patterns import SOFTMAX, product_with_values
+from ..upstream.process_groups import hand_offs
 from .operators import OPERATORS
 
 CHANGED = 3  # index of the token that is changed
@@ -72,7 +73,12 @@ def attention_outputs(graph: fx.Graph) -> set[fx.Node]:
 
 
 def mixing_reason(module: fx.GraphModule) -> str | None:
-    """A clause that says why a decoder with such a layer can't be compiled; None if it has none."""
+    """A clause that says why a decoder with such a layer can't be compiled; None if it has none.
+
+    None too for one stage of a pipeline, which can't be run without the others.
+    """
+    if hand_offs(module.graph):
+        return None
     layer = mixing_layer(module)
     if layer is None:
         return None

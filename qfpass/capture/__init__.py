@@ -4,6 +4,6 @@ export.py: torch.export; cache.py: graphs kept between processes; computation_di
 model computes; operator_log.py: the operators it runs; equal_layers.py, layer_copies.py, leaves.py: equal
 layers are traced once; decoder_call.py: how to call a decoder; dynamo_graph.py: Dynamo's graph as a decoder;
 suitable.py: refused models; original.py: the model in a wrapper; module_snapshot.py: what modules hold, to
-notice changes; ranks.py: processes that must decide alike; local_shards.py, parallel_forwards.py: a model
-that transformers splits over processes, as one of them computes it.
+notice changes; ranks.py: processes that must decide alike; local_shards.py, parallel_forwards.py,
+local_stages.py: a model that transformers splits over processes, as one of them computes it.
 """

@@ -26,7 +26,7 @@ from ..upstream.fx import merge_equal_nodes
 from .decoder_call import LogitsWrapper
 from .kinds import kind_of
 from .layer_copies import expand_layer_copies, layer_copies_stand_in
-from .local_shards import shards_stand_in
+from .local_stages import part_stands_in
 from .ranks import are_several
 from .suitable import opaque_weight_classes, refuse_unsuitable
 
@@ -64,9 +64,9 @@ def capture(
 
 
 def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
-    with shards_stand_in(model) as shards:
+    with part_stands_in(model) as part:
         captured = _exported(model, batch, repeats, lean)
-    return replace(captured, predicts=kind_of(model) == "logits", shards=shards)
+    return replace(captured, predicts=kind_of(model) == "logits", part=part)
 
 
 def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:

@@ -119,7 +119,7 @@ def shards_stand_in(model: nn.Module) -> Iterator[Shards | None]:
             if isinstance(module, nn.Embedding):  # its number is one of the whole table
                 held.append((own, {"padding_idx": module.padding_idx}))
                 own["padding_idx"] = None
-        yield Shards(group.rank, group.size, group.processes, parts, vocabulary)
+        yield Shards(group.rank, group.size, group.processes, vocabulary, parts)
     finally:
         for store, before in reversed(held):
             store.update(before)

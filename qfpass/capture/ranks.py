@@ -13,6 +13,7 @@ import torch.distributed
 from torch import fx, nn
 
 from ..errors import RanksError
+from ..upstream.pipeline_parallel import stage_of
 from ..upstream.process_groups import groups_joined_by, is_lost, timeouts_of
 from ..upstream.tensor_parallel import is_spread
 
@@ -42,9 +43,11 @@ class Ranks:
 
     @classmethod
     def of_model(cls, model: nn.Module) -> "Ranks":
-        """The processes over which a model's weights are spread; this one alone if they are whole."""
+        """The processes over which a model's layers or weights are split; this one alone if it is whole."""
         if not isinstance(model, nn.Module):
             return ALONE
+        if stage := stage_of(model):
+            return cls([stage.group])
         weights = (*model.parameters(), *model.buffers())
         mesh: Any = next((w.device_mesh for w in weights if is_spread(w)), None)  # type: ignore[attr-defined]
         return ALONE if mesh is None or mesh.ndim > 1 else cls([mesh.get_group()])
@@ -53,6 +56,14 @@ class Ranks:
         """Whether `value` is True in every process."""
         gathered = self._gather(value)
         return value and all(all(values) for values in gathered)
+
+    def each(self, value: R) -> list[R]:
+        """What every process passes, by rank, group after group."""
+        return [each for gathered in self._gather(value) for each in gathered] or [value]
+
+    def first(self, value: R | None) -> R | None:
+        """What the first process passes that doesn't pass None; None if all do."""
+        return next((each for each in self.each(value) if each is not None), None)
 
     def require_same(self, values: Mapping[str, object]) -> None:
         """Check that every process passes the same values under these names.

@@ -7,7 +7,9 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..upstream.modules import parts_of
+from ..upstream.pipeline_parallel import stage_of
 from .local_shards import is_split, refuse_unknown_split
+from .local_stages import refuse_unknown_stages
 
 # Wrappers around a model, by the module that defines them.
 _WRAPPERS = {
@@ -58,7 +60,7 @@ def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
     if len(devices) > 1:
         raise CaptureError(
             f"{name} is spread over {', '.join(sorted(map(str, devices)))}: a device map of several devices "
-            "isn't supported, put it on one device."
+            "isn't supported, put it on one device, or split it over processes by tp_plan or pp_size."
         )
     weights = [*model.named_parameters(), *model.named_buffers()]
     for path, weight in weights:
@@ -72,7 +74,9 @@ def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
                 f"{name} has weights that were made under torch.inference_mode(), such as {path}, which "
                 "torch lets nobody trace: make or load the model under torch.no_grad() instead."
             )
-    if is_split(model):
+    if stage := stage_of(model):
+        refuse_unknown_stages(model, stage)
+    elif is_split(model):
         refuse_unknown_split(model)
 
 

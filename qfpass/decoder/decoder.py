@@ -12,7 +12,8 @@ import torch
 
 from ..config import Config
 from ..filters import QFilters, TrainedFilters, filters_digest
-from ..graph.shards import Shards
+from ..graph.part import Part
+from ..graph.stages import Stages
 from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
 from ..lowering.lower import mark_length
@@ -45,13 +46,14 @@ class Decoder:
         inputs: makes the graphs' inputs after ids and positions.
         vocabulary: token ids are below this number; None if the graph doesn't show it.
         most_tokens: a store holds no more tokens than this.
-        shards: which part of the model this is, if it is spread over processes.
+        part: what this process has of the model, if it is split over several.
+        whole_layers: the layers of the whole model; `layers` are this process's.
         rotations: for each attention the rotation that moves its stored keys; empty if keys are never moved.
 
     Args:
         skipped: the optimisations that the capture didn't use, by name, each with the reason.
-        filters: of all heads of the model.
-        other_ends: makes graphs that take embeddings or give hidden states; None for exported graphs.
+        filters: of all layers and heads of the model.
+        other_ends: makes graphs that take embeddings or give hidden states; None for exports and stages.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class Decoder:
         rotations: Sequence[Rotation | None],
         skipped: Mapping[str, str],
         other_ends: OtherEnds | None = None,
-        shards: Shards | None = None,
+        part: Part | None = None,
+        whole_layers: Sequence[Layer] | None = None,
     ) -> None:
         self._skipped = skipped
         self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
         self.layers, self.sizes, self.config = tuple(layers), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
-        self.graphs, self.by_ends = graphs, GraphsByEnds(graphs, other_ends)
+        self.graphs, self.by_ends = graphs, GraphsByEnds(graphs, other_ends, isinstance(part, Stages))
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
         self._copied = CopiedWeights(graphs.copied)
@@ -83,11 +86,12 @@ class Decoder:
         wanted = config.switches.replay and config.backend == "inductor"
         self.replays = Replays(device, graphs.weights, options, wanted)
         self.watch = OverwriteFinder(config, self.replays, graphs.watch)
-        self._most_slots = max(layer.rule.slots for layer in layers)
+        self.whole_layers = tuple(whole_layers or layers)
+        self._most_slots = max(layer.rule.slots for layer in self.whole_layers)
         self.most_tokens = max(sizes.context_length, self._most_slots)
-        own_filters = filters.map_heads(shards.own_heads) if filters and shards else filters
+        own_filters = filters.map_heads(part.own_heads) if filters and part else filters
         self.inputs = GraphInputs(layers, own_filters, self.most_tokens, device)
-        self.shards = shards
+        self.part = part
         self._batch_sizes = set[int]()
 
     @contextmanager
@@ -104,10 +108,12 @@ class Decoder:
         Raises:
             ConfigError, SessionError: these sizes aren't possible; see `sizes_for` and `require_kept`.
         """
-        sizes = self.sizes if budget is None else sizes_for(budget, self.sizes, self.config, self.layers)
-        require_kept(take_back, sizes, self.layers)
+        sizes, layers = self.sizes, self.whole_layers
+        if budget is not None:
+            sizes = sizes_for(budget, sizes, self.config, layers)
+        require_kept(take_back, sizes, layers)
         return Session(
-            self.layers, sizes, self.dtype, self.device, owner=self, take_back=take_back, shards=self.shards
+            self.layers, sizes, self.dtype, self.device, owner=self, take_back=take_back, part=self.part
         )
 
     @property
@@ -116,9 +122,9 @@ class Decoder:
         return {
             "dtype": str(self.dtype),
             "weights": self.fingerprint,
-            "stores": "; ".join(str(layer.rule) for layer in self.layers),
+            "stores": "; ".join(str(layer.rule) for layer in self.whole_layers),
             "filters": filters_digest(self.filters) if self.filters else "none",
-            "smoothing": " ".join(layer.smoothing for layer in self.layers).strip() or "none",
+            "smoothing": " ".join(layer.smoothing for layer in self.whole_layers).strip() or "none",
         }
 
     @property

@@ -31,19 +31,24 @@ class GraphsByEnds:
     """The graphs of a decoder that work on the same stores, by their ends.
 
     `plain` take ids and give logits. `others` makes further ones when they are asked for; None for graphs
-    from an export.
+    from an export, and for one stage of a pipeline.
     """
 
-    def __init__(self, plain: DecoderGraphs, others: OtherEnds | None) -> None:
-        self._others, self._made = others, {Ends(): plain}
+    def __init__(self, plain: DecoderGraphs, others: OtherEnds | None, is_stage: bool = False) -> None:
+        self._others, self._made, self._is_stage = others, {Ends(): plain}, is_stage
 
     @property
     def others(self) -> OtherEnds:
         """Makes graphs that take embeddings or give hidden states.
 
         Raises:
-            InputError: the graphs were exported.
+            InputError: the graphs were exported, or are a stage's.
         """
+        if self._is_stage:
+            raise InputError(
+                "a model whose layers are split over processes (pp_size) takes ids and gives logits, no "
+                "embeddings and no hidden states: load it whole, or with tp_plan."
+            )
         if self._others is None:
             raise InputError(
                 "a decoder from an export takes ids and gives logits, nothing else: compile the model."

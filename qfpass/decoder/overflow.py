@@ -13,7 +13,7 @@ from torch import fx
 from ..config import Config
 from ..errors import ConfigError
 from ..rewriting.rotary import Rotation, RotationFinder
-from ..rewriting.site import Site, layers_of
+from ..rewriting.site import Site
 from ..sessions.pin import PINNED
 from ..sessions.rows import Row
 from ..sessions.session import Session
@@ -25,11 +25,12 @@ from .decoder import Decoder
 
 
 def find_rotations(
-    module: fx.GraphModule, sites: Sequence[Site], sizes: Sizes, config: Config
+    module: fx.GraphModule, sites: Sequence[Site], layers: Sequence[Layer], sizes: Sizes, config: Config
 ) -> list[Rotation | None]:
     """For each attention the rotation that moves its stored keys; empty if `overflow` moves no keys.
 
-    An entry is None if that attention's keys don't depend on their positions.
+    `layers` are those of the whole model, also where a process has some of them. An entry is None if that
+    attention's keys don't depend on their positions.
 
     Raises:
         ConfigError: a layer keeps every key; or, where keys move, a layer is chunked, the stores have a dtype
@@ -38,17 +39,17 @@ def find_rotations(
     """
     if config.overflow == "error":
         return []
-    whole = [s.attention.name for s in sites if not (s.is_ring or s.rule.is_bounded)]
-    if whole:
+    unbounded = [x.name for x in layers if not (x.is_ring or x.rule.is_bounded)]
+    if unbounded:
         raise ConfigError(
-            f"overflow={config.overflow!r} needs every layer bounded, but {', '.join(whole)} keeps every "
+            f"overflow={config.overflow!r} needs every layer bounded, but {', '.join(unbounded)} keeps every "
             "key: give a greater ratio or a smaller budget, and no skip_layers."
         )
     finder = RotationFinder(module, sites)
     if config.overflow == "continue":
         finder.refuse_tables()
         return []
-    chunked = [s.attention.name for s in sites if isinstance(s.rule, RingRule) and s.rule.chunked]
+    chunked = [x.name for x in layers if isinstance(x.rule, RingRule) and x.rule.chunked]
     if chunked:
         raise ConfigError(
             f"overflow='rerotate' would move the chunks that {', '.join(chunked)} counts from position 0: "
@@ -64,7 +65,7 @@ def find_rotations(
             f"overflow='rerotate' scores moved keys anew, which the {config.score} score can't, since it "
             "reads the keys of all heads at a token: use overflow='continue' or 'error', or another score."
         )
-    start = restart_position(layers_of(sites), sizes.slots)
+    start = restart_position(layers, sizes.slots)
     if start + sizes.chunk > sizes.context_length:
         raise ConfigError(
             f"overflow='rerotate' goes on from position {start}, which leaves no room for a chunk of "
@@ -84,7 +85,7 @@ def move_keys_back(decoder: Decoder, session: Session, rows: Sequence[int], toke
         row = session.rows[index]
         if not overflows(decoder, row, tokens):
             continue
-        start = restart_position(decoder.layers, session.slots)
+        start = restart_position(decoder.whole_layers, session.slots)
         for layer, store, rotation in zip(
             decoder.layers, session.stores_of(index), decoder.rotations, strict=True
         ):
@@ -93,8 +94,8 @@ def move_keys_back(decoder: Decoder, session: Session, rows: Sequence[int], toke
             else:
                 assert isinstance(layer.rule, SlotRule) and isinstance(store, Slots)
                 filters = None
-                if layer.rule.needs_filters and decoder.filters is not None:
-                    filters = decoder.filters.filters[layer.index]
+                if layer.rule.needs_filters:
+                    filters = decoder.inputs.filters_for(session.slots)[layer.index]
                 _move_slots(store, layer.rule, rotation, start, filters)
         session.set_position(index, start)
         session.make_final("the stored keys were moved to earlier positions")

@@ -62,7 +62,7 @@ def calibrate(
     with Wait("tracing the model", shown=progress):
         captured = ranks.together(lambda: capture(original))
     attentions = ranks.together(lambda: find_attentions(captured, None))
-    captured = as_part_of_whole(captured, attentions, ranks)
+    captured, attentions = as_part_of_whole(captured, attentions, ranks)
     return calibrate_captured(
         captured,
         attentions,
@@ -88,9 +88,11 @@ def calibrate_captured(
 
     `source` goes into the filters' own `source`, with the two lengths added.
     """
-    statistics = QueryStatistics(attentions)
+    statistics, first = QueryStatistics(attentions), attentions[0].index
     reader = operand_reader(
-        captured.module, attentions, lambda attention, query, _: statistics.update(attention.index, query)
+        captured.module,
+        attentions,
+        lambda attention, query, _: statistics.update(attention.index - first, query),
     )
     batches = [
         rows
@@ -106,7 +108,7 @@ def calibrate_captured(
             reader(ids.to(captured.device), positions.to(captured.device))
     lengths = {"sequence_length": sequence_length, "context_length": context_length}
     filters = statistics.finish({**source, **lengths})
-    return filters if captured.shards is None else filters.map_heads(captured.shards.all_heads)
+    return filters if captured.part is None else filters.of_whole(captured.part.joined, first)
 
 
 def spread_starts(shapes: Sequence[torch.Size], context_length: int) -> list[torch.Tensor]:
@@ -122,7 +124,7 @@ def spread_starts(shapes: Sequence[torch.Size], context_length: int) -> list[tor
 def model_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:
     """The fingerprint of the model's weights, buffers and heads, which identifies its filters.
 
-    Of a model whose weights are spread over processes, that of the whole.
+    Of a model that is split over processes, that of the whole.
     """
     if captured.whole_fingerprint is not None:
         return captured.whole_fingerprint

@@ -24,8 +24,13 @@ def fingerprint(tensors: Iterable[Tensor], layers: Sequence[QFilterSizes]) -> st
     may hold a constant of the model's code once, or once per layer. Fine-tuned weights give another digest.
     Of a quantised weight, its parts count. Only a few kilobytes of weights are read, whatever their size.
     """
+    return digest_of(layers, samples_of(tensors))
+
+
+def samples_of(tensors: Iterable[Tensor]) -> list[tuple[list[int], list[int]]]:
+    """The shape and the sampled bits of each tensor, or of the parts of a quantised one."""
     plain = [each for tensor in tensors for each in parts_of(tensor).values() or [tensor]]
-    return digest_of(layers, ((t.shape, bits_of(t, places_of(t.shape)).tolist()) for t in plain))
+    return [(list(t.shape), bits_of(t, places_of(t.shape)).tolist()) for t in plain]
 
 
 def digest_of(layers: Sequence[QFilterSizes], tensors: Iterable[tuple[Sequence[int], Sequence[int]]]) -> str:

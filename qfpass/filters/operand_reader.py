@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from ..attention.find import Attention
+from ..upstream.process_groups import hand_offs
 
 Show = Callable[[Attention, torch.Tensor, torch.Tensor], None]
 
@@ -16,7 +17,7 @@ def operand_reader(
     """A function of ids and positions [B, S] that runs the graph up to its last attention.
 
     It calls `show(attention, query, key)` at each: query [B, Hq, S, D] and key [B, Hkv, S, D] are what the
-    attention reads, positions applied.
+    attention reads, positions applied. A stage of a pipeline goes on to the last hand-off of hidden values.
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.graph_copy(module.graph, copies)
@@ -25,7 +26,8 @@ def operand_reader(
         with graph.inserting_before(copies[attention.node]):
             operands = (copies[attention.query], copies[attention.key])
             shown.append(graph.call_function(_shows(show, attention), operands))
-    graph.output(shown)  # what nothing else reads, such as a key that is written for us alone, stays too
+    # What nothing else reads, such as a key that is written for us alone, stays too.
+    graph.output([*shown, *hand_offs(graph)[:-1]])
     graph.eliminate_dead_code()
     return fx.Interpreter(module, graph=graph).run
 

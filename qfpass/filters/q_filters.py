@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ConfigError, FilterFileError, FilterMismatchError
 from . import layout, locate
 
+Joined = Callable[[dict[int, Tensor], int], dict[int, Tensor]]
 FIELDS = ("filters", "directions", "kappa", "mean_query")
 
 
@@ -125,6 +126,17 @@ class QFilters:
         """Filters of `change(tensor, dim)` of every tensor; `dim` is that of its heads."""
         changed = {name: tuple(change(t, 0) for t in each) for name, each in self._present().items()}
         return replace(self, **changed)  # type: ignore[arg-type]
+
+    def of_whole(
+        self, joined: Callable[[dict[int, Tensor], int], dict[int, Tensor]], first: int
+    ) -> "QFilters":
+        """The filters of a whole model, of which these are one process's, from layer `first` on.
+
+        `joined` gives the tensors of all layers by number for a process's own; see `graph.part.Part.joined`.
+        """
+        present = self._present().items()
+        whole = {name: tuple(joined(dict(enumerate(each, first)), 0).values()) for name, each in present}
+        return replace(self, **whole)  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:
         """Write `qfilters.safetensors` and `qfilters.json` into `folder`, created if it is missing.

@@ -1,4 +1,4 @@
-"""The fingerprint of a model whose weights are spread over processes: the same as that of the whole model."""
+"""The fingerprint of a model that is split over processes: the same as that of the whole model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,30 +11,51 @@ from ..attention.find import Attention
 from ..attention.spread_heads import heads_of_whole, splits_heads
 from ..capture.ranks import Ranks
 from ..graph.captured import Captured
-from .fingerprints import bits_of, digest_of, places_of
+from ..graph.shards import Shards
+from ..graph.stages import Stages
+from .fingerprints import bits_of, digest_of, places_of, samples_of
+from .whole_layers import with_all_layers
 
 
-def as_part_of_whole(captured: Captured, attentions: Sequence[Attention], ranks: Ranks) -> Captured:
-    """A captured graph that knows whether its heads are a part of the model's, and the whole's fingerprint.
+def as_part_of_whole(
+    captured: Captured, attentions: Sequence[Attention], ranks: Ranks
+) -> tuple[Captured, list[Attention]]:
+    """A captured graph that knows which layers or heads of the model it has, and the whole's fingerprint.
+
+    Its attentions come with it, counted as the whole model's.
 
     Raises:
         UnsupportedOpError: some operands of attentions are split by heads, and others aren't.
-        RanksError: it is so in another process.
+        RanksError: it is so in another process, or processes have layers that don't fit together.
     """
-    if captured.shards is None:
-        return captured
-    splits = ranks.together(lambda: splits_heads(captured, attentions))
-    captured = replace(captured, shards=replace(captured.shards, splits_heads=splits))
-    return replace(captured, whole_fingerprint=whole_fingerprint(captured, attentions))
+    if captured.part is None:
+        return captured, list(attentions)
+    if isinstance(captured.part, Stages):
+        captured, attentions = with_all_layers(captured, attentions, ranks)
+        known = _fingerprint_of_stages(captured, attentions, ranks)
+    else:
+        assert isinstance(captured.part, Shards)
+        splits = ranks.together(lambda: splits_heads(captured, attentions))
+        captured = replace(captured, part=replace(captured.part, splits_heads=splits))
+        known = whole_fingerprint(captured, attentions)
+    return replace(captured, whole_fingerprint=known), list(attentions)
+
+
+def _fingerprint_of_stages(captured: Captured, attentions: Sequence[Attention], ranks: Ranks) -> str:
+    """The fingerprint of the whole model, of which each process has some layers' weights."""
+    own = samples_of((*captured.module.parameters(), *captured.module.buffers()))
+    return digest_of(
+        heads_of_whole(captured, attentions), [each for stage in ranks.each(own) for each in stage]
+    )
 
 
 def whole_fingerprint(captured: Captured, attentions: Sequence[Attention]) -> str:
-    """The fingerprint that one process with the whole model computes; see `fingerprint`.
+    """The fingerprint that one process with the whole model computes, where heads are split.
 
-    All processes must call it: each gives the sampled numbers that lie in its parts.
+    All processes must call it: each gives the sampled numbers that lie in its parts. See `fingerprint`.
     """
-    shards, module = captured.shards, captured.module
-    assert shards is not None
+    shards, module = captured.part, captured.module
+    assert isinstance(shards, Shards)
     tensors = [shards.whole_of(tensor) for tensor in (*module.parameters(), *module.buffers())]
     samples = [_own_bits(tensor, shards.rank, shards.size) for tensor in tensors]
     known = torch.cat(samples).to(captured.device, torch.int32)  # what isn't here is 0, so a sum joins all

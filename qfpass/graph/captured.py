@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import CaptureError
-from .shards import Shards
+from .part import Part
 from .vocabulary import vocabulary
 
 # Rows and tokens of the example that a trace reads. They differ from each other and from sizes that models
@@ -27,7 +27,7 @@ class Captured:
         conditions: what the trace assumed about the inputs' sizes, as Python expressions.
         left_behind: the paths of the model's attributes, numbers and flags, that a traced call had changed.
         predicts: whether the output is logits over the vocabulary, and not hidden values or scores.
-        shards: which part of a model that is spread over processes this is; None if it is whole.
+        part: what this process has of a model that is split over several; None if it is whole.
         whole_fingerprint: of the model that this is a part of; None if it is whole.
     """
 
@@ -39,7 +39,7 @@ class Captured:
     conditions: tuple[str, ...] = ()
     left_behind: tuple[str, ...] = ()
     predicts: bool = True
-    shards: Shards | None = None
+    part: Part | None = None
     whole_fingerprint: str | None = None
 
 
@@ -70,5 +70,5 @@ def id_limit(module: fx.GraphModule) -> int:
 
 def vocabulary_of(captured: Captured) -> int | None:
     """Token ids are below this number; None if the graph doesn't show it."""
-    spread = captured.shards.vocabulary if captured.shards else None
-    return spread or vocabulary(captured.module)
+    known = captured.part.vocabulary if captured.part else None
+    return known or vocabulary(captured.module)

@@ -2,31 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 
+from .part import Part, bytes_of
+
+K = TypeVar("K")
+
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(Part):
     """The part of a tensor-parallel model that this process has.
 
     Attributes:
-        rank: this process's number among those that share the weights, from 0.
-        size: how many they are.
-        group: their process group.
         parts: by the `id` of each plain tensor that holds a part of a spread weight, that tensor and the
             weight, a DTensor.
-        vocabulary: ids are below this number, if the embedding table is spread; else None.
         splits_heads: whether each process has its own heads of every attention; else each has all.
     """
 
-    rank: int
-    size: int
-    group: Any = field(repr=False)
     parts: Mapping[int, tuple[torch.Tensor, Any]] = field(repr=False)
-    vocabulary: int | None = None
     splits_heads: bool = False
 
     def is_part(self, tensor: object) -> bool:
@@ -42,25 +38,14 @@ class Shards:
         """This process's heads, which lie along `dim`, of those of the whole model."""
         return whole.chunk(self.size, dim)[self.rank] if self.splits_heads else whole
 
-    def all_heads(self, part: torch.Tensor, dim: int) -> torch.Tensor:
-        """The heads of the whole model, of which `part` has this process's along `dim`.
+    def joined(self, parts: Mapping[K, torch.Tensor], dim: int) -> dict[K, torch.Tensor]:
+        """The tensors with all heads along `dim`; those of all processes have equal shapes."""
+        return {name: self._all_heads(part, dim) for name, part in parts.items()}
 
-        All processes must call it, with equal shapes.
-        """
+    def _all_heads(self, part: torch.Tensor, dim: int) -> torch.Tensor:
         if not self.splits_heads:
             return part
-        sent = part.detach().contiguous().reshape(-1).view(torch.uint8)  # gloo doesn't send every dtype
+        sent = bytes_of(part, self.group)
         parts = [torch.empty_like(sent) for _ in range(self.size)]
         torch.distributed.all_gather(parts, sent, group=self.group)
-        return torch.cat([each.view(part.dtype).view(part.shape) for each in parts], dim)
-
-    def share_chance(self, device: torch.device) -> None:
-        """Give all processes the first one's state of random numbers, so that they sample the same tokens."""
-        on_gpu = device.type == "cuda"
-        state = torch.cuda.get_rng_state(device) if on_gpu else torch.get_rng_state()
-        sent = state.to(device)
-        torch.distributed.broadcast(sent, group=self.group, group_src=0)
-        if on_gpu:
-            torch.cuda.set_rng_state(sent.cpu(), device)
-        else:
-            torch.set_rng_state(sent)
+        return torch.cat([each.view(part.dtype).view(part.shape) for each in parts], dim).to(part.device)

@@ -5,7 +5,7 @@ guards. The other layers of that kind have operands of the same shapes and dtype
 the first is called for them directly, past Dynamo and AOTAutograd.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class Piecewise:
     ) -> None:
         self._prologue = Piece(pieces.prologue, config, longest, options)
         kinds = {name: Piece(module, config, longest, options) for name, module in pieces.kinds.items()}
-        self._layers = [(kinds[layer.kind], itemgetter(*layer.operands)) for layer in pieces.layers]
+        self._layers = [(kinds[layer.kind], _chooser(layer.operands)) for layer in pieces.layers]
         self._head = Piece(head, config, longest, options) if head else None
         self._longest, self._with_length = longest, pieces.with_length
         self._weights = pieces.weights
@@ -82,6 +82,11 @@ class Piecewise:
         for tensor, dims in zip(tensors, self._with_length, strict=False):
             for dim in dims:
                 mark_length(tensor, dim, self._longest)
+
+
+def _chooser(numbers: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function that gives those of its argument's items."""
+    return itemgetter(*numbers) if len(numbers) > 1 else lambda values: [values[n] for n in numbers]
 
 
 class Piece:

@@ -45,7 +45,7 @@ def tokens_kept(decoder: Decoder, session: Session, settings: GenerationConfig) 
     Raises:
         SessionError: it can't take any drafted token back.
     """
-    most, bound = most_taken_back(session.sizes, decoder.layers)
+    most, bound = most_taken_back(session.sizes, decoder.whole_layers)
     if most < 2:
         raise SessionError(
             f"drafts need a session that can take tokens back, and this one holds no more than {most} for "

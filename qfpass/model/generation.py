@@ -71,8 +71,8 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         kwargs.pop("prefill_chunk_size", None)  # the decoder reads in its own chunks
         if generation_config is not None:
             kwargs["generation_config"] = _without_cache_settings(generation_config)
-        if decoder.shards is not None and settings.do_sample:
-            decoder.shards.share_chance(decoder.device)
+        if decoder.part is not None and settings.do_sample:
+            decoder.part.share_chance(decoder.device)
         with session.in_use(), session.taking_back(kept), _with_unread_columns(session, args, kwargs):
             written = super().generate(*args, **cache_kwargs(session), **kwargs)  # type: ignore[misc]
         give_both_names(written)
@@ -108,7 +108,7 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
 
     def _write_drafts(self, session: Session, args: Sequence[Any], named: Mapping[str, Any]) -> None:
         """Let a session follow a text whose drafts are this model's, and whose end generate changes."""
-        most, _ = most_taken_back(session.sizes, self.qfpass_decoder.layers)
+        most, _ = most_taken_back(session.sizes, self.qfpass_decoder.whole_layers)
         session.take_back, session.begins_anew = min(most, MOST), True
         ids = _given_ids(args, named)
         if ids is not None and session.tokens_seen:

@@ -55,8 +55,10 @@ def _refuse(decoder: Decoder, folder: Path, rows: int) -> None:
         raise PackageError(f"rows must be a whole number of at least 1, not {rows!r}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PackageError(f"{folder} is there already: give a new folder, or an empty one.")
-    if decoder.shards is not None:
-        raise PackageError("a model that is split over processes isn't exported: load it without tp_plan.")
+    if decoder.part is not None:
+        raise PackageError(
+            "a model that is split over processes isn't exported: load it whole, without tp_plan or pp_size."
+        )
     if decoder.rotations:
         raise PackageError(
             "overflow='rerotate' moves keys by graphs that aren't exported: use another overflow."

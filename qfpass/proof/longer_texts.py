@@ -34,6 +34,7 @@ def verify_lengths(
     """
     lengths = _lengths(captured, context_length)
     others = [tokens for tokens in lengths if not _conditions_hold(captured, tokens)]
+    others = sorted({tokens for each in ranks.each(others) for tokens in each})
     for tokens in (*_spread(others), 1):  # no condition tells of one token, which a trace sets apart
         if tokens <= LONGEST_READ and ranks.all(_logits_agree(model, captured, tokens)):
             continue

@@ -92,8 +92,9 @@ class _Capture:
             ranks.require_same(settings)
             captured = ranks.together(self._traced)
         with ranks.in_step("the proof"):
-            attentions = self._prove(captured, ranks)
-            captured = as_part_of_whole(captured, attentions, ranks)
+            attentions = ranks.together(lambda: find_attentions(captured, self.length))
+            captured, attentions = as_part_of_whole(captured, attentions, ranks)
+            self._verify(captured, attentions, ranks)
         return Proven(captured, attentions, self.skipped, ranks=ranks)
 
     def _traced(self) -> Captured:
@@ -172,12 +173,15 @@ class _Capture:
         captured = self._traced()
         return Proven(captured, self._prove(captured), self.skipped)
 
-    def _prove(self, captured: Captured, ranks: Ranks = ALONE) -> list[Attention]:
-        attentions = ranks.together(lambda: find_attentions(captured, self.length))
+    def _prove(self, captured: Captured) -> list[Attention]:
+        attentions = find_attentions(captured, self.length)
+        self._verify(captured, attentions)
+        return attentions
+
+    def _verify(self, captured: Captured, attentions: list[Attention], ranks: Ranks = ALONE) -> None:
         if self.verify:
             verify(self.model, captured, attentions, self.longest, ranks, self.config.kernel)
         verify_lengths(self.model, captured, self.length, ranks)
-        return attentions
 
     def _skip(self, optimisation: str, reason: str) -> None:
         self.skipped.setdefault(optimisation, reason)

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from ..attention.find import Attention
-from ..attention.possible_mixing import mixes, possible_mixing, possible_mixing_reason
+from ..attention.possible_mixing import mixes, possible_mixing, possible_mixing_reason, surely_mixes
 from ..attention.token_mixing import mixing_reason
 from ..capture.ranks import ALONE, Ranks
 from ..errors import VerificationError
@@ -51,21 +51,23 @@ def verify(
     proof = _Proof(type(model).__name__, captured, attentions, ids, ranks, kernel)
     proof.compare(original_logits(model, ids))
     _refuse_mixing_for_rare_ids(type(model).__name__, captured, ranks)
-    refuse_by_text_length(proof.program.module, context_length, PROOF_TOKENS)
+    ranks.together(lambda: refuse_by_text_length(proof.program.module, context_length, PROOF_TOKENS))
 
 
 def _refuse_mixing_for_rare_ids(name: str, captured: Captured, ranks: Ranks) -> None:
     """Raise if an operator passes something between tokens for ids that no text of the proof may hold.
 
-    Collectives of the graph run here, so all processes decide alike before each run.
+    Collectives of the graph run here, so all processes run it equally often, also for another's operators.
     """
     possible = possible_mixing(captured.module)
-    if ranks.all(not possible):
-        return
-    ranks.require_same({"operators that may pass something between tokens": [n.name for n in possible]})
-    for node in possible:
-        if not ranks.all(not mixes(captured.module, node)):
-            raise VerificationError(f"{name} can't be compiled: {possible_mixing_reason(node)}.")
+    for place in range(max(ranks.each(len(possible)))):
+        node = possible[place] if place < len(possible) else None
+        passes_on = node is not None and surely_mixes(captured.module, node)
+        if ranks.all(not passes_on):
+            passes_on = mixes(captured.module, node)
+        reason = possible_mixing_reason(node) if node is not None and passes_on else None
+        if (reason := ranks.first(reason)) is not None:
+            raise VerificationError(f"{name} can't be compiled: {reason}.")
 
 
 class _Proof:
@@ -88,7 +90,7 @@ class _Proof:
         self._ids, self._ranks = ids, ranks
         self.program = Uncompressed(captured, attentions, PROOF_TOKENS, len(ids), kernel=kernel)
         self._exact: Uncompressed | None = None
-        if captured.dtype in HALF and can_be_widened(captured.module):
+        if ranks.all(captured.dtype in HALF and can_be_widened(captured.module)):
             self._exact = Uncompressed(captured, attentions, PROOF_TOKENS, len(ids), in_float32=True)
 
     def compare(self, expected: torch.Tensor) -> None:
@@ -152,7 +154,7 @@ class _Proof:
         Raises:
             VerificationError: the model keeps state outside attention.
         """
-        if reason := mixing_reason(self._captured.module):
+        if reason := self._ranks.first(mixing_reason(self._captured.module)):
             raise VerificationError(f"{self._name} can't be compiled: {reason}.")
         if rounding is not None:
             return (
@@ -162,6 +164,7 @@ class _Proof:
             )
         tolerance = float(tolerance_of(torch.float32 if program is self._exact else self._captured.dtype))
         site = _first_different_site(self._captured, self._attentions, program, self._ids, ends, tolerance)
+        site = self._ranks.first(site) or "no attention differs, so the difference lies outside of them"
         return f"; {site}. The model may place tokens by something else than their positions"
 
     def _read(self, program: Uncompressed, way: str, ends: Sequence[int]) -> torch.Tensor:
@@ -213,8 +216,8 @@ def _first_different_site(
     ids: torch.Tensor,
     ends: Sequence[int],
     tolerance: float,
-) -> str:
-    """Words that name the first attention whose output differs, if one does."""
+) -> str | None:
+    """Words that name the first attention whose output differs; None if none does."""
     names = {a.node.name for a in attentions}
     original = _Recorder(captured.module, names, not program.in_float32)
     original.run(ids, positions_of(ids))
@@ -234,4 +237,4 @@ def _first_different_site(
             expected = expected[0].transpose(1, 2)
         if not relative_difference(actual, expected) <= tolerance:
             return f"the first attention that differs is {attention.name} (site {attention.index})"
-    return "no attention differs, so the difference lies outside of them"
+    return None

@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch
 from torch import fx
 
+from ..upstream.process_groups import hand_offs
+
 aten = torch.ops.aten
 Structure = Callable[[int, int], Hashable]
 
@@ -26,8 +28,11 @@ def choose_cuts(nodes: list[fx.Node], hidden: set[fx.Node], structure: Structure
     """Indices of the nodes after which to cut; empty if the graph can't be cut.
 
     There is a cut before each attention, at the last place where one hidden value alone is used later, and
-    one after the last attention. `structure(a, b)` is a key for the nodes after index a up to index b, equal
-    for parts that can share a module.
+    one after the last attention. What the stages of a pipeline hand on before or after them is a part of its
+    own, so that no process runs a hand-off in its prologue or head that another runs elsewhere.
+
+    `structure(a, b)` is a key for the nodes after index a up to index b, equal for parts that can share a
+    module.
     """
     sites = [i for i, n in enumerate(nodes) if n.op == "call_module"]
     candidates = _single_value_indices(nodes, hidden)
@@ -36,7 +41,13 @@ def choose_cuts(nodes: list[fx.Node], hidden: set[fx.Node], structure: Structure
     if None in before or not after:
         return []
     starts = sorted({p for p in before if p is not None})
-    return [*starts, _last_cut(starts, after, structure)]
+    cuts = [*starts, _last_cut(starts, after, structure)]
+    handed = [nodes.index(node) for node in hand_offs(nodes[0].graph)[:-1]]  # the last gives logits
+    early, late = [i for i in handed if i < sites[0]], [i for i in handed if i > cuts[-1]]
+    if early:
+        sent = nodes.index(nodes[early[0]].all_input_nodes[0])
+        cuts[:0] = [max((p for p in candidates if p < sent), default=-1)]
+    return [] if -1 in cuts else [*cuts, *late[-1:]]
 
 
 def _single_value_indices(nodes: list[fx.Node], hidden: set[fx.Node]) -> list[int]:

@@ -70,7 +70,7 @@ def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
     if any(parts_of(p) for p in module.parameters()):
         # Dynamo must unwrap a quantised weight, a subclass made of several tensors, where each layer uses it:
         # that takes one graph.
-        return Outlined(module, None, kinds=1, regions=1)
+        return uncut(module)
     text = next(node for node in module.graph.nodes if node.op == "placeholder")
     hidden = dependents_of(module.graph, {text}, SIZES)
     pure = pure_nodes(module.graph)
@@ -82,14 +82,19 @@ def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
 
     cuts = choose_cuts(nodes, hidden, lambda a, b: piece(a, b).structure)
     if len(cuts) < 2 or _reads_sizes_after(nodes, hidden, cuts[0]):
-        return Outlined(module, None, kinds=1, regions=1)
+        return uncut(module)
     pieces = [piece(a, b) for a, b in pairwise(cuts)]
     head = _extract(module, nodes[cuts[-1] + 1 :], nodes[cuts[-1]], None, hidden, pure)
     separable = all(n is nodes[cuts[-1]] or n.op == "get_attr" for n in head.externals)
     body, kinds = _build_body(module, nodes, cuts, pieces, hidden, lean)
     if not separable:
-        return Outlined(module, None, kinds=1, regions=1)
+        return uncut(module)
     return Outlined(body, _build_head(module, head), kinds, len(pieces))
+
+
+def uncut(module: fx.GraphModule) -> Outlined:
+    """A decoder as one body that gives logits."""
+    return Outlined(module, None, kinds=1, regions=1)
 
 
 def _reads_sizes_after(nodes: list[fx.Node], hidden: set[fx.Node], start: int) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..capture.ranks import ALONE, Ranks
 from ..errors import SessionError
 from ..sizes import Sizes
 from ..store.store_kind import StoreKind
@@ -13,16 +14,31 @@ PINNED = torch.finfo(torch.float32).max  # below inf, the score of slots that a 
 
 
 def pin(
-    stores: Stores, sizes: Sizes, read: Sequence[int], start: int, stop: int, row: int | None = None
+    stores: Stores,
+    sizes: Sizes,
+    read: Sequence[int],
+    start: int,
+    stop: int,
+    row: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Pin the tokens at positions `start` to `stop` - 1 in every bounded store, in place.
 
-    `read` counts the tokens that each row has read. Only `row` is pinned, or all rows if it is None.
+    `read` counts the tokens that each row has read. Only `row` is pinned, or all rows if it is None. `ranks`
+    are the processes that run the model together.
 
     Raises:
         SessionError: there are no such tokens, a store no longer holds one of them, or too few slots would be
-            left for other tokens; nothing is pinned then.
+            left for other tokens; nothing is pinned then. In another process it is a RanksError.
     """
+    for scores, wanted in ranks.together(lambda: _places(stores, sizes, read, start, stop, row)):
+        scores.masked_fill_(wanted, PINNED)
+
+
+def _places(
+    stores: Stores, sizes: Sizes, read: Sequence[int], start: int, stop: int, row: int | None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each bounded stack its scores, and where among them the tokens lie."""
     rows = range(len(read)) if row is None else (row,)
     least = min((read[r] for r in rows if r in range(len(read))), default=0)
     if not 0 <= start < stop <= least:
@@ -42,8 +58,7 @@ def pin(
         takes_slot = store.positions >= sizes.sinks  # first tokens are kept anyway
         _require_room(stack, sizes, takes_slot & (wanted | (store.scores == PINNED)))
         chosen.append((store.scores, wanted))
-    for scores, wanted in chosen:
-        scores.masked_fill_(wanted, PINNED)
+    return chosen
 
 
 def _require_held(stack: Stack, held: torch.Tensor, start: int, stop: int) -> None:

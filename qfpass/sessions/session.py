@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import SessionError
-from ..graph.shards import Shards
+from ..graph.part import Part
 from ..sizes import Sizes
 from ..store.layer import Layer
 from ..store.ring import Ring, held_positions
@@ -45,10 +45,10 @@ class Session(CroppableCache):
         device: torch.device,
         owner: Owner,
         take_back: int = 0,
-        shards: Shards | None = None,
+        part: Part | None = None,
     ) -> None:
         super().__init__(take_back)
-        self._shards = shards
+        self._part = part
         self._layers, self.sizes, self.dtype, self.device = tuple(layers), sizes, dtype, device
         self._owner = owner
         self.resting: frozenset[int] = frozenset()  # rows that generate has finished; they read no tokens
@@ -127,7 +127,7 @@ class Session(CroppableCache):
 
     def _twin(self, state: State) -> "Session":
         twin = Session(
-            self._layers, self.sizes, self.dtype, self.device, self._owner, self.take_back, self._shards
+            self._layers, self.sizes, self.dtype, self.device, self._owner, self.take_back, self._part
         )
         twin._state = state
         return twin
@@ -145,14 +145,15 @@ class Session(CroppableCache):
         """Positions [B, Hkv, slots] int32 of the keys that attention `layer` (from 0) holds; -1: empty slot.
 
         Raises:
-            SessionError: there is no such attention, or no tokens have been read yet.
+            SessionError: there is no such attention in this process, or no tokens have been read yet.
         """
-        if not 0 <= layer < len(self.stores):
+        held = dict(zip([each.index for each in self._layers], self.stores, strict=False))
+        if layer not in held:
             raise SessionError(
-                f"no positions of attention {layer}: the session has {len(self.stores)} stores so far "
+                f"no positions of attention {layer}: the session has {len(held)} stores here so far "
                 "(they are made when the first tokens come)."
             )
-        store = self.stores[layer]
+        store = held[layer]
         if not isinstance(store, Ring):
             return store.positions
         return held_positions(store, torch.tensor([row.position for row in self.rows], device=self.device))
@@ -166,21 +167,22 @@ class Session(CroppableCache):
             SessionError: they haven't been read, are no longer all held, or leave no room for others.
         """
         with self.in_use():
-            pin(self.stores, self.sizes, self.row_tokens, start, stop, row)
+            ranks = split_files.ranks_of(self._part)
+            pin(self.stores, self.sizes, self.row_tokens, start, stop, row, ranks)
             self.make_final("tokens were pinned")
 
     def save(self, path: str | Path) -> None:
         """Write the session to a safetensors file, which `load` can read in another process.
 
-        Where a model is split over processes, all of them call it, and one file has all heads: any other
-        number of processes can load it.
+        Where a model is split over processes, all of them call it, and one file has all layers and heads: any
+        other number of processes can load it.
 
         Raises:
             SessionError: the file can't be written.
         """
         with self.in_use():
             seen = self._state if self.tokens_seen else State()
-            split_files.write(path, seen, self._identity, self._shards)
+            split_files.write(path, seen, self._layers, self._identity, self._part)
 
     def load(self, path: str | Path) -> "Session":
         """This session, after its contents have been replaced by those of a saved session.
@@ -188,9 +190,8 @@ class Session(CroppableCache):
         Raises:
             SessionError: no session there, or one of another model, budget, score or dtype; nothing changed.
         """
-        kinds = [layer.rule.store_type for layer in self._layers]
         with self.in_use(resetting=True):
-            held, rows, columns, ids = split_files.read(path, kinds, self._identity, self._shards)
+            held, rows, columns, ids = split_files.read(path, self._layers, self._identity, self._part)
             stores = self._empty_stores(len(rows)) if rows else Stores()
             stores.copy_(held)
             self._state = State(stores, rows, columns, ReadIds(ids), Journal(ended_by="it was loaded"))

@@ -156,10 +156,10 @@ def _samples(
 
 def refuse_without_predictions(captured: Captured) -> None:
     """Raise UnsupportedOpError for a model without a head over its vocabulary, or a part of a model."""
-    if captured.shards is not None:
+    if captured.part is not None:
         raise UnsupportedOpError(
-            "filters are trained in one process, with the whole model: load it without tp_plan. Processes "
-            "of a split model then find them, or take them by filters=."
+            "filters are trained in one process, with the whole model: load it without tp_plan or pp_size. "
+            "Processes of a split model then find them, or take them by filters=."
         )
     if not captured.predicts:
         raise UnsupportedOpError(

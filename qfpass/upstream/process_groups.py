@@ -66,6 +66,31 @@ def joined_over(part: torch.Tensor, group: Any) -> torch.Tensor:
     return whole
 
 
+@Needed
+def handed_on(value: torch.Tensor, group: Any, source: int) -> torch.Tensor:
+    """The tensor of the process `source` of a group, as a new tensor; all have one of this shape and dtype.
+
+    Without it: a model whose layers are split over processes can't be compiled.
+    """
+    from torch.distributed._functional_collectives import broadcast
+
+    given: torch.Tensor = broadcast(value, source, group)
+    return given
+
+
+@Needed
+def hand_offs(graph: fx.Graph) -> list[fx.Node]:
+    """The values in a graph that `handed_on` gave, in order.
+
+    Without it: processes that run a pipeline may not run the same collectives.
+    """
+    broadcast, wait = (
+        torch.ops._c10d_functional.broadcast.default,
+        torch.ops._c10d_functional.wait_tensor.default,
+    )
+    return [n for n in graph.nodes if n.target is wait and n.all_input_nodes[0].target is broadcast]
+
+
 def gathered_by_name(part: torch.Tensor, size: int, group_name: str) -> torch.Tensor:
     """The tensors of all `size` processes of a group, [size, *part.shape]; Dynamo can trace it.
 

@@ -7,6 +7,8 @@ from torch import nn
 from qfpass.upstream.process_groups import (
     gathered_by_name,
     groups_joined_by,
+    hand_offs,
+    handed_on,
     is_collective,
     joined_over,
     summed_over,
@@ -52,3 +54,25 @@ def test_joined_over_and_by_name(world: dist.ProcessGroup) -> None:
     whole = joined_over(part, world)
     assert whole is not part and torch.equal(whole, part)
     assert torch.equal(gathered_by_name(part, 1, world.group_name), part[None])
+
+
+class HandedOn(nn.Module):
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return summed_over(handed_on(x.expand(3, 2), self.group, 0) + 1, self.group)
+
+
+def test_handed_on_gives_a_new_tensor(world: dist.ProcessGroup) -> None:
+    x = torch.arange(2.0)
+    whole = handed_on(x.expand(3, 2), world, 0)
+    assert torch.equal(whole, x.expand(3, 2)) and whole.data_ptr() != x.data_ptr()
+
+
+def test_hand_offs_of_a_graph(world: dist.ProcessGroup) -> None:
+    program = torch.export.export(HandedOn(world), (torch.ones(2),), strict=False)
+    (node,) = hand_offs(program.graph)
+    assert node.meta["val"].shape == (3, 2) and is_collective(node)
+    assert groups_joined_by(program.graph) == [world]
