@@ -13,7 +13,7 @@ from ..errors import VerificationError
 from ..graph.captured import Captured
 from .length_dependence import LONGEST
 from .rounding import relative_difference, tolerance_of
-from .text import original_logits, positions_of
+from .text import original_logits, positions_of, wait_for_all
 
 SHORT = 2  # tokens of a text that follows a longer one
 
@@ -48,6 +48,7 @@ def require_repeatable(model: nn.Module, captured: Captured, ids: torch.Tensor, 
 @torch.no_grad()
 def _run(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """The logits for `ids`; what the call leaves behind stays."""
+    wait_for_all(model)
     return logits_of(run_decoder(model, ids, positions_of(ids)))
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ..capture.decoder_call import call_decoder, logits_of
+from ..capture.ranks import Ranks
 from ..graph.captured import Captured, id_limit
 
 ROUNDS = 3  # in which the likely tokens are chosen
@@ -34,7 +35,17 @@ def with_likely_end(model: nn.Module, ids: torch.Tensor, first: int, limit: int)
 @torch.no_grad()
 def original_logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """The model's own logits [B, S, V] for ids [B, S], without a cache."""
+    wait_for_all(model)
     return logits_of(call_decoder(model, ids, positions_of(ids)))
+
+
+def wait_for_all(model: nn.Module) -> None:
+    """Wait until all processes that run `model` together are here.
+
+    Stages of a pipeline send to each other by calls that wait for one that has failed as long as their
+    group's own timeout says; here they wait no longer than `Ranks.in_step` lets them.
+    """
+    Ranks.of_model(model).together(lambda: None)
 
 
 def positions_of(ids: torch.Tensor) -> torch.Tensor:
