@@ -10,7 +10,8 @@ TRANSFORMERS := 5.23.0
 TRITON := 3.7.1
 
 .PHONY: help venv weights demo test test-slow test-qwen census canaries plain matrix bench bench-kvpress bench-llama-cpp check-gpu quality sessions fuzz \
-	fuzz-server bench-serving lm-eval triton docs recipes lint clean
+	fuzz-server bench-serving lm-eval triton docs recipes lint clean \
+	formats
 
 help:
 	@echo "make demo   set everything up, read 8,000 tokens in an eighth of the cache (real weights)"
@@ -30,6 +31,7 @@ help:
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
 	@echo "make fuzz-server  10,000 good, malformed and broken-off requests to a server (some minutes)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
+	@echo "make formats  test weights of other libraries and PEFT's adapters, in an environment of their own"
 	@echo "make triton  test the kernels for GPUs by Triton's interpreter and compiler, in an environment of their own"
 	@echo "make docs   build the site into build/docs; its tables and pictures from the records"
 	@echo "make recipes  run every recipe on real weights, write what it prints into its page"
@@ -127,6 +129,17 @@ lm-eval: venv
 	cp build/lm-eval.pth "$$(build/lm-eval/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
 	build/lm-eval/bin/pip install --quiet -c constraints.txt lm-eval
 	build/lm-eval/bin/python -m pytest -q tests/model/test_integrations.py
+
+# Their packages ask for another torch or many others, so each is named here and takes none along.
+formats: venv
+	$(PYTHON) -m venv build/formats
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/formats.pth
+	cp build/formats.pth "$$(build/formats/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	build/formats/bin/pip install --quiet --no-deps accelerate bitsandbytes compressed-tensors loguru optimum-quanto peft
+	build/formats/bin/pip install --quiet --no-deps setuptools wheel datasets defuser device-smi dill logbar \
+		multiprocess optimum pandas pyarrow pypcre threadpoolctl tokenicer xxhash
+	build/formats/bin/pip install --quiet --no-deps --no-build-isolation gptqmodel
+	build/formats/bin/python -m pytest -q tests/capture/test_library_linears.py tests/model/test_adapters.py
 
 # Of its own, since it is 700 MB, and since the interpreter is chosen where Triton is imported, for a whole process.
 # The second call is without the interpreter: what Triton compiles, and Inductor's C++ beside it.

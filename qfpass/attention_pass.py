@@ -15,10 +15,11 @@ from .attention.find import Attention, find_attentions
 from .capture.decoder_call import own_context_length
 from .capture.export import capture, captured_program
 from .capture.original import original_of
+from .capture.quantised_linears import as_compiled
 from .capture.suitable import refuse_unsuitable
 from .errors import ConfigError, UnsupportedOpError
 from .graph.captured import Captured
-from .graph.tracing import TRACING, without_autocast
+from .graph.tracing import TRACING
 from .kernels.kernel import Kernel
 from .rewriting.on_stores import OnStores
 from .rewriting.site import Rule, Site
@@ -78,7 +79,7 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
         model = original_of(model)
         refuse_unsuitable(model, needs_numbers=False)
         context_length = context_length or own_context_length(model)
-        with without_autocast(model), TRACING:
+        with as_compiled(model), TRACING:
             captured = capture(model, needs_numbers=False)
     refused = dict[str, str]()
     found = find_attentions(captured, context_length, refused)

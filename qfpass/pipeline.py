@@ -12,6 +12,7 @@ from torch import fx, nn
 from .capture.computation_digest import digest_computation
 from .capture.decoder_call import own_context_length
 from .capture.original import original_of
+from .capture.quantised_linears import as_compiled, require_alike
 from .capture.ranks import Ranks
 from .capture.suitable import refuse_unsuitable
 from .config import Config
@@ -155,6 +156,8 @@ def build(
 
     def make(config: Config) -> tuple[Decoder, str | None]:
         with without_autocast(model):
+            require_alike(model)
+        with as_compiled(model):
             return make_decoder(model, config, batch, choose_rule)
 
     warn_of_longer_texts(model, config)
@@ -165,7 +168,7 @@ def build(
     def digest_now() -> str | None:
         if digest is None or length is None:
             return None
-        with without_autocast(model):
+        with as_compiled(model):
             known = digest_computation(model, batch, length, layers=False, lean=config.switches.lean_tracing)
         return known.digest if known else None
 

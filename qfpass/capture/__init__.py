@@ -5,5 +5,6 @@ model computes; operator_log.py: the operators it runs; equal_layers.py, layer_c
 layers are traced once; decoder_call.py: how to call a decoder; dynamo_graph.py: Dynamo's graph as a decoder;
 suitable.py: refused models; original.py: the model in a wrapper; module_snapshot.py: what modules hold, to
 notice changes; ranks.py: processes that must decide alike; local_shards.py, parallel_forwards.py,
-local_stages.py: a model that transformers splits over processes, as one of them computes it.
+local_stages.py: a model that transformers splits over processes, as one of them computes it;
+library_linears.py, quantised_linears.py: linears of quantisation libraries, traced in plain torch.
 """

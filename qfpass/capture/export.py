@@ -26,6 +26,7 @@ from ..upstream.fx import merge_equal_nodes
 from .decoder_call import LogitsWrapper
 from .kinds import kind_of
 from .layer_copies import expand_layer_copies, layer_copies_stand_in
+from .library_linears import library_of
 from .local_stages import part_stands_in
 from .ranks import are_several
 from .suitable import opaque_weight_classes, refuse_unsuitable
@@ -142,10 +143,17 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
                 f"{name} doesn't run on {tokens} token ids and their positions alone; its own forward fails: "
                 f"{describe(own)}"
             )
-    if odd := opaque_weight_classes(model):
+    odd, library = opaque_weight_classes(model), library_of(model)
+    cure = "Load it unquantised, or quantised by torchao's weight-only kinds"
+    if odd:
         return CaptureError(
-            f"{name} has weights of classes that hold more than torch.export sees of them: {odd}. Load it "
-            f"unquantised, or quantised by torchao's weight-only kinds. ({describe(error)})"
+            f"{name} has weights of classes that hold more than torch.export sees of them: {odd}. {cure}. "
+            f"({describe(error)})"
+        )
+    if library:
+        return CaptureError(
+            f"{name} is quantised by {library}, and torch.export can't trace it so: {describe(error)}. "
+            f"{cure}, or call its dequantize() first if it has one."
         )
     if export.depends_on_values(error):
         return CaptureError(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import CaptureError
-from ..upstream.modules import parts_of
+from ..upstream.modules import parts_of, weight_stores
 from ..upstream.pipeline_parallel import stage_of
 from .local_shards import is_split, refuse_unknown_split
 from .local_stages import refuse_unknown_stages
@@ -27,7 +27,7 @@ def refuse_unsuitable(model: nn.Module, needs_numbers: bool = True) -> None:
     Raises:
         CaptureError: `model` is no module, an exported or scripted one, a wrapper, an encoder-decoder or in
             training mode; or its weights are on the meta device, spread over devices, or over processes in a
-            way that isn't known, or made in inference mode.
+            way that isn't known, made in inference mode, or packed by compressed-tensors.
     """
     if not isinstance(model, nn.Module) and not _is_exported(model):
         if isinstance(model, str):
@@ -74,10 +74,24 @@ def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
                 f"{name} has weights that were made under torch.inference_mode(), such as {path}, which "
                 "torch lets nobody trace: make or load the model under torch.no_grad() instead."
             )
+    _refuse_moved_weights(model)
     if stage := stage_of(model):
         refuse_unknown_stages(model, stage)
     elif is_split(model):
         refuse_unknown_split(model)
+
+
+def _refuse_moved_weights(model: nn.Module) -> None:
+    """Raise CaptureError for weights that a library unpacks or fetches when the model is called."""
+    for module in model.modules():
+        store = type(weight_stores(module)[0])
+        status = getattr(getattr(module, "quantization_status", None), "value", None)
+        if status == "compressed" or store.__module__.startswith("compressed_tensors"):
+            raise CaptureError(
+                f"{type(model).__name__} holds weights of compressed-tensors, which unpacks them all in the "
+                "model's first call: load it with quantization_config=CompressedTensorsConfig(dequantize="
+                "True), which does so at once."
+            )
 
 
 def opaque_weight_classes(model: nn.Module) -> str:

@@ -7,9 +7,10 @@ import torch
 from torch import fx, nn
 
 from ..attention.find import Attention
+from ..capture.quantised_linears import as_compiled
 from ..errors import InputError
 from ..graph.captured import Captured
-from ..graph.tracing import TRACING, without_autocast
+from ..graph.tracing import TRACING
 from ..kernels.kernel import Kernel
 from ..proof.text import positions_of, random_text
 from ..proof.verify import PROOF_TOKENS
@@ -57,7 +58,7 @@ class ModelEnds(Generic[G]):
             VerificationError: the graph gives something else than the original.
         """
         what = _words(type(self._model).__name__, ends)
-        with TRACING, without_autocast(self._model), torch.no_grad(), Wait(what, "once", shown=self._say):
+        with TRACING, as_compiled(self._model), torch.no_grad(), Wait(what, "once", shown=self._say):
             ids = random_text(self._captured, PROOF_TOKENS)
             cuts = self._find(ends, ids)
             prove_ends(
@@ -95,7 +96,7 @@ class ModelEnds(Generic[G]):
 
     def _empty_states(self) -> list[torch.Tensor]:
         if self._states is None:
-            with without_autocast(self._model):
+            with as_compiled(self._model):
                 ids = random_text(self._captured, 2)
                 states = hidden_states_of(self._model, Tokens(ids), positions_of(ids))
             self._states = [state[:, :0] for state in states]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..capture.module_snapshot import Snapshot
+from ..capture.quantised_linears import plain_linears
 from ..decoder.decoder import Decoder
 from ..errors import SessionError
 from ..lowering.weight_guard import weights_of
@@ -100,4 +101,5 @@ class DecoderVersions:
         return _Kept(digest, decoder, [weight for weight in decoder.weights_read if id(weight) in own])
 
     def _tensor_ids(self) -> set[int]:
-        return {id(tensor) for tensor in weights_of(self._model)}
+        with plain_linears(self._model):
+            return {id(tensor) for tensor in weights_of(self._model)}

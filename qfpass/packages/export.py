@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..capture.kinds import kind_of
+from ..capture.quantised_linears import reads_parts_of_weights
 from ..decoder.decoder import Decoder
 from ..errors import PackageError
 from ..filters.fingerprints import fingerprint
@@ -36,7 +37,7 @@ def export_decoder(
         PackageError: it can't be exported, or the folder can't be written.
     """
     folder = Path(folder)
-    _refuse(decoder, folder, rows)
+    _refuse(model, decoder, folder, rows)
     temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
@@ -50,7 +51,7 @@ def export_decoder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse(decoder: Decoder, folder: Path, rows: int) -> None:
+def _refuse(model: nn.Module, decoder: Decoder, folder: Path, rows: int) -> None:
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
         raise PackageError(f"rows must be a whole number of at least 1, not {rows!r}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -63,7 +64,7 @@ def _refuse(decoder: Decoder, folder: Path, rows: int) -> None:
         raise PackageError(
             "overflow='rerotate' moves keys by graphs that aren't exported: use another overflow."
         )
-    if not are_plain(decoder.weights):
+    if not are_plain(decoder.weights) or reads_parts_of_weights(model):
         raise PackageError("quantised weights can't be read from outside a package: export a plain model.")
     if decoder.graphs.copied:
         raise PackageError("compact_weights keeps copies that aren't exported: compile without it.")

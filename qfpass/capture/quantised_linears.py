@@ -1,0 +1,101 @@
+"""Trace linears of quantisation libraries as products of plain tensors; see `library_linears`.
+
+Inside `plain_linears`, such a linear holds its codes and scales as buffers in the same memory and computes
+with them in plain torch, so that they are weights like others, which equal layers take as operands.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+from ..graph.captured import device_and_dtype
+from ..graph.tracing import without_autocast
+from ..upstream.modules import weight_stores
+from .equal_layers import forwards_replaced
+from .library_linears import PlainLinear, library_of, plain_linear
+
+MOST_ROUNDING = 0.02  # of a product whose input a library rounds to eight bits: 0.004
+
+# The same tensors stand for the same weights in every call, so that it is known which a graph reads.
+_known: WeakKeyDictionary[nn.Module, tuple[list[int], PlainLinear]] = WeakKeyDictionary()
+
+
+@contextmanager
+def as_compiled(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` computes as it is compiled: without autocast, libraries' linears in plain torch."""
+    with without_autocast(model), plain_linears(model):
+        yield
+
+
+@contextmanager
+def plain_linears(model: nn.Module) -> Iterator[None]:
+    """Inside, the libraries' linears in `model` compute in plain torch."""
+    found = {path: (module, plain) for path, module in model.named_modules() if (plain := _plain(module))}
+    modules = {path: module for path, (module, _) in found.items()}
+    with ExitStack() as stack:
+        for module, plain in found.values():
+            parameters, buffers = weight_stores(module)
+            for store in (parameters, buffers):
+                stack.callback(_put_back, store, dict(store))
+            if plain.tensors:
+                parameters.pop("weight", None)
+                buffers |= plain.tensors
+        stack.enter_context(
+            forwards_replaced(modules, lambda path, own: partial(found[path][1].forward, modules[path]))
+        )
+        yield
+
+
+def reads_parts_of_weights(model: nn.Module) -> bool:
+    """Whether `plain_linears` puts tensors into `model` that aren't parameters or buffers of its own."""
+    return any((plain := _plain(module)) is not None and plain.tensors for module in model.modules())
+
+
+def _put_back(store: dict[str, Any], before: dict[str, Any]) -> None:
+    store.clear()
+    store.update(before)
+
+
+def _plain(module: nn.Module) -> PlainLinear | None:
+    plain = plain_linear(module)
+    if plain is None:
+        return None
+    places = [tensor.data_ptr() for tensor in plain.tensors.values()]
+    known = _known.get(module)
+    if known is None or known[0] != places:
+        known = _known[module] = places, plain
+    return known[1]
+
+
+@torch.no_grad()
+def require_alike(model: nn.Module) -> None:
+    """Raise unless each library's linear gives, in plain torch, what it gives by itself.
+
+    A library may order its weights anew in the first call of its own; that call is made here.
+
+    Raises:
+        CaptureError: one gives something else; the message names it.
+    """
+    for path, module in model.named_modules():
+        if _plain(module) is None:
+            continue
+        device, dtype = device_and_dtype(model)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(1, 4, int(module.in_features), generator=generator) * 2 - 1
+        x = x.to(device, dtype)
+        own = module(x).float()
+        with plain_linears(module):
+            plain = module(x).float()
+        if not float((own - plain).norm()) <= MOST_ROUNDING * float(own.norm()):
+            library = library_of(module)
+            raise CaptureError(
+                f"{type(model).__name__} has a linear of {library}, {path}, that computes something else "
+                f"than qfpass reads in it: this version of {library} isn't known. Load the model "
+                "unquantised, or quantised by torchao."
+            )
