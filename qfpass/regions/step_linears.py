@@ -1,4 +1,4 @@
-"""Linears that, for a single token, run in loops which read each weight once.
+"""Linears that, for one token of each row, run in loops which read each weight once.
 
 On a processor, a decode step spends nearly all its time on reading weights. The loops
 (`kernels/cpu/step_linear`) take each layer's weights as operands, so layers of one kind share their code.
@@ -17,7 +17,7 @@ from torch import fx
 
 from ..graph.nodes import args_of
 from ..kernels.cpu.coded_linear.op import coded_linear
-from ..kernels.cpu.step_linear.op import fits, one_token_linears
+from ..kernels.cpu.step_linear.op import MOST, few_token_linears, fits
 from ..upstream.modules import parts_of
 from ..upstream.operators import written_arguments
 from .outline import Outlined
@@ -119,25 +119,36 @@ def linears(
 ) -> list[torch.Tensor]:
     """The products [..., N] of x [..., K] with each weight [N, K], cast to x's dtype, plus its bias.
 
-    If x is a single token in all (B = S = 1), this package's loops compute them, provided that they take the
-    weights. If `compact_weights` made a copy, `compact`, the loops read it instead of the weights.
+    If x has one token of each of up to `MOST` rows (S = 1), this package's loops compute them, provided that
+    they take the weights. If `compact_weights` made a copy, `compact`, the loops read it instead.
     """
-    # Not `numel`, which would fix the number of tokens that an export leaves open.
-    if math.prod(x.shape[:-1]) != 1 or not (compact or _are_streamed(x.dtype, weights)):
+    if not _is_step(x) or not (compact or _are_streamed(x.dtype, weights)):
         return [
             aten.linear.default(x, weight.to(x.dtype), bias)
             for weight, bias in zip(weights, biases, strict=True)
         ]
-    token = x.reshape(1, 1, -1).float()
     rows = [weight.shape[0] for weight in weights]
+    read = x.reshape(-1, x.shape[-1])
     if len(compact) > 1:
-        together = coded_linear(token, *compact)
+        together = coded_linear(read.float(), *compact)
     else:
-        together = one_token_linears(token, list(compact or weights))
+        held = list(compact or weights)
+        is_bfloat16 = all(weight.dtype == x.dtype == torch.bfloat16 for weight in held)
+        together = few_token_linears(read if is_bfloat16 else read.float(), held)
     return [
-        (out if bias is None else out + bias).to(x.dtype).reshape(*x.shape[:-1], -1)
+        (out if bias is None else out + bias).to(x.dtype).reshape(*x.shape[:-1], -1).contiguous()
         for out, bias in zip(together.split(rows, -1), biases, strict=True)
     ]
+
+
+def _is_step(x: torch.Tensor) -> bool:
+    """Whether x [..., K] has one token of each of a few rows.
+
+    The numbers of tokens that an export leaves open stay open: they are known not to be 1.
+    """
+    if x.dim() == 3 and x.shape[1] == 1:
+        return x.shape[0] <= MOST
+    return math.prod(x.shape[:-1]) == 1
 
 
 def _are_streamed(dtype: torch.dtype, weights: Sequence[torch.Tensor]) -> bool:

@@ -142,12 +142,12 @@ def test_loops_whose_source_does_not_compile_are_given_up(monkeypatch: pytest.Mo
     monkeypatch.setattr(lower_to_own_loops, "failure", None)
     if not lowerings.register():
         pytest.skip("Inductor knows no vector instructions of this processor")
-    from qfpass.kernels.cpu.step_linear.lowering import OneTokenLinears
+    from qfpass.kernels.cpu.step_linear.lowering import FewTokenLinears
 
-    monkeypatch.setattr(OneTokenLinears, "source", "no {{ definition }} of C++")
+    monkeypatch.setattr(FewTokenLinears, "source", "no {{ definition }} of C++")
     graph = torch.fx.Graph()
     x, weight = graph.placeholder("x"), graph.placeholder("weight")
-    graph.output(graph.call_function(torch.ops.qfpass.one_token_linears.default, (x, [weight])))
+    graph.output(graph.call_function(torch.ops.qfpass.few_token_linears.default, (x, [weight])))
     call = lower(torch.fx.GraphModule(nn.Module(), graph), Config())
     x, weight = torch.randn(1, 1, 16), torch.randn(4, 16)
     with (

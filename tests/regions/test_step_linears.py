@@ -1,4 +1,4 @@
-"""A single token's products give what the linears give; linears of one input are one call of the loops."""
+"""A few tokens' products give what the linears give; linears of one input are one call of the loops."""
 
 import copy
 
@@ -12,12 +12,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import qfpass
 from qfpass.errors import ConfigError
 from qfpass.kernels.cpu import lowerings
+from qfpass.kernels.cpu.step_linear.op import MOST
 from qfpass.regions.outline import Outlined
 from qfpass.regions.step_linears import linears, stream_weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (MOST, 1), (MOST + 1, 1)], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_equal_the_linears(dtype: torch.dtype, shape: tuple[int, int], biased: bool) -> None:
     """Several of one input; of other dtypes than the loops take, the library's."""
@@ -105,15 +106,16 @@ def outlined_linear(weight: torch.Tensor) -> Outlined:
     return Outlined(fx.GraphModule(root, graph), None, kinds=1, regions=1)
 
 
-def test_only_a_single_token_is_streamed() -> None:
+@pytest.mark.parametrize(
+    ("rows", "tokens", "streams"), [(1, 1, True), (MOST, 1, True), (MOST + 1, 1, False), (1, 5, False)]
+)
+def test_only_one_token_of_a_few_rows_is_streamed(rows: int, tokens: int, streams: bool) -> None:
     outlined = outlined_linear(torch.randn(24, 40))
     stream_weights(outlined)
-    products: dict[int, set[str]] = {}
-    for tokens in (1, 5):
-        made = make_fx(outlined.body)(torch.randn(1, tokens, 40))
-        products[tokens] = {str(n.target) for n in made.graph.nodes if n.op == "call_function"}
-    assert any("one_token" in name for name in products[1]) and not any("mm" in name for name in products[1])
-    assert any("mm" in name for name in products[5]) and not any("one_token" in name for name in products[5])
+    made = make_fx(outlined.body)(torch.randn(rows, tokens, 40))
+    called = {str(n.target) for n in made.graph.nodes if n.op == "call_function"}
+    assert any("few_token" in name for name in called) == streams
+    assert any("mm" in name for name in called) != streams
 
 
 @pytest.mark.parametrize("weight", [torch.randn(40, 24).mT, torch.randn(40)], ids=["columns", "vector"])
@@ -179,6 +181,6 @@ def test_a_weight_that_is_cast_is_read_as_it_lies(dtype: torch.dtype, held: torc
     x = torch.randn(tokens, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
     torch.testing.assert_close(body(x), fx.GraphModule(root, graph)(x), atol=1e-3, rtol=1e-2)
     called = {str(n.target) for n in make_fx(body)(x).graph.nodes}
-    expected = tokens == 1 and held == torch.int8 and dtype != torch.float64
-    streams = expected or (tokens == 1 and held == dtype == torch.float32)
-    assert any("one_token" in name for name in called) == streams
+    is_exact = (held == torch.int8 and dtype != torch.float64) or held == dtype == torch.float32
+    streams = tokens == 1 and is_exact
+    assert any("few_token" in name for name in called) == streams

@@ -22,11 +22,11 @@ def _lowerings() -> Mapping[Any, Lower]:
     """Each operator's lowering; imported here, since these modules import Inductor."""
     from .coded_linear.lowering import lower_coded_linear
     from .step_attention.lowering import lower_attend_one
-    from .step_linear.lowering import lower_one_token_linears
+    from .step_linear.lowering import lower_few_token_linears
 
     ours = torch.ops.qfpass
     return {
         ours.coded_linear.default: lower_coded_linear,
-        ours.one_token_linears.default: lower_one_token_linears,
+        ours.few_token_linears.default: lower_few_token_linears,
         ours.attend_one.default: lower_attend_one,
     }

@@ -72,13 +72,13 @@ def test_no_codes_for_random_weights_other_dtypes_and_broken_blocks() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 30])
-@pytest.mark.parametrize("columns", [BLOCK, 7 * BLOCK])
-def test_loops_are_the_weights_product(rows: int, columns: int) -> None:
+@pytest.mark.parametrize(("columns", "tokens"), [(BLOCK, 16), (7 * BLOCK, 1), (7 * BLOCK, 5)])
+def test_loops_are_the_weights_product(rows: int, columns: int, tokens: int) -> None:
     """Rows that four parts leave, and something that reads the output and makes the input."""
     weight = quantised(rows, columns, LARGEST, symmetric=False)
     codes = encode(weight)
     assert codes is not None
-    token = torch.randn(1, 1, columns, generator=torch.Generator().manual_seed(1))
+    token = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(1))
 
     def product(x: torch.Tensor, *codes: torch.Tensor) -> torch.Tensor:
         return coded_linear(2 * x, *codes) + 1
@@ -93,10 +93,10 @@ def test_the_loops_read_an_input_with_gaps() -> None:
     """Its last dimension has a stride of 2, though one of size 1 has a stride of 1."""
     codes = encode(quantised(6, BLOCK, 15, symmetric=True))
     assert codes is not None
-    values = torch.randn(1, 2 * BLOCK, 1, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(2 * BLOCK, 1, generator=torch.Generator().manual_seed(0))
 
     def product(x: torch.Tensor, *codes: torch.Tensor) -> torch.Tensor:
-        return coded_linear(x[:, ::2].transpose(1, 2), *codes)
+        return coded_linear(x[::2].mT, *codes)
 
     with torch._inductor.config.patch(force_disable_caches=True):
         out = torch.compile(product, fullgraph=True, dynamic=False)(values, *codes)
@@ -111,12 +111,12 @@ def test_the_loops_are_what_inductor_runs() -> None:
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
         compiled = torch.compile(lambda *operands: coded_linear(*operands), fullgraph=True)
-        _, made = run_and_get_code(compiled, torch.randn(1, 1, BLOCK), *codes)
-    assert any("coded_linear_loops" in code or "products<STREAMS" in code for code in made)
+        _, made = run_and_get_code(compiled, torch.randn(1, BLOCK), *codes)
+    assert any("coded_linear_loops" in code or "products<TOKENS" in code for code in made)
     assert not any("torch.ops.qfpass.coded_linear.default(" in code for code in made)
 
 
 def test_operator() -> None:
     codes = encode(quantised(6, 2 * BLOCK, 15, symmetric=False))
     assert isinstance(codes, Codes)
-    torch.library.opcheck(coded_linear, (torch.randn(1, 1, 2 * BLOCK), *codes))
+    torch.library.opcheck(coded_linear, (torch.randn(3, 2 * BLOCK), *codes))

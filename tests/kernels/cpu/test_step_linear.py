@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from qfpass.kernels.cpu.step_linear.op import DTYPES, fits, one_token_linears
+from qfpass.kernels.cpu.step_linear.op import DTYPES, MOST, few_token_linears, fits
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,12 +17,12 @@ def lowering() -> None:
 
 
 def operands(
-    columns: int, rows: Sequence[int], dtype: torch.dtype = torch.float32
+    columns: int, rows: Sequence[int], dtype: torch.dtype = torch.float32, tokens: int = 1
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """A token and weights of so many rows."""
+    """Tokens and weights of so many rows."""
     generator = torch.Generator().manual_seed(0)
-    token = torch.randn(1, 1, columns, generator=generator)
-    return token, [torch.randn(n, columns, generator=generator).to(dtype) for n in rows]
+    x = torch.randn(tokens, columns, generator=generator)
+    return x, [torch.randn(n, columns, generator=generator).to(dtype) for n in rows]
 
 
 def wanted(token: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -36,12 +36,30 @@ def compiled(function: Any, *operands: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("columns", [3, 16, 40, 64, 167])
-def test_loops_are_the_products(columns: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("columns", "tokens"), [(3, 5), (16, 1), (40, 7), (64, MOST), (167, 1), (167, 11)])
+def test_loops_are_the_products(columns: int, tokens: int, dtype: torch.dtype) -> None:
     """Weights that leave rows of four parts, columns that leave numbers of lines and of vectors."""
-    token, weights = operands(columns, (24, 7, 1), dtype)
-    out = compiled(lambda x, *weights: one_token_linears(2 * x, list(weights)) + 1, token, *weights)
+    token, weights = operands(columns, (24, 7, 1), dtype, tokens)
+    out = compiled(lambda x, *weights: few_token_linears(2 * x, list(weights)) + 1, token, *weights)
     torch.testing.assert_close(out, 2 * wanted(token, weights) + 1, rtol=2e-5, atol=2e-5)
+
+
+def test_tokens_of_bfloat16_are_multiplied_exactly() -> None:
+    tokens, weights = operands(167, (9, 4), torch.bfloat16, tokens=7)
+    tokens = tokens.bfloat16()
+    out = compiled(lambda x, *weights: few_token_linears(x, list(weights)), tokens, *weights)
+    torch.testing.assert_close(out, wanted(tokens, weights), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tokens_together_are_those_alone_to_the_last_bit(dtype: torch.dtype) -> None:
+    """So rows of a batch get what each would get by itself."""
+    tokens, weights = operands(77, (9, 4), dtype, MOST)
+    tokens = tokens.to(dtype)
+    together = compiled(lambda x, *weights: few_token_linears(x, list(weights)), tokens, *weights)
+    alone = torch.compile(lambda x, *weights: few_token_linears(x, list(weights)), dynamic=False)
+    for token, products in zip(tokens, together, strict=True):
+        assert torch.equal(alone(token[None], *weights)[0], products)
 
 
 def test_weights_may_be_parts_of_others_and_alike() -> None:
@@ -50,7 +68,7 @@ def test_weights_may_be_parts_of_others_and_alike() -> None:
     narrow = torch.cat([large, large], 1)[:, :32]
     weights = [large[::2], narrow, large, large]
     assert fits(weights)
-    out = compiled(lambda x, *weights: one_token_linears(x, list(weights)), token, *weights)
+    out = compiled(lambda x, *weights: few_token_linears(x, list(weights)), token, *weights)
     torch.testing.assert_close(out, wanted(token, weights), rtol=2e-5, atol=2e-5)
 
 
@@ -59,7 +77,7 @@ def test_a_weight_may_be_computed() -> None:
     token, (weight,) = operands(32, (12,))
 
     def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return one_token_linears(x, [(weight.mT * 2).mT, weight.softmax(1)])
+        return few_token_linears(x, [(weight.mT * 2).mT, weight.softmax(1)])
 
     out = compiled(product, token, weight.mT.contiguous().mT)
     torch.testing.assert_close(out, wanted(token, [2 * weight, weight.softmax(1)]), rtol=2e-5, atol=2e-5)
@@ -68,9 +86,9 @@ def test_a_weight_may_be_computed() -> None:
 def test_a_token_may_have_gaps() -> None:
     """Its last dimension has a stride of 2, though one of size 1 has a stride of 1."""
     _, weights = operands(32, (6,))
-    values = torch.randn(1, 64, 1, generator=torch.Generator().manual_seed(0))
-    out = compiled(lambda x, w: one_token_linears(x[:, ::2].transpose(1, 2), [w]), values, *weights)
-    torch.testing.assert_close(out, wanted(values[:, ::2].mT, weights), rtol=2e-5, atol=2e-5)
+    values = torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
+    out = compiled(lambda x, w: few_token_linears(x[::2].mT, [w]), values, *weights)
+    torch.testing.assert_close(out, wanted(values[::2].mT, weights), rtol=2e-5, atol=2e-5)
 
 
 def test_the_loops_are_what_inductor_runs() -> None:
@@ -79,15 +97,15 @@ def test_the_loops_are_what_inductor_runs() -> None:
     token, weights = operands(32, (8,))
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
-        function = torch.compile(lambda x, w: one_token_linears(x, [w]), fullgraph=True)
+        function = torch.compile(lambda x, w: few_token_linears(x, [w]), fullgraph=True)
         _, codes = run_and_get_code(function, token, *weights)
-    assert any("one_token_linears_loops" in code or "products<STREAMS" in code for code in codes)
-    assert not any("torch.ops.qfpass.one_token_linears.default(" in code for code in codes)
+    assert any("few_token_linears_loops" in code or "products<TOKENS" in code for code in codes)
+    assert not any("torch.ops.qfpass.few_token_linears.default(" in code for code in codes)
 
 
 def test_operator() -> None:
-    token, weights = operands(32, (8, 3))
-    torch.library.opcheck(one_token_linears, (token, weights))
+    token, weights = operands(32, (8, 3), tokens=2)
+    torch.library.opcheck(few_token_linears, (token, weights))
 
 
 def test_fits_rows_of_floats() -> None:

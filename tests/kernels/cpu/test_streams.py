@@ -5,7 +5,7 @@ import torch
 
 from qfpass.kernels.cpu.coded_linear.op import LARGEST, Codes, coded_linear
 from qfpass.kernels.cpu.step_attention.attend import attend_step, attend_written_out
-from qfpass.kernels.cpu.step_linear.op import DTYPES, one_token_linears
+from qfpass.kernels.cpu.step_linear.op import DTYPES, few_token_linears
 
 BITS = 256
 
@@ -34,10 +34,11 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_products_of_one_token(dtype: torch.dtype) -> None:
-    token, weight = random(1, 1, 77), random(9, 77).to(dtype)
-    out = compiled(lambda x, w: one_token_linears(x, [w]), token, weight)
+def test_products_of_few_tokens(dtype: torch.dtype, tokens: int) -> None:
+    token, weight = random(tokens, 77), random(9, 77).to(dtype)
+    out = compiled(lambda x, w: few_token_linears(x, [w]), token, weight)
     torch.testing.assert_close(out, token @ weight.float().mT, rtol=2e-5, atol=2e-5)
 
 
@@ -45,7 +46,7 @@ def test_products_with_codes() -> None:
     """Every one of them."""
     codes = torch.arange(LARGEST + 1, dtype=torch.uint8).view(4, 64)
     weight = Codes(codes, random(4, 2).abs() / LARGEST, random(4, 2) / 2)
-    token = random(1, 1, 64)
+    token = random(5, 64)
     torch.testing.assert_close(compiled(coded_linear, token, *weight), coded_linear(token, *weight))
 
 

@@ -1,5 +1,5 @@
-"""One token's product with a weight that is stored as exact 8-bit codes.
+"""A few tokens' products with a weight that is stored as exact 8-bit codes.
 
-In: x [1, 1, K] float32 and the `Codes` of a weight [N, K]. Out: [1, 1, N] float32.
+In: x [T, K] float32 and the `Codes` of a weight [N, K]. Out: [T, N] float32.
 Files: `op` (finds codes, and the operator), `lowering` (gives Inductor the loops), `loops.cpp` (the loops).
 """

@@ -1,31 +1,54 @@
-// One token's product with a weight stored as codes, which are decoded in registers. A Jinja template: its
+// A few tokens' products with a weight stored as codes, which are decoded in registers. A Jinja template: its
 // last lines name the operands.
 
 namespace {{ name }}_loops {
 
 {{ streams }}
 
-// Products of x [K] with N rows, `apart` rows from each other, of codes [K] with steps and lows [K / BLOCK].
-template <int64_t N, int64_t K, int64_t BLOCK>
+constexpr int64_t TILE = WIDTH < 16 ? 1 : 4;  // tokens that share the codes that were decoded
+
+// Products of M tokens, x [M, K], with ROWS rows, `apart` from each other, of codes [K] with steps and lows
+// [K / BLOCK], to out [M, N].
+template <int64_t M, int64_t ROWS, int64_t N, int64_t K, int64_t BLOCK>
 void products(const float* x, const uint8_t* codes, const float* steps, const float* lows, int64_t apart,
               float* out) {
-  constexpr int64_t BLOCKS = K / BLOCK, VECTORS = BLOCK / WIDTH;
-  Vec sums[N];
-  for (auto& sum : sums) sum = Vec(0);
+  constexpr int64_t BLOCKS = K / BLOCK;
+  Vec sums[M][ROWS];
+  for (auto& token : sums) {
+    for (auto& sum : token) sum = Vec(0);
+  }
   for (int64_t block = 0; block < BLOCKS; ++block) {
-    Vec factors[VECTORS];
-    for (int64_t v = 0; v < VECTORS; ++v) factors[v] = Vec::loadu(x + block * BLOCK + v * WIDTH);
-    for (int64_t n = 0; n < N; ++n) {
+    for (int64_t n = 0; n < ROWS; ++n) {
       const int64_t row = n * apart;
       prefetch<BLOCK>(codes + row * K + block * BLOCK);
       const Vec step(steps[row * BLOCKS + block]), low(lows[row * BLOCKS + block]);
-      for (int64_t v = 0; v < VECTORS; ++v) {
-        const Vec code = widened(codes + row * K + block * BLOCK + v * WIDTH);
-        sums[n] = at::vec::fmadd(at::vec::fmadd(code, step, low), factors[v], sums[n]);
+      for (int64_t k = block * BLOCK; k < (block + 1) * BLOCK; k += WIDTH) {
+        const Vec weight = at::vec::fmadd(widened(codes + row * K + k), step, low);
+        for (int64_t m = 0; m < M; ++m) {
+          sums[m][n] = at::vec::fmadd(weight, Vec::loadu(x + m * K + k), sums[m][n]);
+        }
       }
     }
   }
-  for (int64_t n = 0; n < N; ++n) out[n * apart] = at::vec::vec_reduce_all<float>(add, sums[n]);
+  for (int64_t m = 0; m < M; ++m) {
+    for (int64_t n = 0; n < ROWS; ++n) {
+      out[m * N + n * apart] = at::vec::vec_reduce_all<float>(add, sums[m][n]);
+    }
+  }
+}
+
+// The same for any number of tokens: a tile of them at a time, for which the codes come from the cache.
+template <int64_t TOKENS, int64_t ROWS, int64_t N, int64_t K, int64_t BLOCK>
+void all_products(const float* x, const uint8_t* codes, const float* steps, const float* lows, int64_t apart,
+                  float* out) {
+  constexpr int64_t TILES = (TOKENS + TILE - 1) / TILE, M = (TOKENS + TILES - 1) / TILES;
+  constexpr int64_t WHOLE = TOKENS / M * M, REST = TOKENS - WHOLE;
+  for (int64_t m = 0; m < WHOLE; m += M) {
+    products<M, ROWS, N, K, BLOCK>(x + m * K, codes, steps, lows, apart, out + m * N);
+  }
+  if constexpr (REST > 0) {
+    products<REST, ROWS, N, K, BLOCK>(x + WHOLE * K, codes, steps, lows, apart, out + WHOLE * N);
+  }
 }
 
 }  // namespace {{ name }}_loops
@@ -34,17 +57,19 @@ extern "C" {{ definition }}
 {
   {{ profile }}
   using namespace {{ name }}_loops;
-  constexpr int64_t N = {{ rows }}, K = {{ columns }}, BLOCK = {{ block }}, BLOCKS = K / BLOCK;
-  constexpr int64_t APART = N / STREAMS, REST = APART * STREAMS;
+  constexpr int64_t TOKENS = {{ tokens }}, N = {{ rows }}, K = {{ columns }}, BLOCK = {{ block }};
+  constexpr int64_t BLOCKS = K / BLOCK, APART = N / STREAMS, REST = APART * STREAMS;
   const float* x = &{{ x }};
   const uint8_t* codes = &{{ codes }};
   const float* steps = &{{ steps }};
   const float* lows = &{{ lows }};
   #pragma omp parallel for
   for (int64_t row = 0; row < APART; ++row) {
-    products<STREAMS, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS, APART, out + row);
+    all_products<TOKENS, STREAMS, N, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS,
+                                               APART, out + row);
   }
   for (int64_t row = REST; row < N; ++row) {
-    products<1, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS, 1, out + row);
+    all_products<TOKENS, 1, N, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS, 1,
+                                         out + row);
   }
 }

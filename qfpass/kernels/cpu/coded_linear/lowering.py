@@ -22,11 +22,12 @@ class CodedLinear(LoopTemplate):
     def fields(self, kernel: Any) -> dict[str, Any]:
         x, codes, steps, lows = (first_element(kernel, operand) for operand in self.operands)
         rows, columns = map(static_size, self.operands[1].get_size())
-        return {"streams": STREAMS, "rows": rows, "columns": columns, "block": BLOCK,
+        tokens = static_size(self.operands[0].get_size()[0])
+        return {"streams": STREAMS, "tokens": tokens, "rows": rows, "columns": columns, "block": BLOCK,
                 "x": x, "codes": codes, "steps": steps, "lows": lows}  # fmt: skip
 
 
 def lower_coded_linear(x: Any, codes: Any, steps: Any, lows: Any) -> Any:
-    """Inductor's node for the product [1, 1, N] of x and coded weights."""
+    """Inductor's node for the products [T, N] of x and coded weights."""
     operands = [as_contiguous(given) for given in (x, codes, steps, lows)]
-    return lower_to_loops(CodedLinear, operands, [1, 1, codes.get_size()[0]])
+    return lower_to_loops(CodedLinear, operands, [x.get_size()[0], codes.get_size()[0]])

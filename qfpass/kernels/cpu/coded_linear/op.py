@@ -1,4 +1,4 @@
-"""Exact codes of a weight, and an operator for one token's product with them, which Inductor has loops for.
+"""Exact codes of a weight, and an operator for a few tokens' products, which Inductor has loops for.
 
 A float32 weight from a file of quantised blocks holds no more than their bits: a step and a low for each
 block, and a code of eight bits for each number. Reading these takes a third of the time.
@@ -79,10 +79,10 @@ def _common_divisors(distances: torch.Tensor) -> torch.Tensor | None:
 def coded_linear(
     x: torch.Tensor, codes: torch.Tensor, steps: torch.Tensor, lows: torch.Tensor
 ) -> torch.Tensor:
-    """The product [1, 1, N] float32 of x [1, 1, K] float32 with a weight [N, K] given by its `Codes`."""
+    """The products [T, N] float32 of x [T, K] float32 with a weight [N, K] given by its `Codes`."""
     return x @ decode(codes, steps, lows).mT
 
 
 @coded_linear.register_fake
 def _fake(x: torch.Tensor, codes: torch.Tensor, steps: torch.Tensor, lows: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(1, 1, codes.shape[0])
+    return x.new_empty(x.shape[0], codes.shape[0])

@@ -1,4 +1,4 @@
-"""Lower `one_token_linears` in Inductor, on processors, to the loops in `loops.cpp`."""
+"""Lower `few_token_linears` in Inductor, on processors, to the loops in `loops.cpp`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from ..streams import STREAMS
 from .op import SOURCE
 
 
-class OneTokenLinears(LoopTemplate):
-    """The loops of `one_token_linears`."""
+class FewTokenLinears(LoopTemplate):
+    """The loops of `few_token_linears`."""
 
-    operator, source = "one_token_linears", SOURCE
+    operator, source = "few_token_linears", SOURCE
 
     @property
     def operand_names(self) -> Sequence[str]:
@@ -38,11 +38,14 @@ class OneTokenLinears(LoopTemplate):
                 }
             )
             first += rows
-        columns = static_size(x.get_size()[2])
-        return {"streams": STREAMS, "x": first_element(kernel, x), "columns": columns, "weights": described}
+        columns = static_size(x.get_size()[1])
+        return {
+            "streams": STREAMS, "dtype": kernel.dtype(x), "x": first_element(kernel, x),
+            "tokens": static_size(x.get_size()[0]), "columns": columns, "total": first, "weights": described,
+        }  # fmt: skip
 
 
-def lower_one_token_linears(x: Any, weights: Sequence[Any]) -> Any:
+def lower_few_token_linears(x: Any, weights: Sequence[Any]) -> Any:
     """Inductor's node for the products of x and weights, concatenated."""
-    size = [1, 1, sum(static_size(weight.get_size()[0]) for weight in weights)]
-    return lower_to_loops(OneTokenLinears, [as_contiguous(x), *map(as_contiguous_rows, weights)], size)
+    size = [x.get_size()[0], sum(static_size(weight.get_size()[0]) for weight in weights)]
+    return lower_to_loops(FewTokenLinears, [as_contiguous(x), *map(as_contiguous_rows, weights)], size)

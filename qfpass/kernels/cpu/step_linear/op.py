@@ -1,8 +1,8 @@
-"""One token's products with weights as an operator, which Inductor has loops for.
+"""A few tokens' products with weights as an operator, which Inductor has loops for.
 
-A decode step on a processor spends nearly all its time on reading weights. A library's matrix-vector product
+A decode step on a processor spends nearly all its time on reading weights. A library's product of few rows
 reaches half of the memory's bandwidth, and Inductor's own loops wait for memory too. `loops.cpp` reads four
-rows at once and prefetches.
+rows of a weight at once and prefetches. Each token's products are those of the token alone, to the last bit.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("loops.cpp").read_text()
+MOST = 16  # tokens; with more, the products are bound by arithmetic, which libraries do best
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
@@ -22,12 +23,15 @@ def fits(weights: Sequence[torch.Tensor]) -> bool:
     )
 
 
-@torch.library.custom_op("qfpass::one_token_linears", mutates_args=())
-def one_token_linears(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-    """The products [1, 1, N + N + ...] float32 of x [1, 1, K] float32 with weights [N, K], concatenated."""
-    return torch.cat([x @ weight.float().mT for weight in weights], -1)
+@torch.library.custom_op("qfpass::few_token_linears", mutates_args=())
+def few_token_linears(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    """The products [T, N + N + ...] float32 of x [T, K] with weights [N, K], concatenated.
+
+    x is float32, or bfloat16 if all weights are.
+    """
+    return torch.cat([x.float() @ weight.float().mT for weight in weights], -1)
 
 
-@one_token_linears.register_fake
+@few_token_linears.register_fake
 def _fake(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-    return x.new_empty(1, 1, sum(weight.shape[0] for weight in weights))
+    return x.new_empty(x.shape[0], sum(weight.shape[0] for weight in weights), dtype=torch.float32)
