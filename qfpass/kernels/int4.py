@@ -9,14 +9,16 @@ ZERO, LARGEST = 8, 7
 def quantize_to_int4(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes uint8 [..., D / 2] and scales bfloat16 [..., D / 32] of a finite tensor [..., D].
 
-    A group's number of largest magnitude becomes 7 or -7 times the scale, so an error is at most 1/14 of it.
-    Byte i of a group holds the numbers i, in its lower four bits, and i + 16; `ZERO` stands for 0.
+    A group's number of largest magnitude becomes -8 times the scale, which is negative if that number is
+    positive: so all 16 levels are used. Another number's error is at most 1/16 of the largest magnitude, or
+    1/8 where it lies beyond 7 steps on the other side. Byte i of a group holds the numbers i, in its lower
+    four bits, and i + 16; `ZERO` stands for 0.
     """
     groups = tensor.float().unflatten(-1, (-1, GROUP))
-    scales = (groups.abs().amax(-1) / LARGEST).to(torch.bfloat16)
-    # Rounding may have made the scale smaller, so codes are clamped.
-    divisor = scales.float().clamp_min(torch.finfo(torch.float32).tiny)[..., None]
-    codes = (groups / divisor).round().clamp(-LARGEST - 1, LARGEST).to(torch.int32) + ZERO
+    highest, lowest = groups.amax(-1), groups.amin(-1)
+    scales = (torch.where(highest >= -lowest, highest, lowest) / -ZERO).to(torch.bfloat16)
+    divisors = torch.where(scales == 0, 1.0, scales.float())[..., None]
+    codes = (groups / divisors).round().clamp(-ZERO, LARGEST).to(torch.int32) + ZERO
     lower, upper = codes.split(GROUP // 2, dim=-1)
     return (lower + upper * 16).to(torch.uint8).flatten(-2), scales
 
