@@ -15,7 +15,7 @@ from .attention.find import Attention, find_attentions
 from .capture.decoder_call import own_context_length
 from .capture.export import capture, captured_program
 from .capture.original import original_of
-from .capture.quantised_linears import as_compiled
+from .capture.quantised_linears import as_compiled, require_alike
 from .capture.suitable import refuse_unsuitable
 from .errors import ConfigError, UnsupportedOpError
 from .graph.captured import Captured
@@ -79,7 +79,9 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
         model = original_of(model)
         refuse_unsuitable(model, needs_numbers=False)
         context_length = context_length or own_context_length(model)
-        with as_compiled(model), TRACING:
+        with TRACING, as_compiled(model):
+            if all(not weight.is_meta for weight in model.parameters()):
+                require_alike(model)
             captured = capture(model, needs_numbers=False)
     refused = dict[str, str]()
     found = find_attentions(captured, context_length, refused)

@@ -60,8 +60,8 @@ class Config:
         skip_layers: the attention sites, counted from 0, that keep every key.
         overflow: what happens to a text longer than `context_length`: "error" refuses it, "continue" lets
             positions go on, "rerotate" moves the stored keys to earlier positions so that they stay in range.
-        compact_weights: keep exact copies of float32 weights in fewer bits, which single-token steps on a
-            processor read; for Inductor only.
+        compact_weights: keep exact copies of float32 weights in fewer bits, which steps of up to 16 texts
+            on a processor read; for Inductor only.
         kernel: attention of the caller's own, in the place of every kernel; None chooses by device and dtype.
         backend: a torch.compile backend ("inductor", "eager", ...) by name or as a callable.
         verify: prove the rewritten graph against the original before returning.

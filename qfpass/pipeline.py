@@ -109,7 +109,7 @@ def compile(
         skip_layers: attentions, counted from 0, that keep every key.
         overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
             "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
-        compact_weights: for steps of a single text on a processor, keep copies of float32 weights in fewer
+        compact_weights: for steps of up to 16 texts on a processor, keep copies of float32 weights in fewer
             bits where these hold exactly the same numbers: of a checkpoint in half precision, or a
             dequantised GGUF (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1). `qfpass.report` tells of how many. The weights
             must not change then: a call refuses to run if one has, but can't see what is written to `.data`.
@@ -156,7 +156,7 @@ def build(
 
     def make(config: Config) -> tuple[Decoder, str | None]:
         with without_autocast(model):
-            require_alike(model)
+            Ranks.of_model(model).together(lambda: require_alike(model))
         with as_compiled(model):
             return make_decoder(model, config, batch, choose_rule)
 

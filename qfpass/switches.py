@@ -43,7 +43,7 @@ class Switches:
         "every process captures the model anew",
     )
     own_loops: bool = _on(
-        "one token's attention and products run in C++ loops of ours, on processors",
+        "a step's attention and products run in C++ loops of ours, on processors",
         "Inductor's own kernels run, for slower steps",
     )
     vector_trials: bool = _on(

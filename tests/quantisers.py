@@ -53,6 +53,7 @@ class EightBits(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.bias = linear.bias
         scale = linear.weight.detach().abs().amax(1)
         codes = (linear.weight.detach() / scale[:, None] * 127).round().to(torch.int8)
         self.weight = nn.Parameter(codes, requires_grad=False)
@@ -64,7 +65,8 @@ class EightBits(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """input [..., K] -> [..., N]."""
-        return opaque_linear(input, self.dequantised())
+        out = opaque_linear(input, self.dequantised())
+        return out if self.bias is None else out + self.bias
 
 
 class FourBits(nn.Linear):
@@ -72,6 +74,7 @@ class FourBits(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.bias = linear.bias
         code, wide = torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 256)
         blocks = linear.weight.detach().view(-1, BLOCK)
         scale = blocks.abs().amax(1)
@@ -94,7 +97,8 @@ class FourBits(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """input [..., K] -> [..., N]."""
-        return opaque_linear(input, self.dequantised())
+        out = opaque_linear(input, self.dequantised())
+        return out if self.bias is None else out + self.bias
 
 
 class Opaque(nn.Linear):

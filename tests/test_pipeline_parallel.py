@@ -279,9 +279,9 @@ def a_fault_in_one_stage(rank: int, folder: Path) -> None:
 
 def the_original_stays(rank: int, folder: Path) -> None:
     split, whole = split_and_whole("llama", rank, folder)
-    before = [dict(vars(module)) for module in split.modules()]
+    before = [(vars(module).get("forward"), set(vars(module))) for module in split.modules()]
     compiled(split, score="recency")
-    assert all(a.keys() == dict(vars(m)).keys() for a, m in zip(before, split.modules(), strict=True))
+    assert [(vars(module).get("forward"), set(vars(module))) for module in split.modules()] == before
     torch.testing.assert_close(split(IDS).logits, whole(IDS).logits)
 
 

@@ -28,6 +28,7 @@ from .kinds import kind_of
 from .layer_copies import expand_layer_copies, layer_copies_stand_in
 from .library_linears import library_of
 from .local_stages import part_stands_in
+from .quantised_linears import plain_linears
 from .ranks import are_several
 from .suitable import opaque_weight_classes, refuse_unsuitable
 
@@ -55,13 +56,14 @@ def capture(
         CaptureError: `refuse_unsuitable` or torch.export refuses the model, it has no floating-point
             parameter, or its graph works for one length or batch only.
     """
-    refuse_unsuitable(model, needs_numbers)
-    if repeats:
-        try:
-            return _captured(model, batch, repeats, lean)
-        except Exception as error:  # the model's own code may raise anything when layers don't run
-            on_skip(f"every layer is traced: {describe(error)}")
-    return _captured(model, batch, {}, lean)
+    with plain_linears(model):
+        refuse_unsuitable(model, needs_numbers)
+        if repeats:
+            try:
+                return _captured(model, batch, repeats, lean)
+            except Exception as error:  # the model's own code may raise anything when layers don't run
+                on_skip(f"every layer is traced: {describe(error)}")
+        return _captured(model, batch, {}, lean)
 
 
 def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
@@ -144,7 +146,7 @@ def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exc
                 f"{describe(own)}"
             )
     odd, library = opaque_weight_classes(model), library_of(model)
-    cure = "Load it unquantised, or quantised by torchao's weight-only kinds"
+    cure = "Load it unquantised, or as docs/quantised_weights.md says"
     if odd:
         return CaptureError(
             f"{name} has weights of classes that hold more than torch.export sees of them: {odd}. {cure}. "

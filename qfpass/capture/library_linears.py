@@ -49,11 +49,21 @@ def library_of(model: nn.Module) -> str | None:
 
 def plain_linear(module: nn.Module) -> PlainLinear | None:
     """What a library's linear computes; None for any other module, or one in a state that isn't known."""
-    for kind in type(module).__mro__:
-        reader = _READERS.get((kind.__module__.partition(".")[0], kind.__name__))
-        if reader is not None:
-            return reader(module)
-    return None
+    reader = _reader(module)
+    try:
+        return reader(module) if reader else None
+    except AttributeError:  # another version of the library holds something else
+        return None
+
+
+def is_library_linear(module: nn.Module) -> bool:
+    """Whether a module is of a class that has a reader here, whatever its state."""
+    return _reader(module) is not None
+
+
+def _reader(module: nn.Module) -> Callable[[Any], PlainLinear | None] | None:
+    names = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(module).__mro__)
+    return next((_READERS[name] for name in names if name in _READERS), None)
 
 
 def _eight_bits(module: Any) -> PlainLinear | None:

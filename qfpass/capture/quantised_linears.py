@@ -15,11 +15,13 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..graph.captured import device_and_dtype
-from ..graph.tracing import without_autocast
+from ..graph.tracing import TRACING, without_autocast
+from ..upstream.entry import describe
 from ..upstream.modules import weight_stores
 from .equal_layers import forwards_replaced
-from .library_linears import PlainLinear, library_of, plain_linear
+from .library_linears import PlainLinear, is_library_linear, library_of, plain_linear
 
+CURE = "Load the model unquantised, or as docs/quantised_weights.md says."
 MOST_ROUNDING = 0.02  # of a product whose input a library rounds to eight bits: 0.004
 
 # The same tensors stand for the same weights in every call, so that it is known which a graph reads.
@@ -35,7 +37,16 @@ def as_compiled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def plain_linears(model: nn.Module) -> Iterator[None]:
-    """Inside, the libraries' linears in `model` compute in plain torch."""
+    """Inside, the libraries' linears in `model` compute in plain torch; other threads that trace wait."""
+    if not any(map(is_library_linear, model.modules())):
+        yield
+        return
+    with TRACING, _replaced(model):
+        yield
+
+
+@contextmanager
+def _replaced(model: nn.Module) -> Iterator[None]:
     found = {path: (module, plain) for path, module in model.named_modules() if (plain := _plain(module))}
     modules = {path: module for path, (module, _) in found.items()}
     with ExitStack() as stack:
@@ -50,6 +61,23 @@ def plain_linears(model: nn.Module) -> Iterator[None]:
             forwards_replaced(modules, lambda path, own: partial(found[path][1].forward, modules[path]))
         )
         yield
+
+
+class HeldCodes:
+    """Where codes and scales of the libraries' linears in a model lie, to find out if any was replaced."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._linears = {path: m for path, m in model.named_modules() if is_library_linear(m)}
+        self._then = {path: _places(module) for path, module in self._linears.items()}
+
+    def differences(self) -> list[str]:
+        """The paths of the linears whose codes or scales are other tensors than they were."""
+        return [path for path, module in self._linears.items() if _places(module) != self._then[path]]
+
+
+def _places(module: nn.Module) -> list[int] | None:
+    plain = plain_linear(module)
+    return None if plain is None else [tensor.data_ptr() for tensor in plain.tensors.values()]
 
 
 def reads_parts_of_weights(model: nn.Module) -> bool:
@@ -80,7 +108,7 @@ def require_alike(model: nn.Module) -> None:
     A library may order its weights anew in the first call of its own; that call is made here.
 
     Raises:
-        CaptureError: one gives something else; the message names it.
+        CaptureError: one gives something else or can't be called; the message names it.
     """
     for path, module in model.named_modules():
         if _plain(module) is None:
@@ -89,13 +117,15 @@ def require_alike(model: nn.Module) -> None:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(1, 4, int(module.in_features), generator=generator) * 2 - 1
         x = x.to(device, dtype)
-        own = module(x).float()
-        with plain_linears(module):
-            plain = module(x).float()
+        where = f"{type(model).__name__} has a linear of {library_of(module)}, {path}, that"
+        try:
+            own = module(x).float()
+            with plain_linears(module):
+                plain = module(x).float()
+        except Exception as error:  # a library's kernel may raise anything
+            raise CaptureError(f"{where} doesn't run on random numbers: {describe(error)}. {CURE}") from error
         if not float((own - plain).norm()) <= MOST_ROUNDING * float(own.norm()):
-            library = library_of(module)
             raise CaptureError(
-                f"{type(model).__name__} has a linear of {library}, {path}, that computes something else "
-                f"than qfpass reads in it: this version of {library} isn't known. Load the model "
-                "unquantised, or quantised by torchao."
+                f"{where} computes something else than qfpass reads in it: this version of the library isn't "
+                f"known. {CURE}"
             )

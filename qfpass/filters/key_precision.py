@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from .local_cache import cache_folder
 
 log = logging.getLogger(__name__)
-FORMAT = "qfpass.key_precision/1"
+FORMAT = "qfpass.key_precision/2"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..errors import ConfigError, FilterFileError, FilterMismatchError
 from . import layout, locate
 
-Joined = Callable[[dict[int, Tensor], int], dict[int, Tensor]]
 FIELDS = ("filters", "directions", "kappa", "mean_query")
 
 

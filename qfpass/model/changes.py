@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from ..capture.module_snapshot import Snapshot
-from ..capture.quantised_linears import plain_linears
+from ..capture.quantised_linears import HeldCodes, plain_linears
 from ..decoder.decoder import Decoder
 from ..errors import SessionError
+from ..graph.tracing import TRACING
 from ..lowering.weight_guard import weights_of
 from ..sessions.session import Session
 
@@ -49,7 +50,7 @@ class DecoderVersions:
         compile_anew: Callable[[], Decoder],
     ) -> None:
         self._model, self._identify, self._compile_anew = model, identify, compile_anew
-        self._snapshot = Snapshot(model)
+        self._snapshot, self._codes = Snapshot(model), HeldCodes(model)
         self._current = self._keep(digest, decoder)
         self._kept = [self._current]
         self._lock = threading.RLock()
@@ -60,12 +61,13 @@ class DecoderVersions:
         Raises:
             QFPassError: the model can't be compiled as it is now; the next call tries again.
         """
-        if not self._snapshot.is_current():
-            with self._lock:
-                differences, snapshot = self._snapshot.differences(), Snapshot(self._model)
+        if not self._snapshot.is_current() or self._codes.differences():
+            with self._lock, TRACING:  # while another thread traces, other modules may stand in
+                differences = [*self._snapshot.differences(), *self._codes.differences()]
+                snapshot, codes = Snapshot(self._model), HeldCodes(self._model)
                 if differences:
                     self._current = self._decoder_after_change(differences)
-                self._snapshot = snapshot
+                self._snapshot, self._codes = snapshot, codes
         return self._current.decoder
 
     def refuse_earlier(self, session: Session) -> None:

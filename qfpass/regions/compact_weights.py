@@ -1,4 +1,4 @@
-"""Exact copies of weights in fewer bits, which steps of one token read instead of the originals.
+"""Exact copies of weights in fewer bits, which steps of a few rows read instead of the originals.
 
 A step's time is proportional to the bytes of its weights. Many float32 models come from a checkpoint in half
 precision or from a file of quantised blocks, so fewer bits hold their numbers exactly. Calls with more tokens

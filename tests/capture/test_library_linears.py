@@ -1,5 +1,6 @@
 """Models quantised by libraries: equal to their own numbers in plain torch, their layers compiled once."""
 
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from quantisers import FORMATS, EightBits, FourBits, Opaque, compressed, tiny_llama, with_linears
+from tiny import FAMILIES
 from torch import nn
 
 import qfpass
 from qfpass.capture.library_linears import library_of, plain_linear
+from qfpass.capture.quantised_linears import plain_linears
 from qfpass.errors import CaptureError, PackageError
 
 TOKENS, CONTEXT = 24, 64
@@ -36,17 +39,32 @@ def check(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=2e-3, rtol=1e-3)
 
 
+def what_it_holds(model: nn.Module) -> list[object]:
+    """Each module's own forward, if it has one, and its parameters and buffers by name."""
+    return [
+        (
+            vars(module).get("forward"),
+            {
+                name: id(tensor)
+                for named in (module._parameters, module._buffers)
+                for name, tensor in named.items()
+            },
+        )
+        for module in model.modules()
+    ]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_equal_to_its_numbers_with_layers_of_one_kind(name: str, tmp_path: Path) -> None:
     model, plainer = FORMATS[name](tmp_path)
     expected = own_logits(plainer)
-    held = list(model.state_dict(keep_vars=True))
+    held = what_it_holds(model)
     compiled = qfpass.compile(model, context_length=CONTEXT, backend="eager")
     check(in_parts(compiled), expected)
     decoder = compiled.qfpass_decoder
     assert decoder.graphs.kinds == 1 and decoder.graphs.head is not None
     assert "trace_layers_once" not in decoder.unused_optimisations
-    assert list(model.state_dict(keep_vars=True)) == held
+    assert what_it_holds(model) == held
 
 
 def slow_but_one(names: Any) -> list[Any]:
@@ -85,14 +103,65 @@ def test_new_weights_are_followed() -> None:
     linear = model.model.layers[1].mlp.up_proj
     linear.state.SCB.mul_(2)  # the same tensor
     check(in_parts(compiled), own_logits(model))
+    linear.state.SCB = linear.state.SCB / 3  # another one, in an object that is no module
+    check(in_parts(compiled), own_logits(model))
     other = with_linears(another_llama(), EightBits)
     model.model.layers[1].mlp.up_proj = other.model.layers[1].mlp.up_proj
     check(in_parts(compiled), own_logits(model))
 
 
-def another_llama() -> Any:
-    from tiny import FAMILIES
+def test_replaced_codes_are_followed() -> None:
+    model = with_linears(tiny_llama(), FourBits)
+    compiled = qfpass.compile(model, context_length=CONTEXT, backend="eager")
+    before, linear = own_logits(model), model.model.layers[1].mlp.up_proj
+    linear.weight.quant_state.code = -linear.weight.quant_state.code
+    linear.numbers = -linear.numbers
+    assert not torch.allclose(own_logits(model), before, atol=1e-2)
+    check(in_parts(compiled), own_logits(model))
 
+
+@pytest.mark.parametrize("kind", [EightBits, FourBits])
+def test_biases_are_added(kind: Any) -> None:
+    model = with_linears(FAMILIES["qwen2"](), kind)
+    for name, bias in model.named_parameters():
+        if name.endswith("bias"):
+            bias.data.normal_(generator=torch.Generator().manual_seed(len(name)))  # they are zeros
+    check(in_parts(qfpass.compile(model, context_length=CONTEXT, backend="eager")), own_logits(model))
+
+
+def test_filters_of_a_quantised_model_are_its_own() -> None:
+    model = with_linears(tiny_llama(), FourBits)
+    filters = qfpass.calibrate(model, [IDS], sequence_length=IDS.shape[1], progress=False)
+    qfpass.compile(model, filters=filters, budget=16, context_length=CONTEXT, backend="eager", verify=False)
+
+
+def test_another_thread_leaves_the_model_as_it_was() -> None:
+    """Both replace the linears; the first to come is the first to go."""
+    model = with_linears(tiny_llama(), EightBits)
+    held = what_it_holds(model)
+    inside, both_inside, gone = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with plain_linears(model):
+            inside.set()
+            both_inside.wait(0.5)  # they never are
+        gone.set()
+
+    def second() -> None:
+        inside.wait()
+        with plain_linears(model):
+            both_inside.set()
+            gone.wait(0.5)
+
+    threads = [threading.Thread(target=each) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert what_it_holds(model) == held
+
+
+def another_llama() -> Any:
     return FAMILIES["llama"](layers=3, heads=4, kv_heads=2, head_dim=16, seed=1)
 
 

@@ -149,7 +149,7 @@ def test_loops_whose_source_does_not_compile_are_given_up(monkeypatch: pytest.Mo
     x, weight = graph.placeholder("x"), graph.placeholder("weight")
     graph.output(graph.call_function(torch.ops.qfpass.few_token_linears.default, (x, [weight])))
     call = lower(torch.fx.GraphModule(nn.Module(), graph), Config())
-    x, weight = torch.randn(1, 1, 16), torch.randn(4, 16)
+    x, weight = torch.randn(1, 16), torch.randn(4, 16)
     with (
         torch._inductor.config.patch(force_disable_caches=True),
         pytest.warns(UpstreamWarning, match=r"its C\+\+ doesn't compile"),
