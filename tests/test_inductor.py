@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from bounded import graphs_of_one_batch
+from often import often
 from test_families import BUILDERS, close, logits_of, text
 from tiny import FORMS
 from torch import nn
@@ -20,7 +21,8 @@ def read(model: nn.Module, session: qfpass.Session, ids: torch.Tensor, ends: lis
     return torch.cat([logits_of(call) for call in calls], dim=1)
 
 
-@pytest.mark.parametrize("family", BUILDERS | FORMS)
+# Grouped heads; full and sliding layers; learned positions; experts and sinks; logits without a head.
+@pytest.mark.parametrize("family", often({"llama", "gemma3", "gpt2", "gpt_oss", "plain"}, BUILDERS | FORMS))
 def test_equals_the_eager_backend(family: str) -> None:
     model = (BUILDERS | FORMS)[family](layers=4)
     eager = qfpass.compile(model, backend="eager", verify=False, **SETTINGS)

@@ -91,6 +91,7 @@ def test_prompt_lookup_writes_what_greedy_decoding_writes(
     assert session.tokens_seen == out.shape[1] - 1
 
 
+@pytest.mark.slow
 def test_compact_weights_write_what_the_weights_write(model: torch.nn.Module, text: torch.Tensor) -> None:
     """A dequantised GGUF: every linear of 30 layers and the head have codes, in a third of their bytes."""
     compact = qfpass.compile(model, budget=64, recent=32, score="recency", compact_weights=True, verify=False)

@@ -227,16 +227,21 @@ def same_tokens_of_others(rank: int, folder: Path) -> None:
     same_tokens(rank, folder, ("qwen2", "qwen3", "gemma2", "mixtral", "qwen3_moe", *WHOLE_HEADS))
 
 
-SCENARIOS = [
-    same_tokens, nothing_compressed, sampled_tokens, filters_of_the_whole, trained_filters, few_bits,
-    sessions_of_any_number_of_processes, pools_forks_pins_and_crop, what_is_refused,
-    the_page,
+SCENARIOS = [same_tokens, nothing_compressed, filters_of_the_whole, what_is_refused, the_page]
+LONGER = [
+    sampled_tokens, trained_filters, few_bits, sessions_of_any_number_of_processes, pools_forks_pins_and_crop,
 ]  # fmt: skip
 
 
 @needs_gloo
 def test_two_processes_with_a_part_each(tmp_path: Path) -> None:
     in_two_processes(SCENARIOS, tmp_path)
+
+
+@needs_gloo
+@pytest.mark.slow
+def test_two_processes_sample_save_and_pool(tmp_path: Path) -> None:
+    in_two_processes(LONGER, tmp_path)
 
 
 @needs_gloo
@@ -253,5 +258,6 @@ def by_inductor(rank: int, folder: Path) -> None:
 
 
 @needs_gloo
+@pytest.mark.slow
 def test_two_processes_with_a_part_each_by_inductor(tmp_path: Path) -> None:
     in_two_processes([by_inductor], tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from often import often
 from quantisers import FORMATS, EightBits, FourBits, Opaque, compressed, tiny_llama, with_linears
 from tiny import FAMILIES
 from torch import nn
@@ -20,7 +21,6 @@ TOKENS, CONTEXT = 24, 64
 IDS = torch.randint(1, 61, (1, TOKENS), generator=torch.Generator().manual_seed(0))
 # No ties in the "random" score: rounding never decides what is evicted.
 BOUNDED: dict[str, Any] = {"budget": 16, "context_length": CONTEXT, "score": "random"}
-slow = pytest.mark.slow
 
 
 def in_parts(compiled: Any) -> torch.Tensor:
@@ -67,12 +67,7 @@ def test_equal_to_its_numbers_with_layers_of_one_kind(name: str, tmp_path: Path)
     assert what_it_holds(model) == held
 
 
-def slow_but_one(names: Any) -> list[Any]:
-    first, *others = names
-    return [first, *(pytest.param(name, marks=slow) for name in others)]
-
-
-@pytest.mark.parametrize("name", slow_but_one(FORMATS))
+@pytest.mark.parametrize("name", often(list(FORMATS)[:1], FORMATS))
 def test_tokens_past_full_stores_are_those_of_the_plain_model(name: str, tmp_path: Path) -> None:
     """Compiled by Inductor, layer by layer."""
     model, plainer = FORMATS[name](tmp_path)

@@ -114,6 +114,7 @@ def test_a_row_that_has_ended_reads_nothing_more(model: nn.Module) -> None:
     assert session.resting == frozenset()
 
 
+@pytest.mark.slow
 def test_a_padded_batch_needs_two_more_steps_and_a_watch() -> None:
     """Beside what a row by itself needs: a step of the batch, one whose rows have filled different slots, the
     watch. Two layers of each kind, so that a region is used again."""

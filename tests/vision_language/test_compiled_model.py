@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from often import often
 from torch import nn
 from vision import CONTEXT, EMBED, IMAGE, VISION_LANGUAGE, seen
 
@@ -31,9 +32,7 @@ def bounded(family: str, **settings: Any) -> Any:
     return qfpass.compile(kept(family)[0], **(chosen | settings))
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=[] if f in OFTEN else [pytest.mark.slow]) for f in CAUSAL]
-)
+@pytest.mark.parametrize("family", often(OFTEN, CAUSAL))
 @torch.no_grad()
 def test_texts_with_images_are_read_and_go_on_as_by_the_original(family: str) -> None:
     original, model = kept(family)
