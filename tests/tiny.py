@@ -77,6 +77,20 @@ def _family(config_class: type[PretrainedConfig], **fixed: Any) -> Callable[...,
     return build
 
 
+def _with_biases(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A builder of models with random biases, which transformers leaves at zero."""
+
+    def build_biased(**settings: Any) -> nn.Module:
+        model = build(**settings)
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.normal_(0, INITIALIZER_RANGE, generator=generator)
+        return model
+
+    return build_biased
+
+
 def _gpt(config_class: type[PretrainedConfig], **fixed: Any) -> Callable[..., nn.Module]:
     """A builder for families with GPT-2's names; no grouped heads, no window: those are ignored."""
 
@@ -116,7 +130,7 @@ def _gpt_oss(**settings: Any) -> nn.Module:
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "llama": _family(LlamaConfig),
     "mistral": _family(MistralConfig, hidden_size=24),
-    "qwen2": _family(Qwen2Config),
+    "qwen2": _with_biases(_family(Qwen2Config)),
     "qwen3": _family(Qwen3Config, hidden_size=24),
     "gemma3": _family(Gemma3TextConfig),
     "phi3": _family(Phi3Config),

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..upstream.quanto import few_bits_of
+
 
 class PlainLinear(NamedTuple):
     """What computes a linear, and the tensors by name that take the place of its weight.
@@ -138,14 +140,11 @@ def _packed_for_avx512(codes: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _quanto_bits(module: Any) -> PlainLinear | None:
     """Of optimum-quanto in two or four bits, a scale and a shift for each group of a row."""
-    weight = module.weight
-    if type(weight).__name__ != "WeightQBitsTensor" or module.activation_qtype is not None:
+    held, shape = few_bits_of(module.weight), tuple(module.weight.shape)
+    if held is None or module.activation_qtype is not None:
         return None
-    packed = weight._data
-    if weight.axis != 0 or type(packed).__name__ != "PackedTensor" or packed._bits not in (2, 4):
-        return None
-    bits, groups, shape = packed._bits, packed.shape[0], tuple(weight.shape)
-    tensors = {"weight": packed._data, "weight_scale": weight._scale, "weight_shift": weight._shift}
+    bits, groups = held.bits, held.groups
+    tensors = {"weight": held.codes, "weight_scale": held.scales, "weight_shift": held.shifts}
 
     def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
         parts = [(module.weight >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]

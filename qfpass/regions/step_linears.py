@@ -17,7 +17,8 @@ from torch import fx
 
 from ..graph.nodes import args_of
 from ..kernels.cpu.coded_linear.op import coded_linear
-from ..kernels.cpu.step_linear.op import MOST, few_token_linears, fits
+from ..kernels.cpu.step_linear.op import few_token_linears, fits
+from ..kernels.cpu.tokens import MOST
 from ..upstream.modules import parts_of
 from ..upstream.operators import written_arguments
 from .outline import Outlined

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import qfpass
 from qfpass.errors import ConfigError
 from qfpass.kernels.cpu import lowerings
-from qfpass.kernels.cpu.step_linear.op import MOST
+from qfpass.kernels.cpu.tokens import MOST
 from qfpass.regions.outline import Outlined
 from qfpass.regions.step_linears import linears, stream_weights
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from qfpass.kernels.cpu.step_linear.op import DTYPES, MOST, few_token_linears, fits
+from qfpass.kernels.cpu.step_linear.op import DTYPES, few_token_linears, fits
+from qfpass.kernels.cpu.tokens import MOST
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,7 +101,7 @@ def test_the_loops_are_what_inductor_runs() -> None:
     with torch._inductor.config.patch(force_disable_caches=True):
         function = torch.compile(lambda x, w: few_token_linears(x, [w]), fullgraph=True)
         _, codes = run_and_get_code(function, token, *weights)
-    assert any("few_token_linears_loops" in code or "products<TOKENS" in code for code in codes)
+    assert any("few_token_linears_loops" in code or "products<TILE" in code for code in codes)
     assert not any("torch.ops.qfpass.few_token_linears.default(" in code for code in codes)
 
 
@@ -113,3 +115,16 @@ def test_fits_rows_of_floats() -> None:
     assert fits([weight, weight.bfloat16(), weight[::2], weight[:, :5]])
     assert not fits([weight, weight.double()]) and not fits([weight.mT])
     assert not fits([weight[0]]) and not fits([weight.to("meta")])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_kernel_serves_any_number_of_tokens(dtype: torch.dtype) -> None:
+    counter = CompileCounterWithBackend("inductor")
+    product = torch.compile(
+        lambda x, w: few_token_linears(x, [w]), backend=counter, fullgraph=True, dynamic=True
+    )
+    _, (weight,) = operands(40, (9,), dtype)
+    for tokens in (2, 5, MOST, 7, 3, 13):
+        x, _ = operands(40, (), tokens=tokens)
+        torch.testing.assert_close(product(x, weight), wanted(x, [weight]), rtol=2e-5, atol=2e-5)
+    assert counter.frame_count == 1

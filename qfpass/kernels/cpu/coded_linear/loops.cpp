@@ -37,17 +37,18 @@ void products(const float* x, const uint8_t* codes, const float* steps, const fl
   }
 }
 
-// The same for any number of tokens: a tile of them at a time, for which the codes come from the cache.
-template <int64_t TOKENS, int64_t ROWS, int64_t N, int64_t K, int64_t BLOCK>
+// The same for `tokens`, at most MOST: as many as SIZE at a time, for which the codes come from the cache.
+template <int64_t SIZE, int64_t MOST, int64_t ROWS, int64_t N, int64_t K, int64_t BLOCK>
 void all_products(const float* x, const uint8_t* codes, const float* steps, const float* lows, int64_t apart,
-                  float* out) {
-  constexpr int64_t TILES = (TOKENS + TILE - 1) / TILE, M = (TOKENS + TILES - 1) / TILES;
-  constexpr int64_t WHOLE = TOKENS / M * M, REST = TOKENS - WHOLE;
-  for (int64_t m = 0; m < WHOLE; m += M) {
-    products<M, ROWS, N, K, BLOCK>(x + m * K, codes, steps, lows, apart, out + m * N);
+                  float* out, int64_t tokens) {
+  int64_t m = 0;
+  if constexpr (SIZE <= MOST) {
+    for (; m + SIZE <= tokens; m += SIZE) {
+      products<SIZE, ROWS, N, K, BLOCK>(x + m * K, codes, steps, lows, apart, out + m * N);
+    }
   }
-  if constexpr (REST > 0) {
-    products<REST, ROWS, N, K, BLOCK>(x + WHOLE * K, codes, steps, lows, apart, out + WHOLE * N);
+  if constexpr (SIZE > 1) {
+    all_products<SIZE / 2, MOST, ROWS, N, K, BLOCK>(x + m * K, codes, steps, lows, apart, out + m * N, tokens - m);
   }
 }
 
@@ -57,19 +58,20 @@ extern "C" {{ definition }}
 {
   {{ profile }}
   using namespace {{ name }}_loops;
-  constexpr int64_t TOKENS = {{ tokens }}, N = {{ rows }}, K = {{ columns }}, BLOCK = {{ block }};
+  constexpr int64_t MOST = {{ most }}, N = {{ rows }}, K = {{ columns }}, BLOCK = {{ block }};
   constexpr int64_t BLOCKS = K / BLOCK, APART = N / STREAMS, REST = APART * STREAMS;
+  const int64_t tokens = {{ tokens }};
   const float* x = &{{ x }};
   const uint8_t* codes = &{{ codes }};
   const float* steps = &{{ steps }};
   const float* lows = &{{ lows }};
   #pragma omp parallel for
   for (int64_t row = 0; row < APART; ++row) {
-    all_products<TOKENS, STREAMS, N, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS,
-                                               APART, out + row);
+    all_products<TILE, MOST, STREAMS, N, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS,
+                                                   APART, out + row, tokens);
   }
   for (int64_t row = REST; row < N; ++row) {
-    all_products<TOKENS, 1, N, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS, 1,
-                                         out + row);
+    all_products<TILE, MOST, 1, N, K, BLOCK>(x, codes + row * K, steps + row * BLOCKS, lows + row * BLOCKS, 1,
+                                             out + row, tokens);
   }
 }

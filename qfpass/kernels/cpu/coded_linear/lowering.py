@@ -10,6 +10,7 @@ from ....upstream.inductor_template import (
     static_size,
 )
 from ..streams import STREAMS
+from ..tokens import number_of_tokens
 from .op import BLOCK, SOURCE
 
 
@@ -22,8 +23,8 @@ class CodedLinear(LoopTemplate):
     def fields(self, kernel: Any) -> dict[str, Any]:
         x, codes, steps, lows = (first_element(kernel, operand) for operand in self.operands)
         rows, columns = map(static_size, self.operands[1].get_size())
-        tokens = static_size(self.operands[0].get_size()[0])
-        return {"streams": STREAMS, "tokens": tokens, "rows": rows, "columns": columns, "block": BLOCK,
+        tokens = number_of_tokens(kernel, self.operands[0])
+        return {"streams": STREAMS, **tokens, "rows": rows, "columns": columns, "block": BLOCK,
                 "x": x, "codes": codes, "steps": steps, "lows": lows}  # fmt: skip
 
 

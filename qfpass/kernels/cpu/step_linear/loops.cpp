@@ -59,28 +59,34 @@ void products(const X* x, const T* weight, int64_t apart, float* out, int64_t ou
   }
 }
 
-// The same for any number of tokens: a tile of them at a time, for which the weights come from the cache.
-template <int64_t TOKENS, int64_t N, int64_t K, int64_t TOTAL, typename X, typename T>
-void all_products(const X* x, const T* weight, int64_t apart, float* out, int64_t out_apart) {
-  constexpr int64_t TILE = Numbers<X, T>::TILE, TILES = (TOKENS + TILE - 1) / TILE;
-  constexpr int64_t M = (TOKENS + TILES - 1) / TILES, WHOLE = TOKENS / M * M, REST = TOKENS - WHOLE;
-  for (int64_t m = 0; m < WHOLE; m += M) {
-    products<M, N, K, TOTAL>(x + m * K, weight, apart, out + m * TOTAL, out_apart);
+// The same for `tokens`, at most MOST: as many as TILE at a time, for which the weights come from the cache.
+template <int64_t TILE, int64_t MOST, int64_t N, int64_t K, int64_t TOTAL, typename X, typename T>
+void all_products(const X* x, const T* weight, int64_t apart, float* out, int64_t out_apart, int64_t tokens) {
+  int64_t m = 0;
+  if constexpr (TILE <= MOST) {
+    for (; m + TILE <= tokens; m += TILE) {
+      products<TILE, N, K, TOTAL>(x + m * K, weight, apart, out + m * TOTAL, out_apart);
+    }
   }
-  if constexpr (REST > 0) products<REST, N, K, TOTAL>(x + WHOLE * K, weight, apart, out + WHOLE * TOTAL, out_apart);
+  if constexpr (TILE > 1) {
+    all_products<TILE == 6 ? 4 : TILE / 2, MOST, N, K, TOTAL>(x + m * K, weight, apart, out + m * TOTAL, out_apart,
+                                                              tokens - m);
+  }
 }
 
-// This thread's share of the product [TOKENS, N] of x [TOKENS, K] with a weight [N, K], whose rows are `row`
+// This thread's share of the product [tokens, N] of x [tokens, K] with a weight [N, K], whose rows are `row`
 // numbers apart.
-template <int64_t TOKENS, int64_t N, int64_t K, int64_t TOTAL, typename X, typename T>
-void linear(const X* x, const T* weight, int64_t row, float* out) {
-  constexpr int64_t APART = N / STREAMS, REST = APART * STREAMS;
+template <int64_t MOST, int64_t N, int64_t K, int64_t TOTAL, typename X, typename T>
+void linear(const X* x, const T* weight, int64_t row, float* out, int64_t tokens) {
+  constexpr int64_t APART = N / STREAMS, REST = APART * STREAMS, TILE = Numbers<X, T>::TILE;
   #pragma omp for nowait
   for (int64_t n = 0; n < APART; ++n) {
-    all_products<TOKENS, STREAMS, K, TOTAL>(x, weight + n * row, APART * row, out + n, APART);
+    all_products<TILE, MOST, STREAMS, K, TOTAL>(x, weight + n * row, APART * row, out + n, APART, tokens);
   }
   #pragma omp for nowait
-  for (int64_t n = REST; n < N; ++n) all_products<TOKENS, 1, K, TOTAL>(x, weight + n * row, 0, out + n, 0);
+  for (int64_t n = REST; n < N; ++n) {
+    all_products<TILE, MOST, 1, K, TOTAL>(x, weight + n * row, 0, out + n, 0, tokens);
+  }
 }
 
 }  // namespace {{ name }}_loops
@@ -89,12 +95,14 @@ extern "C" {{ definition }}
 {
   {{ profile }}
   using namespace {{ name }}_loops;
-  constexpr int64_t TOKENS = {{ tokens }}, K = {{ columns }}, TOTAL = {{ total }};
+  constexpr int64_t MOST = {{ most }}, K = {{ columns }}, TOTAL = {{ total }};
+  const int64_t tokens = {{ tokens }};
   const {{ dtype }}* x = &{{ x }};
   #pragma omp parallel
   {
     {%- for weight in weights %}
-    linear<TOKENS, {{ weight.rows }}, K, TOTAL>(x, &{{ weight.start }}, {{ weight.row }}, out + {{ weight.first }});
+    linear<MOST, {{ weight.rows }}, K, TOTAL>(x, &{{ weight.start }}, {{ weight.row }}, out + {{ weight.first }},
+                                              tokens);
     {%- endfor %}
   }
 }

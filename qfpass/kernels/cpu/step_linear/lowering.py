@@ -12,6 +12,7 @@ from ....upstream.inductor_template import (
     static_size,
 )
 from ..streams import STREAMS
+from ..tokens import number_of_tokens
 from .op import SOURCE
 
 
@@ -41,7 +42,7 @@ class FewTokenLinears(LoopTemplate):
         columns = static_size(x.get_size()[1])
         return {
             "streams": STREAMS, "dtype": kernel.dtype(x), "x": first_element(kernel, x),
-            "tokens": static_size(x.get_size()[0]), "columns": columns, "total": first, "weights": described,
+            **number_of_tokens(kernel, x), "columns": columns, "total": first, "weights": described,
         }  # fmt: skip
 
 

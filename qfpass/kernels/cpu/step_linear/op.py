@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("loops.cpp").read_text()
-MOST = 16  # tokens; with more, the products are bound by arithmetic, which libraries do best
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
