@@ -135,11 +135,13 @@ formats: venv
 	$(PYTHON) -m venv build/formats
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/formats.pth
 	cp build/formats.pth "$$(build/formats/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
-	build/formats/bin/pip install --quiet --no-deps accelerate bitsandbytes compressed-tensors loguru optimum-quanto peft
+	build/formats/bin/pip install --quiet --no-deps accelerate bitsandbytes==0.50.2 compressed-tensors==0.20.1 loguru \
+		optimum-quanto==0.2.7 peft==0.21.2
 	build/formats/bin/pip install --quiet --no-deps setuptools wheel datasets defuser device-smi dill logbar \
 		multiprocess optimum pandas pyarrow pypcre threadpoolctl tokenicer xxhash
-	build/formats/bin/pip install --quiet --no-deps --no-build-isolation gptqmodel
-	build/formats/bin/python -m pytest -q tests/capture/test_library_linears.py tests/model/test_adapters.py
+	build/formats/bin/pip install --quiet --no-deps --no-build-isolation gptqmodel==7.7.0
+	build/formats/bin/python -m pytest -q tests/capture/test_library_linears.py \
+		tests/model/test_adapters.py tests/upstream/test_quanto.py
 
 # Of its own, since it is 700 MB, and since the interpreter is chosen where Triton is imported, for a whole process.
 # The second call is without the interpreter: what Triton compiles, and Inductor's C++ beside it.

@@ -17,7 +17,7 @@ from .capture.export import capture, captured_program
 from .capture.original import original_of
 from .capture.quantised_linears import as_compiled, require_alike
 from .capture.suitable import refuse_unsuitable
-from .errors import ConfigError, UnsupportedOpError
+from .errors import CaptureError, ConfigError, UnsupportedOpError
 from .graph.captured import Captured
 from .graph.tracing import TRACING
 from .kernels.kernel import Kernel
@@ -25,6 +25,7 @@ from .rewriting.on_stores import OnStores
 from .rewriting.site import Rule, Site
 from .rewriting.uncompressed import kernel_call_of
 from .store.ring import RingRule
+from .upstream.pipeline_parallel import stage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
             for an export up to 16,384.
 
     Raises:
-        CaptureError: the model can't be held in one graph.
+        CaptureError: the model can't be held in one graph, or is one stage of a pipeline.
         NoAttentionError: no attention stands in the graph.
     """
     if isinstance(model, torch.export.ExportedProgram):
@@ -78,6 +79,11 @@ def find(model: nn.Module | torch.export.ExportedProgram, context_length: int | 
     else:
         model = original_of(model)
         refuse_unsuitable(model, needs_numbers=False)
+        if stage_of(model):
+            raise CaptureError(
+                f"{type(model).__name__} is one stage of a pipeline (pp_size), with its own layers alone: "
+                "look at the whole model, on the meta device if it is large."
+            )
         context_length = context_length or own_context_length(model)
         with TRACING, as_compiled(model):
             if all(not weight.is_meta for weight in model.parameters()):

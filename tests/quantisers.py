@@ -1,20 +1,19 @@
-"""Models quantised by libraries, and modules that do what a library's do where it isn't installed."""
+"""Models quantised by libraries, as transformers loads them, or by stand-ins, each beside a plainer one."""
 
 import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from quantised_stand_ins import EightBits, FourBits
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES
 from torch import nn
 
-BLOCK, GROUP = 32, 32
+GROUP = 32  # numbers that share a scale
 
 
 def tiny_llama(dtype: torch.dtype = torch.float32) -> Any:
@@ -37,84 +36,6 @@ def plain(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
     linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
     linear.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
     return linear
-
-
-# ---- modules that do what bitsandbytes' do, by an operator that can't be traced
-
-
-@torch.library.custom_op("qfpass_tests::opaque_linear", mutates_args=())
-def opaque_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A product that torch can't tell the form of, as no fake is registered."""
-    return F.linear(x, weight)
-
-
-class EightBits(nn.Linear):
-    """As bitsandbytes' Linear8bitLt: a scale for each row, kept in an object that is no module."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False)
-        self.bias = linear.bias
-        scale = linear.weight.detach().abs().amax(1)
-        codes = (linear.weight.detach() / scale[:, None] * 127).round().to(torch.int8)
-        self.weight = nn.Parameter(codes, requires_grad=False)
-        self.weight.CB = None  # type: ignore[attr-defined]
-        self.state = SimpleNamespace(CB=codes, SCB=scale, has_fp16_weights=False)
-
-    def dequantised(self) -> torch.Tensor:
-        return self.state.CB * self.state.SCB[:, None] / 127
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """input [..., K] -> [..., N]."""
-        out = opaque_linear(input, self.dequantised())
-        return out if self.bias is None else out + self.bias
-
-
-class FourBits(nn.Linear):
-    """As bitsandbytes' Linear4bit: two codes a byte, a scale a block, itself of eight bits."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False)
-        self.bias = linear.bias
-        code, wide = torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 256)
-        blocks = linear.weight.detach().view(-1, BLOCK)
-        scale = blocks.abs().amax(1)
-        offset = scale.mean()
-        outer = (scale - offset).abs().max()
-        inner = ((scale - offset)[:, None] / outer - wide).abs().argmin(1).to(torch.uint8)
-        own = wide[inner.int()] * outer + offset
-        nearest = ((blocks / own[:, None])[..., None] - code).abs().argmin(-1).flatten().to(torch.uint8)
-        self.weight = nn.Parameter((nearest[::2] << 4 | nearest[1::2])[:, None], requires_grad=False)
-        self.compute_dtype = None
-        groups = -(-len(scale) // 256)
-        self.weight.quant_state = SimpleNamespace(  # type: ignore[attr-defined]
-            shape=linear.weight.shape, blocksize=BLOCK, absmax=inner, code=code, nested=True, offset=offset,
-            state2=SimpleNamespace(code=wide, absmax=outer.expand(groups).clone(), blocksize=256),
-        )  # fmt: skip
-        self.numbers = code[nearest.int()].view(-1, BLOCK) * own[:, None]
-
-    def dequantised(self) -> torch.Tensor:
-        return self.numbers.view(self.weight.quant_state.shape)  # type: ignore[attr-defined]
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """input [..., K] -> [..., N]."""
-        out = opaque_linear(input, self.dequantised())
-        return out if self.bias is None else out + self.bias
-
-
-class Opaque(nn.Linear):
-    """A linear of a library that isn't known."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """input [..., K] -> [..., N]."""
-        return opaque_linear(input, self.weight)
-
-
-for _kind, _name in ((EightBits, "Linear8bitLt"), (FourBits, "Linear4bit")):
-    _kind.__module__, _kind.__name__ = "bitsandbytes.nn.modules", _name
-Opaque.__module__ = "vptq.layers"
-
-
-# ---- models quantised by the libraries themselves, as transformers loads them
 
 
 def loaded(folder: Path, quantization: Any = None, dtype: torch.dtype = torch.float32) -> Any:
@@ -182,6 +103,23 @@ def packed(codes: torch.Tensor, order: Sequence[int] = range(8)) -> torch.Tensor
     return torch.where(whole >= 2**31, whole - 2**32, whole).int()
 
 
+def coded(
+    shape: Sequence[int], method: str, generator: torch.Generator
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A linear's tensors by GPTQ's or AWQ's names, of random codes, and the weight [N, K] that they hold."""
+    rows, columns = shape
+    codes = torch.randint(16, (columns, rows), generator=generator)
+    zeros = torch.randint(6, 10, (columns // GROUP, rows), generator=generator)
+    scales = (torch.rand(columns // GROUP, rows, generator=generator) * 0.05 + 0.02).half()
+    each = [t.repeat_interleave(GROUP, 0) for t in (zeros, scales)]
+    weight = ((codes - each[0]) * each[1].float()).T
+    if method == "gptq":  # zeros are one less
+        held = {"qweight": packed(codes.T).T, "qzeros": packed(zeros - 1), "scales": scales}
+        return held | {"g_idx": torch.arange(columns) // GROUP}, weight
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    return {"qweight": packed(codes, order), "qzeros": packed(zeros, order), "scales": scales}, weight
+
+
 def checkpoint(method: str) -> Callable[[Path], tuple[Any, Any]]:
     """A GPTQ or AWQ checkpoint of random codes, as transformers loads it with gptqmodel."""
 
@@ -196,18 +134,7 @@ def checkpoint(method: str) -> Callable[[Path], tuple[Any, Any]]:
             if not is_linear:
                 written[name] = weight
                 continue
-            rows, columns = weight.shape
-            codes = torch.randint(16, (columns, rows), generator=generator)
-            zeros = torch.randint(6, 10, (columns // GROUP, rows), generator=generator)
-            scales = (torch.rand(columns // GROUP, rows, generator=generator) * 0.05 + 0.02).half()
-            each = [t.repeat_interleave(GROUP, 0) for t in (zeros, scales)]
-            weights[path] = ((codes - each[0]) * each[1].float()).T
-            if method == "gptq":  # zeros are one less
-                held = {"qweight": packed(codes.T).T, "qzeros": packed(zeros - 1), "scales": scales}
-                held["g_idx"] = torch.arange(columns) // GROUP
-            else:
-                order = [0, 2, 4, 6, 1, 3, 5, 7]
-                held = {"qweight": packed(codes, order), "qzeros": packed(zeros, order), "scales": scales}
+            held, weights[path] = coded(weight.shape, method, generator)
             dtypes = {"scales": torch.float16}
             written |= {f"{path}.{k}": t.to(dtypes.get(k, torch.int32)).contiguous() for k, t in held.items()}
         save_file(written, file, metadata={"format": "pt"})

@@ -58,6 +58,14 @@ def plain_linear(module: nn.Module) -> PlainLinear | None:
         return None
 
 
+def state_of(module: nn.Module) -> list[Any]:
+    """The objects, no modules, in which a library keeps a linear's codes and scales."""
+    weight = getattr(module, "weight", None)
+    quantised = getattr(weight, "quant_state", None)
+    found = (weight, getattr(module, "state", None), quantised, getattr(quantised, "state2", None))
+    return [each for each in found if hasattr(each, "__dict__")]
+
+
 def is_library_linear(module: nn.Module) -> bool:
     """Whether a module is of a class that has a reader here, whatever its state."""
     return _reader(module) is not None

@@ -19,7 +19,7 @@ from ..graph.tracing import TRACING, without_autocast
 from ..upstream.entry import describe
 from ..upstream.modules import weight_stores
 from .equal_layers import forwards_replaced
-from .library_linears import PlainLinear, is_library_linear, library_of, plain_linear
+from .library_linears import PlainLinear, is_library_linear, library_of, plain_linear, state_of
 
 CURE = "Load the model unquantised, or as docs/quantised_weights.md says."
 MOST_ROUNDING = 0.02  # of a product whose input a library rounds to eight bits: 0.004
@@ -68,15 +68,32 @@ class HeldCodes:
 
     def __init__(self, model: nn.Module) -> None:
         self._linears = {path: m for path, m in model.named_modules() if is_library_linear(m)}
-        self._then = {path: _places(module) for path, module in self._linears.items()}
+        self._then = self._now()
+        objects = [each for module in self._linears.values() for each in state_of(module)]
+        self._held = [vars(each) for each in objects]
+        self._held_then = [dict(held) for held in self._held]
+        self._weights = [each for each in objects if isinstance(each, torch.Tensor)]
+        self._places_then = [weight.data_ptr() for weight in self._weights]
 
     def differences(self) -> list[str]:
         """The paths of the linears whose codes or scales are other tensors than they were."""
-        return [path for path, module in self._linears.items() if _places(module) != self._then[path]]
+        if self._is_untouched():
+            return []
+        return [path for path, places in self._now().items() if places != self._then[path]]
+
+    def _is_untouched(self) -> bool:
+        """Whether no object that holds codes was written to: much faster than to read them, in each call."""
+        try:
+            held = self._held == self._held_then
+        except Exception:  # comparing tensors may raise anything
+            return False
+        return held and [weight.data_ptr() for weight in self._weights] == self._places_then
+
+    def _now(self) -> dict[str, list[int] | None]:
+        return {path: _places(plain_linear(module)) for path, module in self._linears.items()}
 
 
-def _places(module: nn.Module) -> list[int] | None:
-    plain = plain_linear(module)
+def _places(plain: PlainLinear | None) -> list[int] | None:
     return None if plain is None else [tensor.data_ptr() for tensor in plain.tensors.values()]
 
 
@@ -92,9 +109,9 @@ def _put_back(store: dict[str, Any], before: dict[str, Any]) -> None:
 
 def _plain(module: nn.Module) -> PlainLinear | None:
     plain = plain_linear(module)
-    if plain is None:
+    places = _places(plain)
+    if plain is None or places is None:
         return None
-    places = [tensor.data_ptr() for tensor in plain.tensors.values()]
     known = _known.get(module)
     if known is None or known[0] != places:
         known = _known[module] = places, plain

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from often import often
-from quantisers import FORMATS, EightBits, FourBits, Opaque, compressed, tiny_llama, with_linears
+from quantised_stand_ins import EightBits, FourBits, Opaque
+from quantisers import FORMATS, compressed, tiny_llama, with_linears
 from tiny import FAMILIES
 from torch import nn
 

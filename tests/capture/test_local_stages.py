@@ -8,6 +8,7 @@ from staged import as_stage
 from tiny import FAMILIES
 from torch import fx
 
+import qfpass
 from qfpass.attention.find import find_attentions
 from qfpass.capture.export import capture
 from qfpass.errors import CaptureError
@@ -71,3 +72,9 @@ def test_layers_that_lie_elsewhere_than_expected(world: dist.ProcessGroup) -> No
     model.model.layers[3] = model.model.layers[0]
     with pytest.raises(CaptureError, match=r"layers\.3 is in another process than expected"):
         capture(model)
+
+
+def test_find_looks_at_whole_models(world: dist.ProcessGroup) -> None:
+    """A stage's attentions would be counted from 0."""
+    with pytest.raises(CaptureError, match=r"one stage of a pipeline \(pp_size\)"):
+        qfpass.find(as_stage(FAMILIES["llama"](layers=4), 1, 2, world))
