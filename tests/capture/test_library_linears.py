@@ -1,12 +1,14 @@
 """Models quantised by libraries: equal to their own numbers in plain torch, their layers compiled once."""
 
 import threading
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bounded import run_plainly
 from often import often
 from quantised_stand_ins import EightBits, FourBits, Opaque
 from quantisers import FORMATS, compressed, tiny_llama, with_linears
@@ -17,6 +19,8 @@ import qfpass
 from qfpass.capture.library_linears import library_of, plain_linear
 from qfpass.capture.quantised_linears import plain_linears
 from qfpass.errors import CaptureError, PackageError
+from qfpass.kernels.cpu.step_linear.op import few_token_linears
+from qfpass.regions import step_linears
 
 TOKENS, CONTEXT = 24, 64
 IDS = torch.randint(1, 61, (1, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -114,6 +118,20 @@ def test_replaced_codes_are_followed() -> None:
     linear.numbers = -linear.numbers
     assert not torch.allclose(own_logits(model), before, atol=1e-2)
     check(in_parts(compiled), own_logits(model))
+
+
+def test_steps_read_eight_bits_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops get the codes, and no weight that was widened from them."""
+    model, read = with_linears(tiny_llama(), EightBits), list[torch.dtype]()
+    compiled = run_plainly(qfpass.compile(model, **BOUNDED))
+
+    def products(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        read.extend(weight.dtype for weight in weights)
+        return few_token_linears(x, weights)
+
+    monkeypatch.setattr(step_linears, "few_token_linears", products)
+    compiled(IDS[:, :1])
+    assert Counter(read) == {torch.int8: 7 * 3, torch.float32: 1}  # the head wasn't quantised
 
 
 @pytest.mark.parametrize("kind", [EightBits, FourBits])
