@@ -4,6 +4,7 @@ Needs typer: pip install 'qfpass[evaluate]'.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -146,10 +147,13 @@ def _save(filters: QFilters | TrainedFilters, out: Path) -> None:
         raise InputError(f"can't write the filters into {out} ({error}): give another --out.") from error
 
 
-def run() -> None:
-    """Run the command line; a QFPassError prints one line on standard error and exits with status 1."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a QFPassError prints one line on standard error and exits with status 1.
+
+    `arguments`: without the program's name; None for the process's own.
+    """
     try:
-        app()
+        app(arguments, prog_name="qfpass")
     except QFPassError as error:
         Console(stderr=True, soft_wrap=True).print(
             f"[bold red]qfpass:[/] {escape(str(error))}", highlight=False
