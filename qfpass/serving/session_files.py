@@ -72,8 +72,12 @@ class SessionFiles:
         part = file.with_suffix(f".{os.getpid()}.part")
         try:
             session.save(part)
+            size = part.stat().st_size  # a little more than the session's: a header, and the ids
+            if size > self._most_bytes:
+                part.unlink()
+                return
+            self._delete_oldest(self._most_bytes - size)
             os.replace(part, file)
-            self._delete_oldest()
         except (SessionError, OSError) as error:
             part.unlink(missing_ok=True)
             _log.warning("a kept session is lost: %s", error)
@@ -97,11 +101,12 @@ class SessionFiles:
             found.append((about.st_mtime, about.st_size, file))
         return sorted(found)
 
-    def _delete_oldest(self) -> None:
+    def _delete_oldest(self, most_bytes: int) -> None:
+        """Delete files until those left have at most so many bytes."""
         listed = self._listed()
         total = sum(size for _, size, _ in listed)
-        for _, size, file in listed[:-1]:
-            if total <= self._most_bytes:
+        for _, size, file in listed:
+            if total <= most_bytes:
                 break
             file.unlink(missing_ok=True)
             total -= size

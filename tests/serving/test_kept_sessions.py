@@ -91,6 +91,15 @@ def test_disk_is_bounded_too(model: Any) -> None:
     assert kept.nbytes <= one and kept.disk_nbytes <= 3 * one
 
 
+def test_a_file_larger_than_the_disk_is_not_kept(model: Any) -> None:
+    """Its session would fit, but not the header and the ids that stand beside it."""
+    one = read(model, prompt(12)).nbytes
+    kept = kept_of(model, one, one)
+    for seed in range(2):
+        keep(kept, model, prompt(12, seed))
+    assert kept.disk_nbytes == 0 and not list(kept._files._folder.iterdir())
+
+
 def test_what_is_in_a_folder_outlives_its_process(model: Any, tmp_path: Path) -> None:
     """It is written at once, and other models don't see it."""
     before = kept_of(model, disk=NO_LIMIT, folder=tmp_path)

@@ -1,96 +1,24 @@
 """A crowd of good and bad requests: never a 500, and each accepted answer is that of the request alone.
 
-A few hundred requests; `make fuzz-server` runs 10,000.
+More is kept than memory holds, and then more than the disk. A few hundred visits; `make fuzz-server`: 10,000.
 """
 
 import asyncio
 import gc
-import json
 import os
-import random
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from bad_bodies import GOOD, MALFORMED, sent
-from served import alone
-from served_chat import Server, chat_model, chat_tokenizer, serving
+from crowd import SECRETS, Visitors, ids_of, second_answer
+from served_chat import Server, chat_model, serving
 
-ROWS = 3
+from qfpass.serving.session_files import SessionFiles
+
+ROWS, IN_MEMORY, ON_DISK = 3, 6, 20
 REQUESTS = int(os.environ.get("QFPASS_REQUESTS", "200"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(rows=ROWS, queue=200) as running:
-        yield running
-
-
-class Visitors:
-    """Requests of many kinds at once; each accepted answer is compared with the model's own."""
-
-    def __init__(self, server: Server, seed: int) -> None:
-        self.server, self.random = server, random.Random(seed)
-        self.statuses, self.own = Counter[int](), dict[str, list[int]]()
-
-    def wanted(self, prompt: str, tokens: int) -> str:
-        if prompt not in self.own:
-            self.own[prompt] = alone(chat_model(), chat_tokenizer()(prompt).input_ids, 12)
-        return str(chat_tokenizer().decode(self.own[prompt][:tokens], skip_special_tokens=True))
-
-    async def visit(self, client: httpx.AsyncClient) -> None:
-        kind = self.random.choice(("good", "good", "stream", "leaves", "malformed", "mutated", "large"))
-        headers = {"content-type": "application/json"}
-        path, body = "/v1/completions", dict[str, Any](GOOD)
-        body["prompt"] = self.random.choice(PROMPTS)
-        body["max_tokens"] = tokens = self.random.randint(1, 12)
-        if kind in ("good", "stream", "leaves"):
-            body["stream"] = kind != "good"
-            await self._good(client, kind, path, body, tokens)
-            return
-        if kind == "malformed":
-            path, content = self.random.choice(MALFORMED)
-        elif kind == "large":
-            content = {**body, "prompt": "x" * 25_000}
-        else:
-            content = bytearray(sent(body))
-            for _ in range(3):
-                content[self.random.randrange(len(content))] = self.random.randrange(256)
-            content = bytes(content)
-        answer = await client.post(path, content=sent(content), headers=headers)
-        self.statuses[answer.status_code] += 1
-        assert answer.status_code < 500, (content, answer.text)
-
-    async def _good(
-        self, client: httpx.AsyncClient, kind: str, path: str, body: dict[str, Any], tokens: int
-    ) -> None:
-        if kind == "good":
-            answer = await client.post(path, json=body)
-            self.statuses[answer.status_code] += 1
-            assert answer.status_code in (200, 429), answer.text
-            if answer.status_code == 200:
-                assert answer.json()["choices"][0]["text"] == self.wanted(body["prompt"], tokens)
-            return
-        text = ""
-        async with client.stream("POST", path, json=body) as answer:
-            self.statuses[answer.status_code] += 1
-            assert answer.status_code in (200, 429)
-            async for line in answer.aiter_lines():
-                if kind == "leaves" and text:
-                    break
-                if self.random.random() < 0.05:
-                    await asyncio.sleep(0.01)  # a slow reader
-                if line.startswith("data: {") and "choices" in line:
-                    text += json.loads(line[6:])["choices"][0]["text"]
-        if answer.status_code == 200:
-            whole = self.wanted(body["prompt"], tokens)
-            assert whole.startswith(text) and (kind == "leaves" or text == whole)
-
-
-PROMPTS = [f"{n} {'abcdefgh'[: n % 8]}{'x' * (7 * n % 60)}" for n in range(24)]
 
 
 def resident_bytes() -> int:
@@ -99,28 +27,66 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_crowd_of_good_and_bad_visitors(server: Server) -> None:
-    """None of the prompts begins with another one, so that each is read as it is alone."""
-    crowd, most, halves = Visitors(server, seed=0), 0, list[int]()
+def visit(server: Server, crowd: Visitors, visits: int, after_each: Callable[[], None]) -> None:
+    """So many visits, a dozen at a time."""
 
-    async def visit(requests: int) -> None:
+    async def run() -> None:
         gate = asyncio.Semaphore(12)
         async with httpx.AsyncClient(base_url=server.address, timeout=60) as client:
 
             async def one() -> None:
-                nonlocal most
                 async with gate:
                     await crowd.visit(client)
-                    most = max(most, server.scheduler.nbytes)
+                    after_each()
 
-            await asyncio.gather(*(one() for _ in range(requests)))
+            await asyncio.gather(*(one() for _ in range(visits)))
 
-    for _ in range(2):
-        asyncio.run(visit(REQUESTS // 2))
-        server.wait_until_idle()
-        halves.append(resident_bytes())
-    assert crowd.statuses[200] > REQUESTS / 4 and crowd.statuses[400] and crowd.statuses[413]
-    assert most <= 3 * ROWS * chat_model().pool(1).nbytes  # the pool, and two kept sessions for each row
-    print(f"{dict(crowd.statuses)}, {halves} bytes after each half")
+    asyncio.run(run())
+    server.wait_until_idle()
+
+
+def test_a_crowd_of_good_and_bad_visitors(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = chat_model().pool(1).nbytes
+    file = int(1.2 * row)  # a session's, with its ids and a header
+    memory, disk = (ROWS + 2 + IN_MEMORY) * row, ON_DISK * file
+    crowd, halves, on_disk, from_disk = Visitors(seed=0), list[int](), list[int](), 0
+    read = SessionFiles.read
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal from_disk
+        from_disk += 1
+        return read(*arguments)
+
+    monkeypatch.setattr(SessionFiles, "read", counted)
+    with serving(rows=ROWS, queue=200, memory=memory, disk=disk) as server:
+
+        def watch() -> None:
+            assert server.scheduler.nbytes <= memory - 2 * row
+            on_disk.append(server.scheduler.disk_nbytes)
+            assert on_disk[-1] <= disk
+
+        for _ in range(2):
+            visit(server, crowd, REQUESTS // 2, watch)
+            halves.append(resident_bytes())
+    print(
+        f"{dict(crowd.statuses)}, {dict(crowd.kinds)}; second turns that went on: {dict(crowd.remembered)}; "
+        f"{from_disk} sessions came from disk; {halves} bytes after each half"
+    )
+    assert {200, 400, 413} <= crowd.statuses.keys() and len(crowd.kinds) == len(crowd.visits)
+    assert max(on_disk) > disk - file  # it was full, so some conversations were lost
+    assert from_disk and crowd.remembered[True] and crowd.remembered[False]
     if REQUESTS >= 5000:  # fewer don't fill the caches of Python and its packages
         assert halves[1] <= 1.01 * halves[0]
+
+
+def test_a_crowd_where_memory_holds_nothing_but_the_rows() -> None:
+    crowd, row = Visitors(seed=1), chat_model().pool(1).nbytes
+    with serving(rows=ROWS, queue=200, memory=(ROWS + 2) * row, disk=0) as server:
+        visit(server, crowd, min(REQUESTS, 60), lambda: None)
+        assert server.scheduler.nbytes == ROWS * row and server.scheduler.disk_nbytes == 0
+    assert crowd.remembered[False] and not crowd.remembered[True]
+
+
+def test_what_is_remembered_shows_in_the_answer() -> None:
+    """So a spy would notice: the text isn't the same where the first turn has evicted keys already."""
+    assert any(second_answer(secret, len(ids_of(secret))) != second_answer(secret, 0) for secret in SECRETS)
