@@ -29,7 +29,7 @@ help:
 	@echo "make quality  train filters and measure what they keep of held-out text (real weights, long)"
 	@echo "make sessions  what batches, chats and forks cost (real weights, half an hour)"
 	@echo "make fuzz   1,000 interleavings of sessions and 5,000 sequences of fuzzed calls (half an hour)"
-	@echo "make fuzz-server  10,000 good, malformed and broken-off requests to a server with little memory (half an hour)"
+	@echo "make fuzz-server  10,000 good, malformed and broken-off requests to a server with little memory (a quarter of an hour)"
 	@echo "make lm-eval  test lm-evaluation-harness on a compiled model, in an environment of its own"
 	@echo "make formats  test weights of other libraries and PEFT's adapters, in an environment of their own"
 	@echo "make triton  test the kernels for GPUs by Triton's interpreter and compiler, in an environment of their own"
