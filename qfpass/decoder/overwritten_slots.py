@@ -50,7 +50,8 @@ class OverwriteFinder:
     """Finds what a step will overwrite, by one graph instead of a dozen small operations per stack.
 
     Args:
-        find: that graph, compiled already; None compiles it at the first call.
+        find: that graph, compiled ahead of time for layers side by side, as they lie in a session and a whole
+            pool; None compiles it at the first call.
 
     Attributes:
         module: the graph that Dynamo compiles, if any. Only Inductor compiles it, else it runs eagerly.
@@ -58,6 +59,8 @@ class OverwriteFinder:
 
     def __init__(self, config: Config, replays: Replays, find: Find | None = None) -> None:
         self._config, self._replays, self._find = config, replays, find
+        self._is_package = find is not None
+        self._plain: fx.GraphModule | None = None
         self.module: fx.GraphModule | None = None
 
     def __call__(self, stores: Stores, rows: Sequence[Row], sizes: Sequence[Sizes]) -> Overwritten:
@@ -80,6 +83,10 @@ class OverwriteFinder:
     def _prepare(self, stores: Stores) -> Callable[[torch.Tensor, torch.Tensor], Found]:
         tensors = [t for stack in stores.stacks for t in stack.flat]
         find = self._find
+        if self._is_package and not all(tensor.is_contiguous() for tensor in tensors):
+            # Layers of a pool's row lie apart. A package takes strides for granted: it would read other rows.
+            self._plain = self._plain or finder_graph(stores.stacks)
+            find = self._plain.forward
         assert find is not None
         return lambda position, recent: find(position, recent, *tensors)
 
