@@ -184,12 +184,14 @@ class Pool:
     def warm_up(self) -> None:
         """Compile what this pool's reads and steps need, so that none of them compiles anything later.
 
-        It takes seconds to minutes, and says so.
+        It takes seconds to minutes, and says so. A decoder that `qfpass.load` made has nothing to compile.
 
         Raises:
             SessionError: fewer than two rows are free, or the only one isn't.
         """
         decoder = self._current()
+        if decoder.graphs.rows is not None:  # packages, compiled ahead of time
+            return
         if len(self.free) < min(2, self.rows):
             raise SessionError("warming up needs two free rows: do it before conversations join.")
         prompt = [0] * max(1, min(decoder.sizes.chunk + 1, decoder.sizes.context_length - 5))

@@ -85,6 +85,13 @@ def test_a_pool_of_as_many_rows_as_were_exported(loaded: Any, eager: Any) -> Non
         loaded.pool(3)
 
 
+def test_a_pool_of_packages_has_nothing_to_warm_up(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = loaded.pool(ROWS)
+    monkeypatch.setattr(pool, "read", None)
+    pool.warm_up()
+    assert pool.free == tuple(range(ROWS))
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_decoder_on_a_gpu_is_the_same(eager: Any, tmp_path: Path) -> None:
