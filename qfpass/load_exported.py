@@ -23,7 +23,7 @@ from .packages.graphs import PackagedGraphs
 from .packages.manifest import Manifest, entry_of
 from .store.layer import bounded_shares
 
-_TRACING = ("trace_layers_once", "capture_cache", "lean_tracing")
+_TRACING = ("trace_layers_once", "capture_cache")
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> CompiledDecoder:

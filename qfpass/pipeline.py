@@ -41,7 +41,6 @@ from .plan import (
     make_rules,
     make_sites,
     own_loops_for,
-    start_vector_trials,
 )
 from .proof.prove import capture_and_prove
 from .regions.compact_weights import compact_weights as with_compact_weights
@@ -169,7 +168,7 @@ def build(
         if digest is None or length is None:
             return None
         with as_compiled(model):
-            known = digest_computation(model, batch, length, layers=False, lean=config.switches.lean_tracing)
+            known = digest_computation(model, batch, length, layers=False)
         return known.digest if known else None
 
     def compile_anew() -> Decoder:
@@ -207,7 +206,6 @@ def make_decoder(
     model: nn.Module, config: Config, batch: int | None, choose_rule: ChooseRule
 ) -> tuple[Decoder, str | None]:
     """The compiled decoder, and a digest of what the model computes (None if it can't be told)."""
-    start_vector_trials(model, config)
     length = config.context_length or own_context_length(model)
     with Wait("tracing and proving the model", "half a minute or so, less once its graph is kept"):
         proven = capture_and_prove(model, batch, config, length)
@@ -219,7 +217,7 @@ def make_decoder(
     filters = filters_for(model, proven, plan, rules)
 
     def outlined_of(module: fx.GraphModule) -> Outlined:
-        return outline(module, config.switches.lean_tracing)
+        return outline(module)
 
     def graphs_of(outlined: Outlined, compact: bool = False) -> Graphs:
         if own_loops:

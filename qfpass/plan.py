@@ -29,7 +29,6 @@ from .store.scores import SCORES, score_named
 from .store.smoothing import digest_of
 from .store.try_score import try_score
 from .store.try_store import try_store
-from .upstream.vector_isa import start_trials
 
 MOST_SLOTS_A_TOKEN = 64.0  # more than fit in the bytes of a token in the model's dtype, whatever the store
 
@@ -105,12 +104,6 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
         assert config.score is not None
         config = replace(config, score=config.score.over_processes(part.size, part.group.group_name))
     return Plan(config, attentions, sizes, shares, given, smoothing, own_text)
-
-
-def start_vector_trials(model: nn.Module, config: Config) -> None:
-    """Start Inductor's trials of vector instructions early, if it will compile for a processor."""
-    if compiles_for_processor(model, config) and config.switches.vector_trials:
-        start_trials()
 
 
 def own_loops_for(model: nn.Module, config: Config) -> bool:

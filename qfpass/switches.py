@@ -46,18 +46,6 @@ class Switches:
         "a step's attention and products run in C++ loops of ours, on processors",
         "Inductor's own kernels run, for slower steps",
     )
-    vector_trials: bool = _on(
-        "Inductor's trials of vector instructions run beside the capture, on processors",
-        "Inductor makes them when it needs them, for a later first step",
-    )
-    guard_filter: bool = _on(
-        "Dynamo's guards ask what a call can change, and not every attribute of every module",
-        "all guards are asked in every call, about a millisecond each for 30 layers",
-    )
-    lean_tracing: bool = _on(
-        "tracing keeps no stack traces, source lines, fake results or generated Python that nobody reads",
-        "tracing takes longer and keeps more memory",
-    )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -7,7 +7,7 @@ from torch import nn
 
 import qfpass
 from qfpass.switches import NAMES
-from qfpass.upstream.fx import lazy_graph_module
+from qfpass.upstream.fake_tensors import has_sizes_of_values
 
 
 def test_sites_and_bytes() -> None:
@@ -51,17 +51,17 @@ def test_equal_attentions_share_a_row() -> None:
 
 
 def test_each_optimisation_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = compiled(llama(), switches=qfpass.Switches(lean_tracing=False))
+    model = compiled(llama(), switches=qfpass.Switches(own_loops=False))
     told = {each.name: (each.state, each.reason) for each in qfpass.report(model).optimisations}
     assert told.keys() == set(NAMES)
-    assert told["lean_tracing"] == ("off by choice", "")
+    assert told["own_loops"] == ("off by choice", "")
     assert told["trace_layers_once"] == ("on", "")
     assert told["replay"] == ("not used", "the backend is 'eager'")
     assert told["capture_cache"] == ("not used", "graphs are kept for Inductor alone")
-    monkeypatch.setattr(lazy_graph_module, "failure", "ImportError: gone")
+    monkeypatch.setattr(has_sizes_of_values, "failure", "ImportError: gone")
     shown = str(qfpass.report(compiled(llama())))
-    assert "lean_tracing" in shown
-    assert "on: but for fx.lazy_graph_module: ImportError: gone" in shown
+    assert "trace_layers_once" in shown
+    assert "on: but for fake_tensors.has_sizes_of_values: ImportError: gone" in shown
 
 
 def test_what_isnt_used_says_why() -> None:

@@ -12,7 +12,6 @@ from torch import fx, nn
 
 from ..graph.captured import Captured, device_and_dtype
 from ..graph.module_paths import get_by_path
-from ..graph.tracing import lazy_code_module
 from ..upstream.entry import describe
 from ..upstream.fx import GraphPickling, graph_pickling
 from ..upstream.inductor_cache import cache_folder
@@ -32,7 +31,6 @@ def load_captured(
     file: Path,
     model: nn.Module,
     batch: int | None = None,
-    lean: bool = True,
     on_skip: Callable[[str], None] = log.warning,
 ) -> Captured | None:
     """The captured graph in `file`, on the weights of `model`; None if there is no file or it can't be read.
@@ -44,7 +42,7 @@ def load_captured(
     if pickling is None or not file.exists():
         return None
     try:
-        return _read(pickling, file, model, batch, lean)
+        return _read(pickling, file, model, batch)
     except Exception as error:  # a broken file may raise anything
         on_skip(f"captured anew, since {file} can't be read: {describe(error)}")
         return None
@@ -91,11 +89,11 @@ def _copy_for_keeping(module: fx.GraphModule, own: nn.Module) -> tuple[fx.Graph,
     return copy, constants
 
 
-def _read(pickling: GraphPickling, file: Path, model: nn.Module, batch: int | None, lean: bool) -> Captured:
+def _read(pickling: GraphPickling, file: Path, model: nn.Module, batch: int | None) -> Captured:
     kept = torch.load(file, weights_only=True)
     graph = pickling.load(kept["graph"])
     root = LogitsWrapper(model)
     for name, tensor in kept["constants"].items():
         setattr(root, name, tensor)
-    module, predicts = lazy_code_module(root, graph, lean), kind_of(model) == "logits"
-    return Captured(module, *device_and_dtype(model), batch, lean, predicts=predicts)
+    module, predicts = fx.GraphModule(root, graph), kind_of(model) == "logits"
+    return Captured(module, *device_and_dtype(model), batch, predicts=predicts)

@@ -81,7 +81,6 @@ def digest_computation(
     batch: int | None,
     context_length: int,
     layers: bool = True,
-    lean: bool = True,
     on_skip: OnSkip = log.debug,
 ) -> ComputationDigest | None:
     """The digest of what a model computes; two models share it only if they run the same operators.
@@ -97,7 +96,6 @@ def digest_computation(
     Args:
         batch: the number of rows that the model is made for, or None for any number.
         layers: whether to log which operators are a layer's, as `repeated_layers` needs.
-        lean: whether to leave out of the trace what nobody reads, such as stack traces.
     """
     if model.training:
         on_skip("its calls leave something behind: call model.eval()")
@@ -111,9 +109,9 @@ def digest_computation(
         short = example_inputs(device, batch)
         ids = torch.zeros(batch or len(short[0]) + 1, context_length + 1, dtype=torch.long, device=device)
         long = ids, torch.arange(ids.shape[1], device=device).expand_as(ids).contiguous()
-        with trace_settings(model, lean), put_back(model):
+        with trace_settings(model), put_back(model):
             logits_of(run_decoder(model, *short))  # so that what a model makes once and keeps isn't fake
-            reader = _Reader(LogitsWrapper(model, lean), without_numbers, layers)
+            reader = _Reader(LogitsWrapper(model), without_numbers, layers)
             texts = reader.read(short), reader.read(long)
             lines = [*_versions(), *_forms(reader.model), *(line for text in texts for line in text.lines)]
     except Exception as error:  # the model's own code may raise anything
@@ -123,7 +121,7 @@ def digest_computation(
 
 
 def repeated_layers(
-    model: nn.Module, known: ComputationDigest, lean: bool = True, on_skip: OnSkip = log.debug
+    model: nn.Module, known: ComputationDigest, on_skip: OnSkip = log.debug
 ) -> dict[str, str]:
     """For layers that repeat an earlier one with other weights: path -> path of the first such layer.
 
@@ -135,8 +133,8 @@ def repeated_layers(
         on_skip("no layer does the same as another")
         return {}
     try:
-        with trace_settings(model, lean):
-            reader = _Reader(LogitsWrapper(model, lean), without_numbers)
+        with trace_settings(model):
+            reader = _Reader(LogitsWrapper(model), without_numbers)
             without = [reader.read(text.given, repeats) for text in known.texts]
         logs = zip(known.texts, without, strict=True)
         unnoticed = all(a.beside(repeats) == b.beside(repeats) for a, b in logs)

@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import CaptureError
-from ..upstream import export
 from ..upstream.heads import backbone_of, is_pretrained, is_sequence_classifier
 from .kinds import scores_head
 from .left_behind import put_back
@@ -81,21 +79,19 @@ def own_context_length(model: nn.Module) -> int | None:
 class LogitsWrapper(nn.Module):
     """A model as a module (input_ids, position_ids) -> logits.
 
-    If `lean`, switches of the grad mode in its forward aren't traced. What a call leaves in the
-    model's modules is put back.
+    What a call leaves in the model's modules is put back.
 
     Attributes:
         left_behind: the paths of the numbers and flags that calls had changed.
     """
 
-    def __init__(self, model: nn.Module, lean: bool = True) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.lean = model, lean
+        self.model = model
         self.left_behind = set[str]()  # torch.export puts other attributes back after a trace, but no sets
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        without_grad_mode = export.without_grad_mode() if self.lean else nullcontext()
-        with without_grad_mode, put_back(self.model) as held:
+        with put_back(self.model) as held:
             logits = logits_of(run_decoder(self.model, input_ids, position_ids))
             self.left_behind.update(held.changed_numbers())
         return logits

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +38,6 @@ def capture(
     model: nn.Module,
     batch: int | None = None,
     repeats: Mapping[str, str] | None = None,
-    lean: bool = True,
     on_skip: Callable[[str], None] = log.info,
     needs_numbers: bool = True,
 ) -> Captured:
@@ -49,7 +47,6 @@ def capture(
         batch: the number of rows, for a model that is made for so many; None for any.
         repeats: layers that repeat an earlier one, by path in `LogitsWrapper`, with that one's path.
             Only the first is traced. If that fails, all are, and `on_skip` is called with the reason.
-        lean: leave out of the trace what nobody reads, such as stack traces.
         needs_numbers: refuse weights on the meta device. The graph of such a model stands on the processor.
 
     Raises:
@@ -60,26 +57,25 @@ def capture(
         refuse_unsuitable(model, needs_numbers)
         if repeats:
             try:
-                return _captured(model, batch, repeats, lean)
+                return _captured(model, batch, repeats)
             except Exception as error:  # the model's own code may raise anything when layers don't run
                 on_skip(f"every layer is traced: {describe(error)}")
-        return _captured(model, batch, {}, lean)
+        return _captured(model, batch, {})
 
 
-def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
+def _captured(model: nn.Module, batch: int | None, repeats: Mapping[str, str]) -> Captured:
     with part_stands_in(model) as part:
-        captured = _exported(model, batch, repeats, lean)
+        captured = _exported(model, batch, repeats)
     return replace(captured, predicts=kind_of(model) == "logits", part=part)
 
 
-def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str], lean: bool) -> Captured:
+def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str]) -> Captured:
     device, dtype = device_and_dtype(model)
     ids, positions = example_inputs(device, batch)
-    whole = LogitsWrapper(model, lean)
+    whole = LogitsWrapper(model)
     # AUTO, since a model may bound the length itself, by a table of positions or of its mask.
     shape = {0: Dim.AUTO if batch is None else Dim.STATIC, 1: Dim.AUTO}
-    lazily = export.lazily_made_modules() if lean else nullcontext()
-    with trace_settings(model, lean), layer_copies_stand_in(whole, repeats), lazily, without_printed_graphs():
+    with trace_settings(model), layer_copies_stand_in(whole, repeats), without_printed_graphs():
         try:
             program = torch.export.export(
                 whole, (ids, positions), dynamic_shapes=(shape, shape), strict=False
@@ -88,16 +84,13 @@ def _exported(model: nn.Module, batch: int | None, repeats: Mapping[str, str], l
             raise
         except Exception as error:  # torch.export lets through whatever the model's own code raises
             raise _untraceable(model, (ids, positions), error) from error
-        finally:
-            if lean:
-                export.forget_last_trace()
         _refuse_odd_sizes(program, whole, batch)
         module = _module(program, whole)
     if device.type == "meta":
         device = torch.device("cpu")
         put_constants_on(device, module.graph)
     conditions, left_behind = export.size_conditions(program), tuple(sorted(whole.left_behind))
-    return Captured(_clean(module), device, dtype, batch, lean, conditions, left_behind)
+    return Captured(_clean(module), device, dtype, batch, conditions, left_behind)
 
 
 def captured_program(program: torch.export.ExportedProgram) -> Captured:
@@ -128,7 +121,7 @@ def captured_program(program: torch.export.ExportedProgram) -> Captured:
     drop_no_ops(module.graph)
     conditions = export.size_conditions(program)
     fixed = batch if isinstance(batch, int) else None
-    return Captured(_clean(module), device, dtype, fixed, lean=False, conditions=conditions)
+    return Captured(_clean(module), device, dtype, fixed, conditions=conditions)
 
 
 def _untraceable(model: nn.Module, example: tuple[torch.Tensor, ...], error: Exception) -> CaptureError:

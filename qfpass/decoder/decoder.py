@@ -153,8 +153,6 @@ class Decoder:
             "piecewise": self.graphs.why_not_piecewise,
             "replay": self.replays.why_not("step"),
             "own_loops": no_processor or (None if self.graphs.own_loops else no_vectors),
-            "vector_trials": no_processor,
-            "guard_filter": None,
         }
         if self.config.backend != "inductor":
             reasons = dict.fromkeys(reasons, f"the backend is {self.config.backend!r}")

@@ -8,7 +8,6 @@ from torch import fx
 
 from ..errors import InputError
 from ..graph.nodes import site_name
-from ..graph.tracing import lazy_code_module
 
 aten = torch.ops.aten
 
@@ -29,7 +28,7 @@ class Cuts(NamedTuple):
     own_output: bool
 
 
-def with_ends(module: fx.GraphModule, cuts: Cuts, lean: bool = True) -> fx.GraphModule:
+def with_ends(module: fx.GraphModule, cuts: Cuts) -> fx.GraphModule:
     """The same graph with other inputs and outputs; `module` isn't changed.
 
     Its inputs are (ids or embeddings, position_ids, axes if there are any, *the others).
@@ -39,7 +38,7 @@ def with_ends(module: fx.GraphModule, cuts: Cuts, lean: bool = True) -> fx.Graph
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(module.graph, copies))
-    changed = lazy_code_module(module, graph, lean)
+    changed = fx.GraphModule(module, graph)
     named = {old.name: new for old, new in copies.items()}
     missing = [name for name in (*cuts.outputs, cuts.embeddings, cuts.axes) if name and name not in named]
     if missing:

@@ -64,7 +64,7 @@ class ModelEnds(Generic[G]):
             prove_ends(
                 self._model, self._captured, self._attentions, cuts, self._text(ends, ids), self._kernel
             )
-            return self._make(with_ends(self._rewritten, cuts, self._captured.lean))
+            return self._make(with_ends(self._rewritten, cuts))
 
     def hidden_numbers(self, asked: bool | Sequence[int]) -> tuple[int, ...]:
         """The numbers of the hidden states that are asked for: all for True, else those counted from an end.

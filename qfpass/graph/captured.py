@@ -23,7 +23,6 @@ class Captured:
         device: the device of the model's first floating-point parameter.
         dtype: the dtype of that parameter.
         batch: the number of rows that the graph is made for, or None for any number.
-        lean: whether graph modules made from this one generate their Python code only when it is needed.
         conditions: what the trace assumed about the inputs' sizes, as Python expressions.
         left_behind: the paths of the model's attributes, numbers and flags, that a traced call had changed.
         predicts: whether the output is logits over the vocabulary, and not hidden values or scores.
@@ -35,7 +34,6 @@ class Captured:
     device: torch.device
     dtype: torch.dtype
     batch: int | None = None
-    lean: bool = True
     conditions: tuple[str, ...] = ()
     left_behind: tuple[str, ...] = ()
     predicts: bool = True

@@ -1,4 +1,4 @@
-"""Compile one graph with torch.compile, with guards only on what a call can change."""
+"""Compile one graph with torch.compile."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,10 +7,7 @@ import torch
 from torch import fx
 
 from ..config import Config
-from ..graph.tracing import forgetting_source_lines, generate_python
 from ..upstream import dynamo, inductor
-from ..upstream.fake_tensors import without_fake_results_kept
-from ..upstream.fx import without_stack_traces
 from .inductor_backend import (
     OnRun,
     caches_for_bound,
@@ -19,7 +16,7 @@ from .inductor_backend import (
     reporting_inductor,
 )
 from .replays import CUDA_GRAPHS
-from .weight_guard import are_plain, weights_of, with_weights_checked
+from .weight_guard import weights_of, with_weights_checked
 
 Call = Callable[..., Any]
 GUARD_FILTER = "guard_filter_fn"  # an option of torch.compile that Inductor doesn't know
@@ -53,7 +50,7 @@ def compiled_by_inductor(
         RuntimeError: from torch.compile, if a user's option doesn't exist in Inductor.
     """
     asked = {k: v for k, v in config.compile_options.items() if k not in ("mode", "options")}
-    dynamo_options = _dynamo_options(module, config)
+    dynamo_options = _dynamo_options(config)
     of_inductor = inductor_options(config, options)
     backend = None
     if on_run is not None:
@@ -77,9 +74,6 @@ def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
 
 
 def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Call:
-    is_lean = config.switches.lean_tracing
-    if is_lean:
-        generate_python(module)
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
     has_run = False
 
@@ -100,21 +94,13 @@ def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Call:
                 raise
         return compiled(*inputs)  # compiles again, now without our C++ loops
 
-    def call_lean(*inputs: Any) -> Any:
-        # Any call may compile.
-        with without_stack_traces(), without_fake_results_kept(), forgetting_source_lines():
-            return call(*inputs)
-
-    return call_lean if is_lean else call
+    return call
 
 
-def _dynamo_options(module: fx.GraphModule, config: Config) -> dict[str, Any]:
-    """torch.compile's own options; the user's take precedence."""
-    keep = None
-    if config.switches.guard_filter:
-        keep = dynamo.guard_filter(of_weights=not are_plain(weights_of(module)))
-    keep = (config.compile_options.get("options") or {}).get(GUARD_FILTER, keep)
-    return {} if keep is None else {GUARD_FILTER: keep}
+def _dynamo_options(config: Config) -> dict[str, Any]:
+    """The user's options that are torch.compile's own."""
+    asked = config.compile_options.get("options") or {}
+    return {GUARD_FILTER: asked[GUARD_FILTER]} if GUARD_FILTER in asked else {}
 
 
 def inductor_options(config: Config, own: Mapping[str, Any]) -> dict[str, Any]:

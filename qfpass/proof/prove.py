@@ -55,7 +55,7 @@ class _Capture:
     def __init__(self, model: nn.Module, batch: int | None, config: Config, length: int | None) -> None:
         self.model, self.batch, self.length, self.config = model, batch, length, config
         self.longest = length if config.overflow == "error" else None
-        self.switches, self.lean = config.switches, config.switches.lean_tracing
+        self.switches = config.switches
         self.verify, self.is_kept = config.verify, config.backend == "inductor"
         self.skipped = dict[str, str]()
 
@@ -100,7 +100,7 @@ class _Capture:
     def _traced(self) -> Captured:
         """A capture of every layer."""
         with TRACING:
-            return capture(self.model, self.batch, lean=self.lean)
+            return capture(self.model, self.batch)
 
     def _digest(self) -> ComputationDigest | None:
         """The digest that tells models and layers apart; None if nothing needs it or there is none."""
@@ -123,9 +123,7 @@ class _Capture:
             self._skip("trace_layers_once", reason)
 
         with TRACING:
-            return digest_computation(
-                self.model, self.batch, self.length, layers=once, lean=self.lean, on_skip=skip
-            )
+            return digest_computation(self.model, self.batch, self.length, layers=once, on_skip=skip)
 
     def _file(self, known: ComputationDigest | None) -> Path | None:
         """The file that keeps this model's graph; None if no graph is kept."""
@@ -142,7 +140,7 @@ class _Capture:
     def _recalled(self, file: Path) -> Proven | None:
         """The kept graph, proven; None if there is none or it doesn't prove."""
         with TRACING:
-            kept = load_captured(file, self.model, self.batch, self.lean)
+            kept = load_captured(file, self.model, self.batch)
         if kept is None:
             return None
         try:
@@ -162,8 +160,8 @@ class _Capture:
         repeats = dict[str, str]()
         with TRACING:
             if known and self.switches.trace_layers_once:
-                repeats = repeated_layers(self.model, known, self.lean, skip)
-            captured = capture(self.model, self.batch, repeats, self.lean, skip)
+                repeats = repeated_layers(self.model, known, skip)
+            captured = capture(self.model, self.batch, repeats, skip)
         try:
             return Proven(captured, self._prove(captured), self.skipped)
         except Exception as error:  # a graph with a copy in a wrong place fails in any way

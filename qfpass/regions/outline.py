@@ -16,7 +16,6 @@ from torch import fx, nn
 
 from ..graph.dependence import SIZES, dependents_of
 from ..graph.nodes import args_of
-from ..graph.tracing import lazy_code_module
 from ..upstream.modules import parts_of
 from .cuts import choose_cuts, pure_nodes
 
@@ -60,12 +59,10 @@ class _Piece:
     structure: Hashable
 
 
-def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
+def outline(module: fx.GraphModule) -> Outlined:
     """A rewritten decoder cut into a body that calls shared regions, and a head.
 
     Its first input is the text: ids, or embeddings in their place.
-
-    If `lean`, Python is generated for the body only when it is called.
     """
     if any(parts_of(p) for p in module.parameters()):
         # Dynamo must unwrap a quantised weight, a subclass made of several tensors, where each layer uses it:
@@ -86,7 +83,7 @@ def outline(module: fx.GraphModule, lean: bool = True) -> Outlined:
     pieces = [piece(a, b) for a, b in pairwise(cuts)]
     head = _extract(module, nodes[cuts[-1] + 1 :], nodes[cuts[-1]], None, hidden, pure)
     separable = all(n is nodes[cuts[-1]] or n.op == "get_attr" for n in head.externals)
-    body, kinds = _build_body(module, nodes, cuts, pieces, hidden, lean)
+    body, kinds = _build_body(module, nodes, cuts, pieces, hidden)
     if not separable:
         return uncut(module)
     return Outlined(body, _build_head(module, head), kinds, len(pieces))
@@ -175,7 +172,6 @@ def _build_body(
     cuts: list[int],
     pieces: list[_Piece],
     hidden: set[fx.Node],
-    lean: bool,
 ) -> tuple[fx.GraphModule, int]:
     """The body, and the number of different regions that it calls."""
     graph = fx.Graph()
@@ -197,7 +193,7 @@ def _build_body(
         current.meta = dict(nodes[cut].meta)
         copies[nodes[cut]] = current
     graph.output(current)
-    body = lazy_code_module(_Root(module, submodules), graph, lean)
+    body = fx.GraphModule(_Root(module, submodules), graph)
     body.graph.eliminate_dead_code()
     body.recompile()
     return body, len(regions)

@@ -8,7 +8,6 @@ from torch import fx
 
 from ..graph.captured import Captured
 from ..graph.nodes import args_of
-from ..graph.tracing import lazy_code_module
 from ..store.layer_inputs import LayerInputs
 from ..store.ring import RingRule
 from ..store.ring_attention import RingAttention
@@ -29,7 +28,7 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(captured.module.graph, copies))
-    module = lazy_code_module(captured.module, graph, captured.lean)
+    module = fx.GraphModule(captured.module, graph)
     position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
     step_inputs, inputs, last = StepInputs(layers_of(sites)), dict[str, fx.Node](), position
     for name in step_inputs.names:

@@ -1,16 +1,12 @@
-"""Dynamo, the tracer of torch.compile: dynamic sizes, guards, and how often it compiles."""
+"""Dynamo, the tracer of torch.compile: dynamic sizes, and how often it compiles."""
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any
 
 import torch
 
-from .entry import Needed, only_fast
-
-GuardFilter = Callable[[Sequence[Any]], Sequence[bool]]
-"""The type of torch.compile's option guard_filter_fn: says for each guard whether it is kept."""
+from .entry import Needed
 
 
 @Needed
@@ -83,31 +79,3 @@ def _patched(**settings: Any) -> AbstractContextManager[Any]:
     for name in settings:
         getattr(config, name)  # a missing setting raises here, not when the context is entered
     return config.patch(**settings)
-
-
-def _no_filter(of_weights: bool) -> GuardFilter | None:
-    return None
-
-
-@only_fast("guard_filter", plain=_no_filter)
-def guard_filter(of_weights: bool) -> GuardFilter | None:
-    """A filter that keeps guards on arguments and global state such as autocast, and on weights if asked.
-
-    The other guards, some 1,200 for 30 layers, check attributes of modules and code that normally never
-    change. So such a change, for example a global module hook registered after the first call, isn't seen.
-
-    Without it: Dynamo checks all guards in every call.
-    """
-
-    def kept(guards: Sequence[Any]) -> list[bool]:
-        try:
-            return [_is_kept(guard.name, guard.guard_type, of_weights) for guard in guards]
-        except Exception as error:  # guards whose attributes have been renamed
-            guard_filter.give_up(error)
-            return [True] * len(guards)
-
-    return kept
-
-
-def _is_kept(name: str, kind: str, of_weights: bool) -> bool:
-    return not name.startswith(("self.", "G[")) or (of_weights and kind == "TENSOR_MATCH")

@@ -99,7 +99,7 @@ def failures_of(optimisation: str) -> list[str]:
 
 
 def name_of(entry: Needed[Any, Any] | OnlyFast[Any, Any]) -> str:
-    """An entry's module and function, such as fx.lazy_graph_module."""
+    """An entry's module and function, such as fx.merge_equal_nodes."""
     return f"{entry.function.__module__.rpartition('.')[2]}.{entry.function.__name__}"
 
 

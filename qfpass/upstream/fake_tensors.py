@@ -8,24 +8,9 @@ import torch
 
 from .entry import Needed, only_fast
 from .modules import parts_of
-from .settings import no_change, temporarily_set
 
 Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 """run(operator, args, kwargs) -> the output, called in place of each operator."""
-
-
-@only_fast("lean_tracing", plain=no_change)
-def without_fake_results_kept() -> AbstractContextManager[Any]:
-    """A context in which operators' results on fake tensors aren't cached.
-
-    With symbolic sizes, looking up a cached result takes longer than running the operator: a third of the
-    time that Dynamo traces a layer.
-
-    Without it: Dynamo takes that time.
-    """
-    import torch._dynamo
-
-    return temporarily_set(torch._dynamo.config, "fake_tensor_cache_enabled", False)
 
 
 @only_fast("trace_layers_once", plain=lambda value: True)

@@ -1,44 +1,11 @@
-"""FX graphs: modules that generate Python lazily, removal of equal nodes, and serialisation."""
+"""FX graphs: removal of equal nodes, and serialisation."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import torch
 from torch import fx, nn
 
 from .entry import Needed, only_fast
-from .settings import no_change, temporarily_set
-
-ALWAYS_WITH_STACK_TRACES = torch.__version__ < "2.13"  # earlier versions have no setting to turn them off
-
-
-def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    return fx.GraphModule(root, graph)
-
-
-@only_fast("lean_tracing", plain=_graph_module)
-def lazy_graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """The graph's module, which generates Python only when it is first called or its `code` is read.
-
-    Without it: Python is generated at once, also for graphs that are only read.
-    """
-    from torch.fx._lazy_graph_module import _LazyGraphModule
-
-    return _LazyGraphModule(root, graph)
-
-
-@only_fast("lean_tracing", plain=no_change)
-def without_stack_traces() -> AbstractContextManager[Any]:
-    """A context in which nodes are traced without stack traces, which take a tenth of the time and more.
-
-    The setting is one of the process. If another thread has turned them off already, it isn't touched.
-
-    Without it: a stack trace is taken for each node.
-    """
-    if ALWAYS_WITH_STACK_TRACES and not hasattr(fx.config, "do_not_emit_stack_traces"):
-        return no_change()
-    return temporarily_set(fx.config, "do_not_emit_stack_traces", True)
 
 
 @Needed

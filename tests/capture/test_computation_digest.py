@@ -231,3 +231,13 @@ def test_what_does_not_run_without_numbers_has_no_identity(change: Callable[[Any
     model = llama()
     change(model)
     assert identity(model) is None
+
+
+def test_a_digest_is_the_same_without_layers_noted() -> None:
+    model = FAMILIES["llama"]()
+    with_layers, without = (
+        module.digest_computation(model, None, CONTEXT, layers=layers) for layers in (True, False)
+    )
+    assert with_layers is not None and without is not None
+    assert with_layers.digest == without.digest
+    assert without.texts[0].layers == {}

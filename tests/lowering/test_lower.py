@@ -1,6 +1,5 @@
 """torch.compile is asked for what the user asked, with fewer checks, and still sees weights that change."""
 
-import linecache
 from collections import namedtuple
 from typing import Any
 
@@ -9,12 +8,10 @@ import torch
 from bounded import CONTEXT, llama
 from decoders import decoder
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import qfpass
 from qfpass.config import Config
 from qfpass.errors import QFPassError
-from qfpass.graph.tracing import lazy_code_module
 from qfpass.kernels.cpu import lowerings
 from qfpass.lowering.lower import lower
 from qfpass.switches import Switches
@@ -78,13 +75,6 @@ def test_without_replays_inductor_is_torch_compiles_own(asked: list[Asked]) -> N
     assert call["backend"] == "inductor"
     chosen = ("freezing", "size_asserts", "triton.cudagraphs")
     assert [call["options"][name] for name in chosen] == [True, False, False]
-    assert call["options"]["guard_filter_fn"]([Guard("TYPE_MATCH", "self.x")]) == [False]
-
-
-def test_without_its_switch_no_guard_is_dropped(asked: list[Asked]) -> None:
-    lowered(switches=Switches(guard_filter=False))
-    (call,) = asked
-    assert call["options"] == {}
 
 
 def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None:
@@ -92,44 +82,9 @@ def test_other_backends_are_given_what_the_user_gave(asked: list[Asked]) -> None
     assert asked == [{"fullgraph": True, "backend": "eager", "mode": "any"}]
 
 
-def test_what_compiling_reads_of_sources_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linecache, "cache", {})
-
-    def reads(graph: torch.fx.GraphModule, examples: Any) -> Any:
-        assert linecache.getline(torch.fx.__file__, 1)
-        return graph
-
-    module = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3)))
-    lower(module, Config(backend=reads))(torch.ones(1, 2))
-    assert torch.fx.__file__ not in linecache.cache
-
-
-def test_guards_of_code_modules_and_plain_weights_are_dropped(asked: list[Asked]) -> None:
-    lowered()
-    keep = asked[0]["options"]["guard_filter_fn"]
-    kept = [
-        Guard("TENSOR_MATCH", "keys_3"), Guard("ID_MATCH", "lengths"), Guard("TYPE_MATCH", "held_0"),
-        Guard("GRAD_MODE", ""),
-    ]  # fmt: skip
-    dropped = [
-        Guard("TENSOR_MATCH", "self._parameters['weight']"),
-        Guard("TYPE_MATCH", "self._modules['layers']"),
-        Guard("BUILTIN_MATCH", "G['torch'].ops.aten.neg"),
-    ]
-    assert keep(kept + dropped) == [True] * len(kept) + [False] * len(dropped)
-
-
-def test_guards_of_weights_that_have_no_address_are_kept(asked: list[Asked]) -> None:
-    with FakeTensorMode():
-        module = torch.fx.symbolic_trace(nn.Linear(2, 2))
-    lower(module, Config())
-    (call,) = asked
-    assert call["options"]["guard_filter_fn"]([Guard("TENSOR_MATCH", "self._parameters['weight']")]) == [True]
-
-
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_graphs_within_a_graph_have_their_python(backend: str) -> None:
-    inner = lazy_code_module(nn.Module(), torch.fx.symbolic_trace(nn.ReLU()).graph)
+    inner = torch.fx.symbolic_trace(nn.ReLU())
     graph = torch.fx.Graph()
     graph.output(graph.call_module("inner", (graph.placeholder("x"),)))
     outer = torch.fx.GraphModule({"inner": inner}, graph)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from qfpass.upstream import dynamo
-from qfpass.upstream.entry import UpstreamWarning
 
 
 class Counter(nn.Module):
@@ -87,43 +86,3 @@ def test_recompiling_at_most_refuses_more() -> None:
     with dynamo.recompiling_at_most(2), pytest.raises(Exception, match="recompile_limit"):
         graphs([3, 4, 5], lambda x: None, dynamic=False)
     assert graphs([6], lambda x: None, dynamic=False) >= 1
-
-
-def names_of_guards(keep: Callable[..., Sequence[bool]] | None) -> dict[str, set[str]]:
-    """The guards that Dynamo makes of a module's call, by what they ask, those alone that are kept."""
-    found = dict[str, set[str]]()
-
-    def note(guards: Sequence[Any]) -> Sequence[bool]:
-        kept = [True] * len(guards) if keep is None else keep(guards)
-        for guard, is_kept in zip(guards, kept, strict=True):
-            if is_kept:
-                found.setdefault(guard.guard_type, set()).add(guard.name)
-        return kept
-
-    module = torch.fx.symbolic_trace(Counter())
-    torch.compile(module.forward, backend="eager", options={"guard_filter_fn": note})(torch.ones(3))
-    return found
-
-
-def test_guard_filter_knows_arguments_by_their_names() -> None:
-    everything = names_of_guards(None)
-    assert any(name.startswith("self.") for name in everything["TENSOR_MATCH"])
-    filter_of_arguments = dynamo.guard_filter(of_weights=False)
-    torch.compiler.reset()
-    kept = names_of_guards(filter_of_arguments)
-    assert kept["TENSOR_MATCH"] == {"x"}
-    assert kept["GRAD_MODE"] == everything["GRAD_MODE"]
-    assert not any(name.startswith(("self.", "G[")) for names in kept.values() for name in names)
-
-
-def test_guard_filter_keeps_weights_where_it_is_asked() -> None:
-    kept = names_of_guards(dynamo.guard_filter(of_weights=True))
-    assert len(kept["TENSOR_MATCH"]) == 2
-
-
-def test_guard_filter_keeps_all_that_it_does_not_understand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamo.guard_filter, "failure", None)
-    keep = dynamo.guard_filter(of_weights=False)
-    assert keep is not None
-    with pytest.warns(UpstreamWarning, match="guard_filter failed"):
-        assert keep([object(), object()]) == [True, True]

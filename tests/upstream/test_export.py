@@ -5,18 +5,14 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
-from torch.fx.experimental import proxy_tensor
 
 from qfpass.upstream.export import (
     depends_on_values,
-    forget_last_trace,
     grad_mode_call,
     is_check,
-    lazily_made_modules,
     part_read,
     size_conditions,
     sizes_hold,
-    without_grad_mode,
 )
 
 
@@ -27,12 +23,6 @@ class Careful(nn.Module):
         with torch.no_grad():
             y = x.sin()
         return y + x
-
-
-class Traced(Careful):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with without_grad_mode():
-            return super().forward(x)
 
 
 class Branching(nn.Module):
@@ -47,33 +37,6 @@ class Failing(nn.Module):
 
 def export(module: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(module, (torch.ones(3),), strict=False)
-
-
-def calls_of(module: nn.Module) -> set[str]:
-    return {str(node.target) for node in export(module).graph.nodes if node.op == "call_function"}
-
-
-def test_lazily_made_modules_have_no_python_until_it_is_read() -> None:
-    with lazily_made_modules():
-        module = proxy_tensor.make_fx(torch.sin)(torch.ones(3))
-        assert "_code" not in vars(module)
-        assert export(Careful()).graph
-    assert "sin" in module.code
-    assert "_code" in vars(proxy_tensor.make_fx(torch.sin)(torch.ones(3)))
-
-
-def test_without_grad_mode_its_switching_is_not_part_of_a_graph() -> None:
-    assert calls_of(Traced()) == {"aten.sin.default", "aten.add.Tensor"}
-    assert any("set_grad" in name for name in calls_of(Careful()))
-    assert torch.is_grad_enabled()
-
-
-def test_without_grad_mode_it_is_switched_all_the_same() -> None:
-    x = torch.ones(3, requires_grad=True)
-    with without_grad_mode():
-        with torch.no_grad():
-            assert not (x * 2).requires_grad
-        assert (x * 2).requires_grad
 
 
 class Learning(nn.Module):
@@ -95,13 +58,6 @@ def test_grad_mode_call_holds_what_runs_in_another_mode() -> None:
     assert [node.op for node in body.nodes] == ["placeholder", "call_function", "output"]
     assert isinstance(body.output_node().args[0], tuple)
     assert [operand.name for operand in calls[0].operands] == ["x"]
-
-
-def test_forget_last_trace_lets_go_of_the_nodes_that_export_held() -> None:
-    export(Careful())
-    assert proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT
-    forget_last_trace()
-    assert not proxy_tensor._FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT
 
 
 @pytest.mark.parametrize(("module", "expected"), [(Branching(), True), (Failing(), False)])

@@ -11,7 +11,6 @@ from qfpass.upstream.fake_tensors import (
     fakes,
     has_sizes_of_values,
     mode_of,
-    without_fake_results_kept,
 )
 
 aten = torch.ops.aten
@@ -22,18 +21,6 @@ def made() -> Fakes:
     made = fakes()
     assert made is not None
     return made
-
-
-def test_without_fake_results_kept_by_modes_that_are_made_inside() -> None:
-    from torch._dynamo import config
-    from torch._subclasses import FakeTensorMode
-
-    assert config.fake_tensor_cache_enabled
-    with without_fake_results_kept():
-        with without_fake_results_kept():
-            assert not FakeTensorMode().cache_enabled
-        assert not config.fake_tensor_cache_enabled
-    assert FakeTensorMode().cache_enabled
 
 
 class Chooses(nn.Module):

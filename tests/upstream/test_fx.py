@@ -1,15 +1,11 @@
-"""What torch promises of graph modules, their Python, equal nodes, and graphs as bytes."""
+"""What torch promises of equal nodes and graphs as bytes."""
 
-import pytest
 import torch
 from torch import fx, nn
 
 from qfpass.upstream.fx import (
-    ALWAYS_WITH_STACK_TRACES,
     graph_pickling,
-    lazy_graph_module,
     merge_equal_nodes,
-    without_stack_traces,
 )
 
 aten = torch.ops.aten
@@ -27,34 +23,6 @@ class Doubled(nn.Module):
 def exported() -> fx.Graph:
     rows = torch.export.Dim("rows")
     return torch.export.export(Doubled(), (torch.ones(4, 3),), dynamic_shapes=({0: rows},)).graph
-
-
-def test_lazy_graph_module_generates_python_when_it_is_called() -> None:
-    graph = fx.symbolic_trace(Doubled()).graph
-    model = Doubled()
-    module = lazy_graph_module(model, graph)
-    assert isinstance(module, fx.GraphModule) and "_code" not in vars(module)
-    torch.testing.assert_close(module(torch.ones(3)), model(torch.ones(3)))
-    assert "sin" in vars(module)["_code"]
-
-
-def test_lazy_graph_module_generates_python_when_its_code_is_read() -> None:
-    module = lazy_graph_module(Doubled(), fx.symbolic_trace(Doubled()).graph)
-    assert "sin" in module.code
-    module.recompile()
-    assert "sin" in vars(module)["_code"]
-
-
-def test_without_stack_traces_no_node_has_one_and_they_are_taken_up_again() -> None:
-    if ALWAYS_WITH_STACK_TRACES:
-        pytest.skip("there is no such setting yet")
-    with without_stack_traces():
-        with without_stack_traces():
-            assert fx.config.do_not_emit_stack_traces
-        assert fx.config.do_not_emit_stack_traces
-        assert not any("stack_trace" in node.meta for node in exported().nodes)
-    assert not fx.config.do_not_emit_stack_traces
-    assert any("stack_trace" in node.meta for node in exported().nodes)
 
 
 def test_merge_equal_nodes_computes_what_is_equal_once() -> None:

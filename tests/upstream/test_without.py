@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 PROMPT, TOKENS, KEPT = 10, 20, 12
 # Optimisations that show only where Inductor compiles.
-OF_INDUCTOR = {"piecewise", "replay", "own_loops", "vector_trials", "guard_filter", "capture_cache"}
+OF_INDUCTOR = {"piecewise", "replay", "own_loops", "capture_cache"}
 
 
 def only_fast() -> list[OnlyFast[Any, Any]]:
