@@ -3,8 +3,9 @@
 Each conversation opens with a document of its own and asks turn by turn; all run at once. A table tells the
 time to first token from the second turn on, tokens a second, keys and values, and each server's memory.
 
-`--start qfpass`, `--start transformers`, `--start llama.cpp` start a server of MODEL (llama.cpp wants a GGUF
-by --gguf and the package llama-cpp-python[server]); `--url NAME=http://...` measures one that runs.
+`--start qfpass`, `transformers`, `llama.cpp`, `openvino` or `openvino-eviction` start a server of MODEL. The
+last three want a GGUF by --gguf, and an environment's interpreter that has llama-cpp-python[server] or
+benchmarks/openvino/requirements.txt. `--url NAME=http://...` measures a server that runs.
 """
 
 import argparse
@@ -31,6 +32,7 @@ QUESTIONS = (
     "What is this text about?", "Name a person in it.", "What happens first?", "What happens last?",
     "Which place is named?", "Say it in one sentence.", "What surprised you?", "What is left open?",
 )  # fmt: skip
+USAGE = {"stream_options": {"include_usage": True}}  # which transformers' server doesn't know
 
 
 @dataclass
@@ -68,7 +70,7 @@ def converse(url: str, model: str, document: str, asked: argparse.Namespace, nam
         begun, first, text, usage = time.perf_counter(), None, "", None
         stream = client.chat.completions.create(
             model=model, messages=messages, max_tokens=asked.tokens, temperature=0, stream=True,
-            extra_body=None if "transformers" in name else {"stream_options": {"include_usage": True}},
+            extra_body={} if name.startswith("transformers") else USAGE,
         )  # fmt: skip
         pieces = 0
         for event in stream:
@@ -149,7 +151,11 @@ def command(server: str, port: int, asked: argparse.Namespace) -> list[str]:
     if server == "llama.cpp":
         own = ["--model", asked.gguf, "--port", str(port), "--n_ctx", "0", "--cache", "true"]
         return [asked.llama_python, "-m", "llama_cpp.server", *own]
-    raise SystemExit(f"no server is called {server}: qfpass, transformers or llama.cpp.")
+    if server in ("openvino", "openvino-eviction"):
+        evicting = [str(asked.slots // 32 * 32)] if server == "openvino-eviction" else []
+        script = Path(__file__).parent / "openvino" / "server.py"
+        return [asked.openvino_python, str(script), asked.gguf, str(port), *evicting]
+    raise SystemExit(f"no server is called {server}: see --help.")
 
 
 @contextmanager
@@ -200,6 +206,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--gguf", default="")
     parser.add_argument("--llama-python", default=sys.executable, help="an interpreter with llama_cpp")
+    parser.add_argument("--slots", type=int, default=2432, help="a sequence, of OpenVINO's eviction")
+    parser.add_argument("--openvino-python", default=sys.executable, help="one with openvino_genai")
     parser.add_argument("--out", type=Path, default=Path("build/bench/serving.json"))
     asked = parser.parse_args()
     documents, found = documents_of(asked), list[Measured]()
