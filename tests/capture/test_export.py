@@ -1,7 +1,5 @@
 """What can be captured, what is refused, and what a captured graph computes."""
 
-import linecache
-
 import pytest
 import torch
 from decoders import decoder, places, text
@@ -20,12 +18,6 @@ def test_graph_is_the_model_at_any_batch_and_length() -> None:
             torch.testing.assert_close(
                 captured.module(ids, places(ids)), model(ids, places(ids)), atol=1e-5, rtol=1e-5
             )
-
-
-def test_no_line_of_a_source_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linecache, "cache", {})
-    capture(decoder())
-    assert not [name for name, entry in linecache.cache.items() if len(entry) > 1 and entry[1]]
 
 
 def test_parameters_are_shared() -> None:
