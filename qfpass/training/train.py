@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +18,7 @@ from ..filters.trained_filters import TrainedFilters
 from ..graph.captured import Captured
 from ..waits import Wait
 from .attend_with import AttendWith
+from .course import LessonsInFiles, lessons_in_memory
 from .descent import Descent, TrainingPlan
 from .lessons import Teacher, long_enough
 from .scorer import Scorer, log_norms, pairs_of
@@ -85,17 +85,23 @@ def train_captured(
     plan: TrainingPlan,
     description: str,
     progress: bool,
-    saved: Path | None = None,
+    folder: Path | None = None,
 ) -> TrainedFilters:
-    """Trained filters of a captured decoder; texts are token ids. See `train`, and `Descent` for `saved`."""
+    """Trained filters of a captured decoder; texts are token ids. See `train`.
+
+    Lessons and the state of the training are kept in `folder`, from where an interrupted training goes on;
+    None keeps them in memory.
+    """
     scored = scored_attentions(attentions)
     with _frozen(captured.module), torch.random.fork_rng():
         torch.manual_seed(plan.seed)
         reader = AttendWith(captured, attentions)
         teacher = Teacher(reader, attentions, tokenizer, captured.device, plan.continuation, plan.suffix)
-        course = _lessons(teacher, texts, plan, progress)
+        course = _course(teacher, texts, plan, progress, folder)
         scorer = Scorer(*_samples(course, scored)).to(captured.device)
-        losses = Descent(scorer, reader, attentions, scored, plan, saved).run(course, progress)
+        losses = Descent(scorer, reader, attentions, scored, plan, folder and folder / "training.pt").run(
+            course, progress
+        )
     source = {
         "fingerprint": model_fingerprint(captured, attentions),
         "data": description,
@@ -131,24 +137,26 @@ def scored_attentions(attentions: Sequence[Attention]) -> list[int]:
     return scored
 
 
-def _lessons(
-    teacher: Teacher, texts: Sequence[list[int]], plan: TrainingPlan, progress: bool
-) -> list[Lesson]:
-    random = Random(plan.seed)
+def _course(
+    teacher: Teacher, texts: Sequence[list[int]], plan: TrainingPlan, progress: bool, folder: Path | None
+) -> Sequence[Lesson]:
+    """The lessons, in files of the folder if there is one, each with random numbers of its own."""
     fitting = {length: long_enough(texts, length, plan.continuation) for length in plan.lengths}
-    each = islice(cycle(plan.lengths), plan.lessons)
-    with Wait("reading lessons", shown=progress) as wait:
-        return [
-            teacher.lesson(random.choice(fitting[length]), length, random)
-            for length in wait.count(each, plan.lessons)
-        ]
+
+    def make(number: int) -> Lesson:
+        length, random = plan.lengths[number % len(plan.lengths)], Random(f"lesson {plan.seed} {number}")
+        return teacher.lesson(random.choice(fitting[length]), length, random)
+
+    if folder is None:
+        return lessons_in_memory(make, plan.lessons, progress)
+    return LessonsInFiles(folder, make, plan.lessons, progress)
 
 
 def _samples(
     course: Sequence[Lesson], scored: Sequence[int]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The inputs of `Scorer` for each scored layer: pairs [tokens, P] and norms [Hkv, tokens]."""
-    few = course[:8]
+    few = course[:2]  # thousands of tokens
     pairs = [torch.cat([pairs_of(x.keys[i], x.values[i]) for x in few]) for i in scored]
     norms = [torch.cat([log_norms(x.values[i]) for x in few], 1) for i in scored]
     return pairs, norms

@@ -1,5 +1,6 @@
 """`qfpass.tune`: trains filters on texts that the model writes itself, and keeps them where compile looks."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -89,8 +90,8 @@ def tune(
     work = _Work(model_fingerprint(captured, attentions), plan)
     say = Console(file=sys.stderr, quiet=not progress).print
     say(
-        f"qfpass.tune: about {_minutes(captured, attentions, plan):.0f} minutes on this machine. What is "
-        f"done is kept in {work.folder}, so that an interrupted tuning goes on."
+        f"qfpass.tune: about {_minutes(captured, attentions, plan):.0f} minutes on this machine. Lessons and "
+        f"what is done are in {work.folder} until the end, so that an interrupted tuning goes on."
     )
     written = work.texts()
     if written is None:
@@ -101,9 +102,7 @@ def tune(
         work.keep(written)
     texts = long_texts(written, 2 * max(plan.lengths) + CONTINUATION, 4, Random(seed))
     described = f"{ROWS} x {TOKENS} tokens that the model wrote itself"
-    filters = train_captured(
-        captured, attentions, tokenizer, texts, plan, described, progress, work.folder / "training.pt"
-    )
+    filters = train_captured(captured, attentions, tokenizer, texts, plan, described, progress, work.folder)
     folder = store_cached(filters)
     work.clear()
     say(f"qfpass.tune: filters of {len(filters.filters)} layers, in {folder}; qfpass.compile finds them.")
@@ -112,14 +111,15 @@ def tune(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a tuning has done so far, in a folder of the cache that is named after the model and the seed."""
+    """What a tuning has done so far, in a folder of the cache that is named after the model and the plan."""
 
     fingerprint: str
     plan: TrainingPlan
 
     @property
     def folder(self) -> Path:
-        return cache_folder() / "tuning" / f"{self.fingerprint}-{self.plan.seed}"
+        plan = hashlib.sha256(repr(self.plan).encode()).hexdigest()[:8]
+        return cache_folder() / "tuning" / f"{self.fingerprint}-{plan}"
 
     def texts(self) -> list[list[int]] | None:
         """The texts that were written, None if there are none or they can't be read."""

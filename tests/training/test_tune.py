@@ -61,13 +61,19 @@ def test_an_interrupted_tuning_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(KeyboardInterrupt):
         qfpass.tune(model_of(), CharacterTokenizer(), **SETTINGS)
     (folder,) = (tmp_path / "tuning").iterdir()
-    assert {file.name for file in folder.iterdir()} == {"texts.json", "training.pt"}
+    assert {file.name for file in folder.iterdir()} == {
+        "texts.json",
+        "training.pt",
+        "lesson-0.pt",
+        "lesson-1.pt",
+    }
     monkeypatch.setattr(descent.Descent, "_take_step", take_step)
 
     def refused(*_: Any, **__: Any) -> Any:
-        raise AssertionError("the texts are written already")
+        raise AssertionError("texts and lessons are there already")
 
     monkeypatch.setattr(tune, "write_text", refused)
+    monkeypatch.setattr(lessons.Teacher, "lesson", refused)
     again = qfpass.tune(model_of(), CharacterTokenizer(), **SETTINGS)
     assert again.shares == whole.shares
     for mine, wanted in zip(again.filters, whole.filters, strict=True):
