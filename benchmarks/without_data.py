@@ -7,7 +7,6 @@ the same bytes. The text is read and compressed before the question is asked.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,7 @@ STEPS = ("needle", "ruler")
 RULER_LENGTH = 4096
 
 
-def methods(ratios: Sequence[float]) -> list[Method]:
-    """The rows at each ratio of bytes."""
-    return [
-        method
-        for ratio in ratios
-        for method in (
-            Method("trained", ratio=ratio, store_dtype="int8-int4"),
-            Method("published", ratio=ratio, store_dtype="int8-int4"),
-            Method("recency", ratio=ratio),
-        )
-    ]
+STORES = {"trained": "int8-int4", "published": "int8-int4", "recency": None}  # by score
 
 
 def main() -> None:
@@ -49,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--ratios", type=float, nargs="+", help="default: 8 and 32 for facts, 4 and 8 for RULER"
     )
+    parser.add_argument("--scores", nargs="+", default=list(STORES), help=", ".join(STORES))
     asked = parser.parse_args()
     folder = weights_folder() if asked.model == "smollm2" else qwen_folder()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -62,7 +52,12 @@ def main() -> None:
     }
     for step in asked.steps or STEPS:
         ratios, measure, settings = kinds[step]
-        models = evaluate.with_methods(model, methods(asked.ratios or ratios))
+        methods = [
+            Method(score, ratio=ratio, store_dtype=STORES[score])
+            for ratio in asked.ratios or ratios
+            for score in asked.scores
+        ]
+        models = evaluate.with_methods(model, methods)
         evaluation = evaluate.compare(
             step, folder.name, models, lambda each, measure=measure: measure(each, tokenizer, text),
             {"texts": list(HELD_OUT), "dtype": "bfloat16", "seed": SEED, **settings},
