@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from qfpass.attention.find import Attention, find_attentions
@@ -31,11 +31,11 @@ from qfpass.proof.rounding import relative_difference
 from qfpass.proof.text import positions_of, random_text
 from qfpass.proof.verify import verify
 from qfpass.rewriting.uncompressed import Uncompressed
-from qfpass.tools.census.run import families
-from qfpass.tools.census.tiny import CONTEXT, tiny_config, tiny_model
+from qfpass.tools.census.families import families, family_model
+from qfpass.tools.census.tiny import CONTEXT
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-CONFIGS = Path(__file__).parent.parent / "docs" / "models.json"
+CONFIGS = Path(__file__).parent.parent / "docs" / "tiny_models.json"
 Planted = Callable[[Attention], Attention | None]
 
 
@@ -80,9 +80,10 @@ def models(folders: list[Path], names: list[str] | None) -> Iterator[tuple[str, 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         yield folder.name, model, model.config.max_position_embeddings
     fixed = json.loads(CONFIGS.read_text())
-    for name in names or ([] if folders else families()):
+    causal = [family for kind, family in families() if kind == "causal"]
+    for name in names or ([] if folders else causal):
         try:
-            model = tiny_model(tiny_config(CONFIG_MAPPING[name], fixed.get(name, {})))
+            model = family_model("causal", name, fixed.get(name, {}))
             find_attentions(capture(model), CONTEXT)
         except Exception as error:  # a family that the census refuses, or can't build
             print(f"{name}: left out ({type(error).__name__})", flush=True)

@@ -56,7 +56,7 @@ def output_of(model: nn.Module, tokens: Tokens, positions: torch.Tensor) -> torc
 def _given(tokens: Tokens, positions: torch.Tensor) -> dict[str, Any]:
     given: dict[str, Any] = {"ids": tokens.ids, "positions": positions}
     if tokens.embeddings is not None:
-        given |= {"ids": None, "inputs_embeds": tokens.embeddings}
+        given |= {"ids": None, "inputs_embeds": tokens.embeddings.clone()}  # CTRL multiplies them in place
     if tokens.axes is not None:
         given["positions"] = tokens.axes.permute(2, 0, 1)
     return given

@@ -49,14 +49,16 @@ def prove_ends(
         difference = relative_difference(actual, wanted)
         if not difference <= tolerance_of(captured.dtype):
             raise VerificationError(
-                f"the graph of {name} with {_in_words(tokens)} differs from the original by {difference:.1e}."
+                f"{name} doesn't work with {_in_words(tokens)}: its graph then differs from the original by "
+                f"{difference:.1e}."
             )
     widened = captured.dtype in HALF and can_be_widened(captured.module)
     run = InFloat32(graph) if widened else graph
-    _compare_parts(captured, attentions, cuts, tokens, kernel, run(text, positions, *axes), widened)
+    _compare_parts(name, captured, attentions, cuts, tokens, kernel, run(text, positions, *axes), widened)
 
 
 def _compare_parts(
+    name: str,
     captured: Captured,
     attentions: list[Attention],
     cuts: Cuts,
@@ -82,8 +84,8 @@ def _compare_parts(
         difference = relative_difference(torch.cat(parts, 1), expected)
         if not difference <= allowed:
             raise VerificationError(
-                f"the rewritten graph with {_in_words(tokens)} differs from the captured one by "
-                f"{difference:.1e}."
+                f"{name} doesn't work with {_in_words(tokens)}: the rewritten graph then differs from the "
+                f"captured one by {difference:.1e}."
             )
 
 

@@ -84,8 +84,8 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
     head = whole.get_output_embeddings()
     if head is None:
         raise CaptureError(
-            f"{type(model).__name__} has no head over its vocabulary: compile the model that has one, such "
-            "as AutoModelForImageTextToText makes."
+            f"{type(model).__name__} has no head over its vocabulary that get_output_embeddings() gives: "
+            "compile a model that has one, as most that AutoModelForImageTextToText makes."
         )
     if sees_both_ways(text_model):
         raise CaptureError(
@@ -93,4 +93,7 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
             "in both directions, and those of a compiled decoder see earlier ones alone."
         )
     path = next(name for name, module in model.named_modules() if module is text_model)
-    return VisionLanguageParts(path, TextDecoder(text_model, head), counts_positions_by_axes(model))
+    decoder = TextDecoder(text_model, head)
+    # Errors and waits tell of the model that the caller knows.
+    decoder.__class__ = type(type(model).__name__, (TextDecoder,), {"__module__": __name__})
+    return VisionLanguageParts(path, decoder, counts_positions_by_axes(model))

@@ -46,8 +46,10 @@ class CompiledTextModel(CompiledDecoder):
         Raises:
             InputError: an argument that the compiled decoder doesn't read, or masks that aren't causal.
         """
+        # Original text models take no notice of these either: the whole model cuts what they return.
+        unread = ("return_dict", "logits_to_keep", *OF_IMAGES)
         for name, value in others.items():
-            if value is not None and value is not False and not name.startswith(("return_dict", *OF_IMAGES)):
+            if value is not None and value is not False and not name.startswith(unread):
                 raise InputError(
                     f"the text model of this vision-language model is given {name}, which a compiled decoder "
                     "doesn't read: use the original model."

@@ -9,6 +9,7 @@ import torch
 from bounded import CONTEXT, compiled
 from tiny import FAMILIES, FORMS
 from torch import nn
+from transformers import LlamaForCausalLM
 
 from qfpass.errors import InputError
 
@@ -69,6 +70,34 @@ def test_ids_and_embeddings_mix_over_a_bounded_session() -> None:
     for layer in range(2):
         assert torch.equal(session.positions(layer), by_ids.positions(layer))
     assert session.nbytes == by_ids.nbytes
+
+
+class InPlace(LlamaForCausalLM):
+    """Multiplies embeddings in place, as CTRL does."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **named: Any,
+    ) -> Any:
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        inputs_embeds *= 2
+        return super().forward(position_ids=position_ids, inputs_embeds=inputs_embeds, **named)
+
+
+@torch.no_grad()
+def test_embeddings_that_the_original_writes_into_are_left_as_they_were() -> None:
+    original = FAMILIES["llama"]()
+    original.__class__ = InPlace
+    model = compiled(original, **KEEP_ALL)
+    ids = text(12)
+    embeddings = original.get_input_embeddings()(ids)
+    given = embeddings.clone()
+    torch.testing.assert_close(model(inputs_embeds=given).logits, original(ids).logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(given, embeddings)
 
 
 @torch.no_grad()

@@ -99,6 +99,16 @@ def test_past_a_full_store_it_is_the_original_with_evicted_keys_masked(family: s
 
 
 @torch.no_grad()
+def test_a_text_model_that_is_told_of_logits_gives_all_hidden_values() -> None:
+    """LLaVA-OneVision's forward hands the argument on."""
+    original, model = kept("llava")
+    embeddings = original.get_input_embeddings()(seen("llava")[0])
+    both = [each.model.language_model for each in (original, model)]
+    expected, actual = (each(inputs_embeds=embeddings, logits_to_keep=1).last_hidden_state for each in both)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_beams_see_the_image_in_every_row() -> None:
     original, model = kept("qwen2_vl")
     ids, image = seen("qwen2_vl", 20)

@@ -1,67 +1,76 @@
 """Examines one model of the census: compiles it and compares it with the original."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig
 
 from ...attention.find import find_attentions
 from ...capture.export import capture
 from ...errors import QFPassError
 from ...model.compiled_decoder import decoder_of
-from ...pipeline import compile as compile_model
-from ...proof.verify import original_logits
+from ...proof.text import original_logits
+from ...vision_language.parts import vision_language_parts
+from .columns import COLUMNS, NEW_TOKENS, PROMPT
+from .compare import TOLERANCE, DifferenceError, difference, read, require_close
+from .entry import Entry, Verdict
 from .evicted import logits_without_evicted
+from .subject import CHUNK, SLOTS, TOKENS, Subject
 from .tiny import CONTEXT
 
-TOKENS, CHUNK, BATCH = 40, 9, 2
-SLOTS, RECENT, SINKS = 12, 4, 2
-PROMPT, NEW_TOKENS = 20, 12
-TOLERANCE = 1e-4  # of the largest logit: float32's rounding of sums taken in another order
 
+def examine(
+    entry: Entry, build: Callable[[], nn.Module], columns: Sequence[str] = tuple(COLUMNS), whole: bool = True
+) -> Iterator[Entry]:
+    """Yield the entry of one family as it grows; any exception becomes an outcome.
 
-@dataclass(frozen=True)
-class Entry:
-    """The result of the census for one family.
-
-    `outcome` is "works", "refused", "wrong", "crashed" or "not built"; `note` says why.
+    Args:
+        entry: what is known of it: its names, and what else the record holds.
+        columns: of `COLUMNS`, examined if the family works.
+        whole: whether to find out first if it works; else `entry` tells.
     """
-
-    family: str
-    model: str
-    outcome: str
-    note: str = ""
-    sites: int = 0
-    spans: tuple[str, ...] = field(default=())
-
-
-class DifferenceError(Exception):
-    """The compiled model computes something else than the original."""
-
-
-def examine(family: str, build: Callable[[], nn.Module]) -> Entry:
-    """The entry of one family: builds, compiles and compares a model; any exception becomes an outcome."""
     try:
-        model = build()
+        subject = Subject(build())
     except Exception as error:  # a configuration class may raise anything
-        return Entry(family, "", "not built", _one_line(error, with_type=True))
-    name = type(model).__name__
+        yield replace(entry, outcome="not built", note=_one_line(error, with_type=True), answers={})
+        return
+    if whole:
+        entry = _whole(replace(entry, model=type(subject.model).__name__), subject)
+        yield entry
+    for column in columns if entry.outcome == "works" else ():
+        answer = _answer(partial(COLUMNS[column], subject))
+        entry = replace(entry, answers={**entry.answers, column: answer})
+        yield entry
+
+
+def _whole(entry: Entry, subject: Subject) -> Entry:
+    found = list[tuple[int, tuple[str, ...]]]()
+    answer = _answer(lambda: found.append(check_model(subject)))
+    if answer.outcome != "yes":
+        return replace(entry, outcome=answer.outcome, note=answer.note, answers={}, sites=0, spans=())
+    ((sites, spans),) = found
+    return replace(entry, outcome="works", note="", sites=sites, spans=spans)
+
+
+def _answer(check: Callable[[], object]) -> Verdict:
     try:
-        sites, spans = check_model(model)
+        with torch.compiler.set_stance("force_eager"):  # tracing each graph would take most of the time
+            check()
     except QFPassError as error:
-        return Entry(family, name, "refused", _one_line(error))
+        return Verdict("refused", _one_line(error))
     except DifferenceError as error:
-        return Entry(family, name, "wrong", _one_line(error))
+        return Verdict("wrong", _one_line(error))
     except Exception as error:
-        return Entry(family, name, "crashed", _one_line(error, with_type=True))
-    return Entry(family, name, "works", "", sites, spans)
+        return Verdict("crashed", _one_line(error, with_type=True))
+    return Verdict("yes")
 
 
-def check_model(model: nn.Module) -> tuple[int, tuple[str, ...]]:
+def check_model(subject: Subject) -> tuple[int, tuple[str, ...]]:
     """Compare a model with compiled versions of it: without eviction, generating, and with small stores.
 
     Returns the number of attentions and their spans.
@@ -70,77 +79,57 @@ def check_model(model: nn.Module) -> tuple[int, tuple[str, ...]]:
         DifferenceError: a compiled model computes something else.
         QFPassError: it is refused.
     """
-    complete = compile_model(model, ratio=1, context_length=CONTEXT, chunk=CHUNK, backend="eager")
-    ids = _text(model)
-    expected = original_logits(model, ids)
-    _compare(complete, ids, expected, "")
-    _compare_generation(model, complete, ids[:, :PROMPT])
-    layers = decoder_of(complete).layers
-    bounded = compile_model(
-        model, budget=SLOTS, recent=RECENT, sinks=SINKS, chunk=CHUNK, score="random",
-        context_length=CONTEXT, backend="eager", verify=False,
-    )  # fmt: skip
-    _compare_evicting(model, bounded, ids, expected)
+    for way, ends in _ways().items():
+        # Dynamo traces the graphs of the first way: one for chunks, one for a token.
+        with torch.compiler.set_stance("default" if way == "at once" else "force_eager"):
+            require_close(read(subject.complete, subject.ids, ends), subject.logits, f"read {way}")
+    if subject.has_usual_generate:
+        _compare_generation(subject)
+    _compare_evicting(subject)
+    layers = decoder_of(subject.complete).layers
     return len(layers), tuple(dict.fromkeys(layer.span for layer in layers))
 
 
-def _text(model: nn.Module) -> torch.Tensor:
-    vocabulary = original_logits(model, torch.zeros(1, 2, dtype=torch.long)).shape[-1]
-    return torch.randint(vocabulary, (BATCH, TOKENS), generator=torch.Generator().manual_seed(1))
-
-
 def _ways() -> dict[str, tuple[int, ...]]:
-    chunks = (0, 13, 14, 30, TOKENS)
-    return {"at once": (0, TOKENS), "in chunks": chunks, "token by token": tuple(range(TOKENS + 1))}
+    return {
+        "at once": (0, TOKENS - 1, TOKENS),
+        "in chunks": (0, 13, 14, 30, TOKENS),
+        "token by token": tuple(range(TOKENS + 1)),
+    }
 
 
-def _compare(compiled: Any, ids: torch.Tensor, expected: torch.Tensor, with_what: str) -> None:
-    for way, ends in _ways().items():
-        _require_close(_read(compiled, ids, ends), expected, f"read {way}{with_what}")
-
-
-def _compare_evicting(model: nn.Module, bounded: Any, ids: torch.Tensor, complete: torch.Tensor) -> None:
-    attentions, layers = find_attentions(capture(model), CONTEXT), decoder_of(bounded).layers
+def _compare_evicting(subject: Subject) -> None:
+    attentions = find_attentions(capture(_with_a_graph(subject)), CONTEXT)
+    layers = decoder_of(subject.bounded).layers
     for way, ends in _ways().items():
         pieces = [0, *(min(s + CHUNK, b) for a, b in pairwise(ends) for s in range(a, b, CHUNK))]
-        expected = logits_without_evicted(attentions, layers, ids, pieces)
-        if not all(layer.is_ring for layer in layers) and _difference(expected, complete) < 10 * TOLERANCE:
+        expected = logits_without_evicted(attentions, layers, subject.ids, pieces)
+        is_same = difference(expected, subject.logits) < 10 * TOLERANCE
+        if is_same and not all(layer.is_ring for layer in layers):
             raise DifferenceError(
                 "evicting keys changes nothing, so comparing with small stores says nothing"
             )
-        _require_close(_read(bounded, ids, ends), expected, f"read {way} with {SLOTS} slots")
+        require_close(read(subject.bounded, subject.ids, ends), expected, f"read {way} with {SLOTS} slots")
 
 
-def _compare_generation(model: nn.Module, compiled: Any, prompt: torch.Tensor) -> None:
-    if getattr(type(model), "generate", None) is not GenerationMixin.generate:
-        return  # a class's own way of generating has arguments of its own
+def _with_a_graph(subject: Subject) -> nn.Module:
+    """The model, or its text decoder alone if it has one that gives the same logits."""
+    parts = vision_language_parts(subject.model)
+    if parts is None or difference(original_logits(parts.decoder, subject.ids), subject.logits) > TOLERANCE:
+        return subject.model
+    return parts.decoder
+
+
+def _compare_generation(subject: Subject) -> None:
     settings = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
-    compiled.generation_config = settings
-    ids = prompt
+    subject.complete.generation_config = settings
+    ids = prompt = subject.ids[:, :PROMPT]
     for _ in range(NEW_TOKENS):
-        ids = torch.cat([ids, original_logits(model, ids)[:, -1:].argmax(-1)], dim=1)
-    actual = compiled.generate(prompt, generation_config=settings)
+        ids = torch.cat([ids, original_logits(subject.model, ids)[:, -1:].argmax(-1)], dim=1)
+    actual: Any = subject.complete.generate(prompt, generation_config=settings)
     if not torch.equal(actual, ids):
-        raise DifferenceError(
-            f"generates {actual[:, PROMPT:].tolist()}, the original {ids[:, PROMPT:].tolist()}"
-        )
-
-
-def _read(compiled: Any, ids: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
-    session = compiled.session()
-    outputs: Iterable[Any] = [compiled(ids[:, a:b], past_key_values=session) for a, b in pairwise(ends)]
-    return torch.cat([getattr(output, "logits", output) for output in outputs], dim=1)
-
-
-def _require_close(actual: torch.Tensor, expected: torch.Tensor, how: str) -> None:
-    difference = _difference(actual, expected)
-    if not difference <= TOLERANCE:
-        raise DifferenceError(f"{how}, its logits differ by {difference:.1e} of the largest")
-
-
-def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over the largest magnitude; NaN if either holds one."""
-    return float((actual - expected).abs().max() / expected.abs().max())
+        new, others = actual[:, PROMPT:].tolist(), ids[:, PROMPT:].tolist()
+        raise DifferenceError(f"generates {new}, the original {others}")
 
 
 def _one_line(error: Exception, with_type: bool = False) -> str:

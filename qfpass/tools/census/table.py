@@ -1,58 +1,102 @@
 """The census as a page: what works, what is refused and why."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
 
-from .examine import Entry
+from .columns import COLUMNS
+from .entry import Entry, Verdict
 
 OUTCOMES = {
-    "works": "Works",
-    "refused": "Refused",
-    "wrong": "Wrong",
-    "crashed": "Crashed",
-    "not built": "Not built: no tiny model could be made",
+    "works": "work",
+    "refused": "are refused",
+    "wrong": "are wrong",
+    "crashed": "crash",
+    "not built": "aren't built",
 }
+TITLES = {"causal": "Language models", "image-text": "Models of images and text"}
 
 HOW = """\
-Made by `make census`, which builds a tiny random model of each, compiles it with the eager backend
-and compares it in float32: its logits without eviction (read at once, in chunks, token by token,
-beyond its window), greedy generation, and its logits with small stores, against its own graph with
-the evicted keys masked. Nothing in `qfpass/` names a model family; fields that a tiny
-configuration can't do without are in `docs/models.json`.
+Families of {versions}.
+`make census` builds a tiny random model of each, compiles it with the eager backend and compares it in float32: its logits without eviction (read at once, in chunks, token by
+token, beyond its window), greedy generation, and its logits with small stores, against its own graph
+with the evicted keys masked. Nothing in `qfpass/` names a model family; fields that a tiny
+configuration can't do without are in `docs/tiny_models.json`. What was found is kept in
+`docs/models.json`; `make census CENSUS="llama --column drafts"` examines a part and changes that alone.
+
+Where a model works, three things more are tried:
+
+| column | yes means |
+| --- | --- |
+| embeddings | [`inputs_embeds`](embeddings.md) give the original's logits, also in turn with ids on one session |
+| drafts | `prompt_lookup_num_tokens` writes what greedy decoding writes; tokens [taken back](taking_back.md) past a full store leave no trace |
+| int8 | with torchao's `Int8WeightOnlyConfig` it compiles and gives the logits of the [quantised](quantised_weights.md) original |
+
+No means that it is refused; [why](#why-a-column-says-no) is said below. Anything wrong would stand in bold.
+An empty cell wasn't tried yet.
+"""  # noqa: E501
+OF_IMAGES = """\
+Of these the text decoder is compiled, and compared on texts without images; all before it runs as the
+original's own code. [Vision-language models](vision_language.md) says which were tested with images.
+Families whose model stands above already aren't repeated.
 """
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """Markdown: a summary and a table for each outcome that occurs."""
-    found = {outcome: _count(entries, outcome) for outcome in OUTCOMES}
-    counts = [f"{count} {outcome.removesuffix('s')}" for outcome, count in found.items() if count]
-    parts = [
-        "# Which models work\n",
-        f"Of the {len(entries)} entries of transformers {transformers.__version__}'s causal language models, "
-        f"{', '.join(counts)} (torch {torch.__version__.split('+')[0]}, CPU).\n",
-        HOW,
-    ]
-    for outcome, title in OUTCOMES.items():
-        chosen = [entry for entry in entries if entry.outcome == outcome]
-        if chosen:
-            parts += [f"## {title}\n", _working(chosen) if outcome == "works" else _reasons(chosen)]
+    """Markdown: for each kind of model the counts, a table of what works, and tables of what doesn't."""
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}, CPU"
+    parts = ["# Which models work\n", HOW.format(versions=versions)]
+    for kind, title in TITLES.items():
+        if chosen := [entry for entry in entries if entry.kind == kind]:
+            parts += [f"## {title}\n", *([OF_IMAGES] if kind == "image-text" else []), _counts(chosen)]
+            parts += _tables(chosen, title)
+    refused = [(e, name, answer) for e in entries for name, answer in e.answers.items() if answer.note]
+    if refused:
+        rows = [(e.family, e.model, name, _told(answer)) for e, name, answer in refused]
+        parts += ["## Why a column says no\n", _table(("family", "model", "column", "why"), rows)]
     return "\n".join(parts)
 
 
-def _count(entries: Sequence[Entry], outcome: str) -> int:
-    return sum(entry.outcome == outcome for entry in entries)
+def _counts(entries: Sequence[Entry]) -> str:
+    found = Counter(entry.outcome for entry in entries)
+    says = [f"{found[outcome]} {words}" for outcome, words in OUTCOMES.items() if found[outcome]]
+    answers = [(name, answer) for entry in entries for name, answer in entry.answers.items()]
+    tried = Counter(name for name, _ in answers)
+    yes = Counter(name for name, answer in answers if answer.outcome == "yes")
+    columns = ", ".join(f"{name} {yes[name]} of {tried[name]}" for name in COLUMNS)
+    return f"Of {len(entries)} families {', '.join(says)}. Yes is said by: {columns}.\n"
+
+
+def _tables(entries: Sequence[Entry], title: str) -> Iterator[str]:
+    for outcome, words in OUTCOMES.items():
+        chosen = [entry for entry in entries if entry.outcome == outcome]
+        if chosen and outcome == "works":
+            yield _working(chosen)
+        elif chosen:
+            yield f"### {title} that {words}\n"
+            yield _table(("family", "model", "why"), [(e.family, e.model, e.note) for e in chosen])
 
 
 def _working(entries: Sequence[Entry]) -> str:
     """Attentions are those of the tiny model."""
-    rows = [(e.family, e.model, str(e.sites), "; ".join(e.spans)) for e in entries]
-    return _table(("family", "model", "attentions", "what they see"), rows)
+    rows = [
+        (e.family, e.model, str(e.sites), "; ".join(e.spans), *(_cell(e.answers.get(n)) for n in COLUMNS))
+        for e in entries
+    ]
+    return _table(("family", "model", "attentions", "what they see", *COLUMNS), rows)
 
 
-def _reasons(entries: Sequence[Entry]) -> str:
-    return _table(("family", "model", "why"), [(e.family, e.model, e.note) for e in entries])
+def _cell(answer: Verdict | None) -> str:
+    """Whatever isn't refused is a defect, and stands out."""
+    if answer is None:
+        return ""
+    return {"yes": "yes", "refused": "no"}.get(answer.outcome, f"**{answer.outcome}**")
+
+
+def _told(answer: Verdict) -> str:
+    return answer.note if answer.outcome == "refused" else f"**{answer.outcome}**: {answer.note}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -87,10 +87,15 @@ def _size(usual: PretrainedConfig, name: str, value: Any) -> int | None:
     return _SIZES.get(name)
 
 
-def tiny_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A causal model of `config` in float32 and eval mode, whose random weights all matter."""
+def tiny_model(
+    config: PretrainedConfig, seed: int = 0, models: Mapping[Any, Any] = MODEL_FOR_CAUSAL_LM_MAPPING
+) -> nn.Module:
+    """A model of `config` in float32 and eval mode, whose random weights all matter.
+
+    `models`: transformers' classes of models by class of configuration.
+    """
     torch.manual_seed(seed)
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class: Any = models[type(config)]
     parts = [config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))]
     # Of a configuration of several models, the text decoder's; else the whole, for another family's model.
     own = next((part for part in parts if isinstance(part, model_class.config_class)), config)
