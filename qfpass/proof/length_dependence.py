@@ -31,7 +31,8 @@ def refuse_by_text_length(module: fx.GraphModule, context_length: int | None, pr
     """
     graph = module.graph
     places = position_only_nodes(graph)
-    nodes = [n for n in graph.nodes if n in places and n.op == "call_function" and _is_read(n, places)]
+    moving = places - _made_of_weights(graph)
+    nodes = [n for n in graph.nodes if n in moving and n.op == "call_function" and _is_read(n, places)]
     if not nodes:
         return
     program, agreed = PositionProgram(module, nodes, places), SHORTEST - 1
@@ -59,6 +60,16 @@ class _Fault(NamedTuple):
     node: fx.Node
     reason: str
     is_an_end: bool
+
+
+def _made_of_weights(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that depend on held tensors alone, as a dequantised weight does: on no length of a text."""
+    found = set[fx.Node]()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or (node.op == "call_function" and inputs and found.issuperset(inputs)):
+            found.add(node)
+    return found
 
 
 def _is_read(node: fx.Node, places: set[fx.Node]) -> bool:

@@ -14,6 +14,7 @@ from transformers.modeling_rope_utils import dynamic_rope_update
 
 import qfpass
 from qfpass.errors import CaptureError, QFPassError, UnsupportedOpError
+from qfpass.proof import length_dependence
 
 BORDER, TOKENS, CONTEXT = 40, 60, 64
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of hidden [B, S, E] at positions [B, S]
@@ -209,6 +210,22 @@ def test_a_context_past_a_table_is_refused_and_named() -> None:
         UnsupportedOpError, match=f"places: from {POSITIONS + 1} tokens on.*has {POSITIONS} rows"
     ):
         compiled(changed(by_largest), POSITIONS + 1)
+
+
+def test_what_weights_alone_make_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It depends on no length and may be large: a dequantised weight."""
+    compared = list[Any]()
+    agree = length_dependence._agree
+
+    def noted(expected: Any, actual: Any) -> bool:
+        compared.append(expected)
+        return agree(expected, actual)
+
+    monkeypatch.setattr(length_dependence, "_agree", noted)
+    codes = torch.eye(changed(by_last).tokens.embedding_dim, dtype=torch.int8)
+    check_read_at_once(changed(lambda hidden, places: by_last(hidden, places) @ (0.5 * codes)), (TOKENS,))
+    shapes = {value.shape for value in compared if isinstance(value, torch.Tensor)}
+    assert shapes and codes.shape not in shapes
 
 
 def test_another_window_for_long_texts_is_refused() -> None:
