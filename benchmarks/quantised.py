@@ -1,19 +1,26 @@
-"""A step with torchao's weights beside bfloat16's and compact_weights': `python benchmarks/quantised.py OUT`.
+"""A step with torchao's weights beside bfloat16's: `python benchmarks/quantised.py OUT`.
 
 SmolLM2-135M on a processor, an eighth of its cache: each variant compiled as a user does it, a step on full
-stores timed in turns, and the seconds from compile to the first step. OUT gets a JSON record.
+stores timed in turns, and the seconds from compile to the first step. OUT gets a JSON record. Names after OUT
+choose among the variants. A cold start is one of a process with one variant and an empty QFPASS_CACHE.
 """
 
-import copy
 import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+from torchao.quantization import (
+    Float8WeightOnlyConfig,
+    Int8WeightOnlyConfig,
+    IntxWeightOnlyConfig,
+    PerGroup,
+    quantize_,
+)
 from transformers import AutoModelForCausalLM
 
 import qfpass
@@ -23,23 +30,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from assets import weights_folder
 
 RATIO, PROMPT, ROUNDS = 8.0, 2000, 60
+DTYPES = (torch.float32, torch.bfloat16)
+CONFIGS: dict[str, Any] = {
+    "int8": Int8WeightOnlyConfig(),
+    "float8": Float8WeightOnlyConfig(),
+    "int8, groups of 32": IntxWeightOnlyConfig(torch.int8, granularity=PerGroup(32)),
+    "int4, groups of 32": IntxWeightOnlyConfig(torch.int4, granularity=PerGroup(32)),
+    "int4, groups of 64": IntxWeightOnlyConfig(torch.int4, granularity=PerGroup(64)),
+}
 
 
-def variants() -> dict[str, tuple[Any, dict[str, Any]]]:
-    """By name: a model, and what it is compiled with beside the ratio."""
-    whole = AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=torch.float32).eval()
-    half = copy.deepcopy(whole).to(torch.bfloat16)
-    made: dict[str, tuple[Any, dict[str, Any]]] = {
-        "float32": (whole, {}),
-        "float32, compact_weights": (whole, {"compact_weights": True}),
-        "bfloat16": (half, {}),
+def variants() -> dict[str, Callable[[], Any]]:
+    """By name, what makes a model."""
+
+    def made(dtype: torch.dtype, config: Any = None) -> Any:
+        model = AutoModelForCausalLM.from_pretrained(weights_folder(), dtype=dtype).eval()
+        if config is not None:
+            quantize_(model, config)
+        return model
+
+    plain = {f"{dtype}".removeprefix("torch."): partial(made, dtype) for dtype in DTYPES}
+    return plain | {
+        f"{name}, torchao {config}": partial(make, CONFIGS[config])
+        for config in CONFIGS
+        for name, make in plain.items()
     }
-    for name, config in {"int8": Int8WeightOnlyConfig, "float8": Float8WeightOnlyConfig}.items():
-        for dtype, model in (("float32", whole), ("bfloat16", half)):
-            quantised = copy.deepcopy(model)
-            quantize_(quantised, config())
-            made[f"{dtype}, torchao {name}"] = (quantised, {})
-    return made
 
 
 def step_of(compiled: Any) -> Callable[[], object]:
@@ -50,30 +65,31 @@ def step_of(compiled: Any) -> Callable[[], object]:
 
 
 @torch.no_grad()
-def main(out: Path) -> None:
+def main(out: Path, chosen: list[str]) -> None:
     """Compile the variants, time them, and write the record."""
-    steps, colds = dict[str, Callable[[], object]](), dict[str, float]()
-    for name, (model, settings) in variants().items():
+    steps, firsts = dict[str, Callable[[], object]](), dict[str, float]()
+    for name, make in variants().items():
+        if chosen and name not in chosen:
+            continue
+        model = make()
         start = time.perf_counter()
-        steps[name] = step_of(
-            qfpass.compile(model, ratio=RATIO, score="recency", store_dtype=None, **settings)
-        )
+        steps[name] = step_of(qfpass.compile(model, ratio=RATIO, score="recency", store_dtype=None))
         steps[name]()
-        colds[name] = time.perf_counter() - start
-        print(f"{name}: first step after {colds[name]:.1f} s", flush=True)
+        firsts[name] = time.perf_counter() - start
+        print(f"{name}: first step after {firsts[name]:.1f} s", flush=True)
     ready = {name: (lambda step=step: step) for name, step in steps.items()}
     timings = take_turns(ready, rounds=ROUNDS, seconds=300, device=torch.device("cpu"))
-    half = timings["bfloat16"].median
+    half = timings["bfloat16"].median if "bfloat16" in timings else float("nan")
     rows = [
-        {"weights": name, "step_ms": 1000 * t.median, "of_bfloat16": t.median / half, "cold_s": colds[name]}
+        {"weights": name, "step_ms": 1000 * t.median, "of_bfloat16": t.median / half, "first_s": firsts[name]}
         for name, t in timings.items()
     ]
     record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "ratio": RATIO, "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")
     for row in rows:
-        print(f"{row['weights']:28} {row['step_ms']:7.2f} ms  {row['of_bfloat16']:.2f}x bfloat16's")
+        print(f"{row['weights']:32} {row['step_ms']:7.2f} ms  {row['of_bfloat16']:.2f}x bfloat16's")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -45,6 +45,7 @@ from .plan import (
 from .proof.prove import capture_and_prove
 from .regions.compact_weights import compact_weights as with_compact_weights
 from .regions.outline import Outlined, outline, uncut
+from .regions.packed_weights import Known, pack_weights
 from .regions.step_linears import stream_weights
 from .rewriting.rewrite import rewrite
 from .rewriting.site import layers_of
@@ -219,9 +220,12 @@ def make_decoder(
     def outlined_of(module: fx.GraphModule) -> Outlined:
         return outline(module)
 
+    packed: Known = {}
+
     def graphs_of(outlined: Outlined, compact: bool = False) -> Graphs:
         if own_loops:
             stream_weights(outlined)
+            outlined = pack_weights(outlined, packed)
         if compact:
             outlined = with_compact_weights(outlined)
         return Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)

@@ -160,15 +160,18 @@ def _numbers(sites: Iterable[SiteReport]) -> str:
 def report(model: nn.Module) -> Report:
     """The report of a model that `qfpass.compile` returned."""
     decoder = decoder_of(model)
+    graphs = decoder.graphs
+    copies = [*graphs.copies, *(made for each in graphs.packed for made in each.made)]
+    copied = [*graphs.copied, *(unread for each in graphs.packed for unread in each.unread)]
     return Report(
         tuple(_site_report(decoder, layer) for layer in decoder.layers),
         decoder.sizes.context_length,
         decoder.sizes.chunk,
-        decoder.graphs.kinds,
+        graphs.kinds,
         decoder.graphs_compiled,
-        nbytes_of(decoder.graphs.copies),
-        nbytes_of(decoder.graphs.copied),
-        nbytes_of(decoder.weights) - nbytes_of(decoder.graphs.copies),
+        nbytes_of(copies),
+        nbytes_of(copied),
+        nbytes_of(decoder.weights) - nbytes_of(copies),
         tuple(_optimisation_report(name, decoder) for name in NAMES),
     )
 

@@ -18,7 +18,7 @@ from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
 from ..lowering.lower import mark_length
 from ..lowering.replays import Replays
-from ..lowering.weight_guard import CopiedWeights
+from ..lowering.weight_guard import CopiedWeights, PackedWeights
 from ..rewriting.rotary import Rotation
 from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, all_equal
@@ -81,6 +81,7 @@ class Decoder:
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
         self._copied = CopiedWeights(graphs.copied)
+        self._packed = PackedWeights(graphs.packed)
         options = config.compile_options.get("options") or {}
         # What another backend runs is called as it is, also what finds the slots that a step overwrites.
         wanted = config.switches.replay and config.backend == "inductor"
@@ -205,6 +206,7 @@ class Decoder:
             overwritten: what `watch` found that this step overwrites, with the slots; None if not asked.
         """
         self._copied.check()
+        self._packed.follow_changes()
         read = [rows[i].tokens + 1 for i in reading_rows]
         budgets = [sizes[i] for i in reading_rows]
         is_full = all_equal(budgets) and min(read) >= self._most_slots

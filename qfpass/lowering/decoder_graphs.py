@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from ..config import Config
 from ..regions.outline import Outlined
+from ..regions.packed_copy import PackedCopy
 from ..regions.pieces import take_apart
 from ..upstream.inductor import backend_for_pieces
 from .inductor_backend import compile_wait
@@ -41,6 +42,7 @@ class DecoderGraphs(Protocol):
         kinds: the number of kinds of layer.
         own_loops: whether the package's C++ loops are used.
         copied, copies: the weights that compact copies are read instead of, and these copies.
+        packed: the packed copies of quantised weights.
         why_not_piecewise: why chunks and steps aren't run piece by piece; None if they are.
     """
 
@@ -84,6 +86,9 @@ class DecoderGraphs(Protocol):
     def copies(self) -> Sequence[torch.Tensor]: ...
 
     @property
+    def packed(self) -> Sequence[PackedCopy]: ...
+
+    @property
     def why_not_piecewise(self) -> str | None: ...
 
 
@@ -100,6 +105,7 @@ class Graphs:
         self.kinds = outlined.kinds
         self.copied: Sequence[torch.Tensor] = outlined.copied
         self.copies: Sequence[torch.Tensor] = outlined.copies
+        self.packed: Sequence[PackedCopy] = outlined.packed
         self.watch: Callable[..., Any] | None = None
         self.rows: Sequence[int] | None = None
         self.follows_length = any(n.users for n in body.graph.nodes if n.name == "call_end")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import QFPassError
+from ..regions.packed_copy import PackedCopy
 from ..upstream.modules import version_counters
 
 _PLAIN = (torch.Tensor, nn.Parameter)
@@ -87,6 +88,27 @@ class CopiedWeights:
                 "the model's weights have changed since qfpass.compile, which keeps copies of them for "
                 "compact_weights: compile the model again."
             )
+
+
+class PackedWeights:
+    """Weights of which compiled code reads packed copies: these are written anew after a change."""
+
+    def __init__(self, copies: Sequence[PackedCopy]) -> None:
+        self._copies = [copy for copy in copies if copy.made]
+        self._weights = [part for copy in self._copies for part in copy.held if part is not None]
+        self._known = _states(self._weights)
+
+    def follow_changes(self) -> None:
+        """Renew the copies if a weight's address or version counter is another.
+
+        Raises:
+            QFPassError: the weights no longer have the form of their copies.
+        """
+        now = _states(self._weights)
+        if now != self._known:
+            for copy in self._copies:
+                copy.renew()
+            self._known = now
 
 
 def _states(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:

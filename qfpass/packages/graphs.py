@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from ..lowering.weight_guard import addresses_of, form_of, refuse_other_forms
+from ..regions.packed_copy import PackedCopy
 from ..upstream.aot_packages import load_package
 from .programs import with_counts
 
@@ -41,6 +42,7 @@ class PackagedGraphs:
         self.modules: list[fx.GraphModule] = []
         self.copied: Sequence[torch.Tensor] = ()
         self.copies: Sequence[torch.Tensor] = ()
+        self.packed: Sequence[PackedCopy] = ()
         self.weights: Sequence[torch.Tensor] = tuple(tensors.values())
         self._tensors = tensors
         self._packages = {name: load_package(folder / f"{name}.pt2", device) for name in names}

@@ -136,4 +136,4 @@ def _add_input(graph: fx.Graph) -> fx.Node:
 
 
 def _pass_copy(node: fx.Node, copy: Sequence[fx.Node]) -> None:
-    node.args = (*args_of(node), tuple(copy))
+    node.kwargs = {"compact": tuple(copy)}

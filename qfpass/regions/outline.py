@@ -18,6 +18,7 @@ from ..graph.dependence import SIZES, dependents_of
 from ..graph.nodes import args_of
 from ..upstream.modules import parts_of
 from .cuts import choose_cuts, pure_nodes
+from .packed_copy import PackedCopy
 
 aten = torch.ops.aten
 
@@ -33,6 +34,7 @@ class Outlined:
         regions: the number of regions in all.
         copied: the weights of which body or head holds compact copies.
         copies: these copies, which don't follow a change of the weights.
+        packed: packed copies of quantised weights, which body or head holds.
     """
 
     body: fx.GraphModule
@@ -41,6 +43,7 @@ class Outlined:
     regions: int
     copied: tuple[torch.Tensor, ...] = ()
     copies: tuple[torch.Tensor, ...] = ()
+    packed: tuple[PackedCopy, ...] = ()
 
 
 @dataclass(frozen=True)

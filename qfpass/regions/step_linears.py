@@ -3,7 +3,7 @@
 On a processor, a decode step spends nearly all its time on reading weights. The loops
 (`kernels/cpu/step_linear`) take each layer's weights as operands, so layers of one kind share their code.
 Linears that read the same input become one call. Weights of eight bits, cast only to be multiplied, are read
-as they lie.
+as they lie; `packed_weights` does so for those that are dequantised by groups.
 """
 
 import math
@@ -17,10 +17,12 @@ from torch import fx
 
 from ..graph.nodes import args_of
 from ..kernels.cpu.coded_linear.op import coded_linear
+from ..kernels.cpu.grouped_linear.op import grouped_linears
 from ..kernels.cpu.step_linear.op import few_token_linears, fits
 from ..kernels.cpu.tokens import MOST
 from ..upstream.modules import parts_of
 from ..upstream.operators import written_arguments
+from .group_codes import group_codes, is_held
 from .outline import Outlined
 
 aten = torch.ops.aten
@@ -29,12 +31,19 @@ aten = torch.ops.aten
 class Linear(NamedTuple):
     """The operands of a linear: input, weight [N, K] and bias.
 
-    `weight` is the weight as it is held where the linear reads a cast of it.
+    `weight` is the weight as it is held or dequantised where the linear reads a cast of it.
     """
 
     x: fx.Node
     weight: fx.Node
     bias: fx.Node | None
+
+    @property
+    def kind(self) -> str | None:
+        """Linears of one input and one kind are read together; None for one whose weight is computed."""
+        if self.bias is not None and not is_held(self.bias):
+            return None
+        return "held" if is_held(self.weight) else "dequantised" if group_codes(self.weight) else None
 
 
 def stream_weights(outlined: Outlined) -> None:
@@ -62,8 +71,7 @@ def _groups_by_input(graph: fx.Graph) -> list[list[fx.Node]]:
         if written_arguments(node.target):
             changes += 1
         if linear := _linear(node):
-            is_held = all(operand is None or _is_held(operand) for operand in linear[1:])
-            groups[(linear.x, changes) if is_held else node].append(node)
+            groups[(linear.x, changes, linear.kind) if linear.kind else node].append(node)
     return list(groups.values())
 
 
@@ -80,27 +88,22 @@ def _linear(node: fx.Node) -> Linear | None:
 
 
 def _before_cast(node: fx.Node, through: object = None) -> fx.Node:
-    """The held weight of which `node` is a cast, transposed as well if `through` is an operator that does so.
+    """The weight of which `node` is a cast, transposed as well if `through` is an operator that does so.
 
-    That is `node` itself if it is computed in another way.
+    It is held or dequantised by groups; `node` itself if it is computed in another way.
     """
     wanted = {through} if through else set()
     source = node
     while source.target is aten.to.dtype or source.target in wanted:
         wanted.discard(source.target)
         source = args_of(source)[0]
-    return source if not wanted and _is_held(source) else node
-
-
-def _is_held(node: fx.Node) -> bool:
-    return node.op in ("placeholder", "get_attr")
+    return source if not wanted and (is_held(source) or group_codes(source)) else node
 
 
 def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
     read = [linear for node in together if (linear := _linear(node))]
-    for operand in (operand for linear in read for operand in linear[1:]):
-        if operand is not None and operand.op == "get_attr":  # it has no inputs, so it can move to the front
-            next(iter(graph.nodes)).prepend(operand)
+    for operand in (operand for linear in read for operand in linear[1:] if operand is not None):
+        _move_before(together[0], operand)
     weights, biases = [linear.weight for linear in read], [linear.bias for linear in read]
     with graph.inserting_before(together[0]):
         outs = graph.call_function(linears, (read[0].x, weights, biases))
@@ -112,25 +115,41 @@ def _replace(graph: fx.Graph, together: Sequence[fx.Node]) -> None:
         graph.erase_node(node)
 
 
+def _move_before(first: fx.Node, operand: fx.Node) -> None:
+    """Move a weight that is held, or made of what is, to before the node `first`, where it isn't yet."""
+    codes = group_codes(operand)
+    for held in codes.nodes if codes else [operand]:
+        if held.op == "get_attr":  # it has no inputs, so it can move to the front
+            next(iter(first.graph.nodes)).prepend(held)
+    if codes and first < operand:
+        first.prepend(operand)
+
+
 def linears(
     x: torch.Tensor,
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
+    packed: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = (),
     compact: Sequence[torch.Tensor] = (),
 ) -> list[torch.Tensor]:
     """The products [..., N] of x [..., K] with each weight [N, K], cast to x's dtype, plus its bias.
 
     If x has one token of each of up to `MOST` rows (S = 1), this package's loops compute them, provided that
-    they take the weights. If `compact_weights` made a copy, `compact`, the loops read it instead.
+    they take the weights. Instead of these they read the operands that `pack_weights` gave, `packed`, or the
+    copy that `compact_weights` made, `compact`.
     """
-    if not _is_step(x) or not (compact or _are_streamed(x.dtype, weights)):
+    is_narrow = x.dtype.itemsize <= torch.float32.itemsize  # sums are in float32
+    if not (_is_step(x) and is_narrow and (packed or compact or _are_streamed(x.dtype, weights))):
         return [
             aten.linear.default(x, weight.to(x.dtype), bias)
             for weight, bias in zip(weights, biases, strict=True)
         ]
     rows = [weight.shape[0] for weight in weights]
     read = x.reshape(-1, x.shape[-1])
-    if len(compact) > 1:
+    if packed:
+        codes, scales, zeros = map(list, zip(*packed, strict=True))
+        together = grouped_linears(read.float(), codes, scales, zeros)
+    elif len(compact) > 1:
         together = coded_linear(read.float(), *compact)
     else:
         held = list(compact or weights)
@@ -153,9 +172,5 @@ def _is_step(x: torch.Tensor) -> bool:
 
 
 def _are_streamed(dtype: torch.dtype, weights: Sequence[torch.Tensor]) -> bool:
-    """Whether the loops take weights that are cast to `dtype`: no cast may round, and sums are in float32."""
-    return (
-        fits(weights)
-        and dtype.itemsize <= torch.float32.itemsize
-        and all(weight.dtype in (dtype, torch.int8) for weight in weights)
-    )
+    """Whether the loops take weights that are cast to `dtype`: no cast may round."""
+    return fits(weights) and all(weight.dtype in (dtype, torch.int8) for weight in weights)
