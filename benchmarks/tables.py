@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", DOCS / "performance.md", DOCS / "quality.md")
 MARKED = re.compile(r"(<!-- table: ([a-z0-9 ]+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
 EAGER, STATIC = "DynamicCache, eager", "StaticCache, torch.compile"
-BOUNDED, COMPACT = "qfpass, 1024 slots", "qfpass, 1024 slots, compact weights"
+BOUNDED = "qfpass, 1024 slots"
 
 Rows = Iterable[Sequence[object]]
 
@@ -95,7 +95,6 @@ def steps() -> str:
     names = {
         EAGER: "transformers, DynamicCache, eager", STATIC: "transformers, StaticCache, torch.compile",
         "qfpass, ratio 1": "qfpass, every key kept", BOUNDED: "**qfpass, 1,024 slots**",
-        COMPACT: "qfpass, 1,024 slots, `compact_weights=True`",
     }  # fmt: skip
     places = [(f"decode-{dtype}", tokens) for dtype in ("float32", "bfloat16") for tokens in (2048, 8192)]
     rows = [(name, *(shown(figure(file, key, n)) for file, n in places)) for key, name in names.items()]

@@ -60,8 +60,6 @@ class Config:
         skip_layers: the attention sites, counted from 0, that keep every key.
         overflow: what happens to a text longer than `context_length`: "error" refuses it, "continue" lets
             positions go on, "rerotate" moves the stored keys to earlier positions so that they stay in range.
-        compact_weights: keep exact copies of float32 weights in fewer bits, which steps of up to 16 texts
-            on a processor read; for Inductor only.
         kernel: attention of the caller's own, in the place of every kernel; None chooses by device and dtype.
         backend: a torch.compile backend ("inductor", "eager", ...) by name or as a callable.
         verify: prove the rewritten graph against the original before returning.
@@ -84,7 +82,6 @@ class Config:
     filters: QFilters | TrainedFilters | str | Path | None = None
     skip_layers: Sequence[int] = ()
     overflow: str = "error"
-    compact_weights: bool = False
     kernel: Kernel | None = None
     backend: Any = "inductor"
     verify: bool = True
@@ -136,11 +133,6 @@ class Config:
             raise ConfigError(
                 "backend must be the name of a torch.compile backend or a callable, "
                 f"not {type(self.backend).__name__}."
-            )
-        if self.compact_weights and self.backend != "inductor":
-            raise ConfigError(
-                f"compact_weights is for steps that Inductor compiles, not for backend {self.backend!r}: "
-                "leave it out."
             )
         possible = {*_TORCH_COMPILE_ARGUMENTS, *(f.name for f in fields(self))}
         for name in self.compile_options:

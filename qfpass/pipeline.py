@@ -43,7 +43,6 @@ from .plan import (
     own_loops_for,
 )
 from .proof.prove import capture_and_prove
-from .regions.compact_weights import compact_weights as with_compact_weights
 from .regions.outline import Outlined, outline, uncut
 from .regions.packed_weights import Known, pack_weights
 from .regions.step_linears import stream_weights
@@ -72,7 +71,6 @@ def compile(
     filters: QFilters | TrainedFilters | str | Path | None = None,
     skip_layers: Sequence[int] = (),
     overflow: str = "error",
-    compact_weights: bool = False,
     kernel: Kernel | None = None,
     backend: Any = "inductor",
     verify: bool = True,
@@ -109,10 +107,6 @@ def compile(
         skip_layers: attentions, counted from 0, that keep every key.
         overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
             "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
-        compact_weights: for steps of up to 16 texts on a processor, keep copies of float32 weights in fewer
-            bits where these hold exactly the same numbers: of a checkpoint in half precision, or a
-            dequantised GGUF (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1). `qfpass.report` tells of how many. The weights
-            must not change then: a call refuses to run if one has, but can't see what is written to `.data`.
         kernel: attention of your own, in the place of every kernel; its contract is `qfpass.kernels`'.
         backend: a torch.compile backend by name or callable; "eager" compiles nothing.
         verify: compare the rewritten graph with `model` before returning.
@@ -130,7 +124,7 @@ def compile(
         named = None if score is None else score_named(score)
         return Config(
             ratio, budget, context_length, recent, sinks, named, store_dtype, store, chunk, filters,
-            skip_layers, overflow, compact_weights, kernel, backend, verify, switches, compile_options,
+            skip_layers, overflow, kernel, backend, verify, switches, compile_options,
         )  # fmt: skip
 
     return build(model, Ranks.of_model(model).together(settings))
@@ -222,12 +216,10 @@ def make_decoder(
 
     packed: Known = {}
 
-    def graphs_of(outlined: Outlined, compact: bool = False) -> Graphs:
+    def graphs_of(outlined: Outlined) -> Graphs:
         if own_loops:
             stream_weights(outlined)
             outlined = pack_weights(outlined, packed)
-        if compact:
-            outlined = with_compact_weights(outlined)
         return Graphs(outlined, plan.config, longest=plan.sizes.longest_chunk, own_loops=own_loops)
 
     rewritten = ranks.together(lambda: rewrite(captured, sites))
@@ -243,7 +235,7 @@ def make_decoder(
             config.kernel, say=config.backend == "inductor",
         )  # fmt: skip
         return Decoder(
-            graphs_of(outlined, config.compact_weights), layers_of(sites), filters, plan.sizes, plan.config,
+            graphs_of(outlined), layers_of(sites), filters, plan.sizes, plan.config,
             captured.device, captured.dtype, model_fingerprint(captured, proven.attentions),
             vocabulary_of(captured), rotations, proven.skipped, other_ends, captured.part, layers,
         )  # fmt: skip

@@ -12,7 +12,6 @@ from .capture.decoder_call import own_context_length
 from .choose_filters import find_or_make_filters, load_given_filters
 from .choose_store import SMOOTHED, choose_store
 from .config import DEFAULT_CHUNK, DEFAULT_CHUNK_ON_GPU, Config
-from .errors import ConfigError
 from .filters import QFilters, TrainedFilters, filters_digest
 from .filters.self_written import TOKENS, OwnText
 from .graph.captured import Captured
@@ -107,21 +106,8 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
 
 
 def own_loops_for(model: nn.Module, config: Config) -> bool:
-    """Whether Inductor compiles this model with the package's C++ loops; it knows them from now on.
-
-    Raises:
-        ConfigError: `compact_weights` needs the loops, but they aren't available.
-    """
-    on_processor = compiles_for_processor(model, config)
-    own_loops = on_processor and config.switches.own_loops and lowerings.register()
-    if config.compact_weights and not own_loops:
-        if not on_processor:
-            raise ConfigError("compact_weights is for a model on a processor: leave it out.")
-        needed = "a processor with vector instructions, and a version of torch that takes loops of ours"
-        if not config.switches.own_loops:
-            needed = "the switch own_loops, which is off"
-        raise ConfigError(f"compact_weights needs {needed}: leave it out.")
-    return own_loops
+    """Whether Inductor compiles this model with the package's C++ loops; it knows them from now on."""
+    return compiles_for_processor(model, config) and config.switches.own_loops and lowerings.register()
 
 
 def compiles_for_processor(model: nn.Module, config: Config) -> bool:

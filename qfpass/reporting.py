@@ -63,8 +63,8 @@ class Report:
         chunk: how many tokens of a prompt are read at a time.
         region_kinds: the number of kinds of layer, each compiled once.
         graphs_compiled: the graphs that torch.compile has made so far.
-        compact_nbytes: bytes of the copies that `compact_weights=True` keeps.
-        copied_nbytes: bytes of the weights that have such copies.
+        packed_nbytes: bytes of packed copies of quantised weights, which steps read.
+        copied_nbytes: bytes of what these are copies of, which steps don't read.
         weight_nbytes: bytes of all weights.
         optimisations: one for each switch, as of now: some are used only once steps have run.
     """
@@ -74,7 +74,7 @@ class Report:
     chunk: int
     region_kinds: int
     graphs_compiled: int
-    compact_nbytes: int
+    packed_nbytes: int
     copied_nbytes: int
     weight_nbytes: int
     optimisations: tuple[OptimisationReport, ...]
@@ -125,10 +125,10 @@ class Report:
             f"cache of {self.context_length} tokens ({share:.1f}x smaller); chunks of {self.chunk}; "
             f"{self.region_kinds} kinds of layer; {self.graphs_compiled} graphs compiled"
         )
-        if self.compact_nbytes:
-            sizes = (self.copied_nbytes, self.weight_nbytes, self.compact_nbytes)
-            copied, weights, compact = (f"{size / 2**20:.1f}" for size in sizes)
-            table.caption += f"; steps read {copied} of {weights} MiB of weights as {compact} of compact ones"
+        if self.packed_nbytes:
+            sizes = (self.copied_nbytes, self.weight_nbytes, self.packed_nbytes)
+            copied, weights, packed = (f"{size / 2**20:.1f}" for size in sizes)
+            table.caption += f"; steps read {copied} of {weights} MiB of weights as {packed} of packed copies"
         return table
 
     def __str__(self) -> str:
@@ -161,8 +161,8 @@ def report(model: nn.Module) -> Report:
     """The report of a model that `qfpass.compile` returned."""
     decoder = decoder_of(model)
     graphs = decoder.graphs
-    copies = [*graphs.copies, *(made for each in graphs.packed for made in each.made)]
-    copied = [*graphs.copied, *(unread for each in graphs.packed for unread in each.unread)]
+    copies = [made for each in graphs.packed for made in each.made]
+    copied = [unread for each in graphs.packed for unread in each.unread]
     return Report(
         tuple(_site_report(decoder, layer) for layer in decoder.layers),
         decoder.sizes.context_length,

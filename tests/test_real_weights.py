@@ -91,20 +91,6 @@ def test_prompt_lookup_writes_what_greedy_decoding_writes(
     assert session.tokens_seen == out.shape[1] - 1
 
 
-@pytest.mark.slow
-def test_compact_weights_write_what_the_weights_write(model: torch.nn.Module, text: torch.Tensor) -> None:
-    """A dequantised GGUF: every linear of 30 layers and the head have codes, in a third of their bytes."""
-    compact = qfpass.compile(model, budget=64, recent=32, score="recency", compact_weights=True, verify=False)
-    plain = qfpass.compile(model, budget=64, recent=32, score="recency", backend="eager", verify=False)
-    outlined = compact.qfpass_decoder.graphs.outlined
-    assert len(outlined.copied) == 30 * 7 + 1
-    held = sum(weight.nbytes for weight in outlined.copied)
-    assert sum(copy.nbytes for copy in outlined.copies) < held / 3
-    settings = {"max_new_tokens": 80, "min_new_tokens": 80, "do_sample": False}
-    written = [m.generate(text[:, :100], **settings).tolist() for m in (compact, plain)]
-    assert written[0] == written[1]
-
-
 def test_ratio_8_after_8000_tokens(model: torch.nn.Module, text: torch.Tensor) -> None:
     compiled = qfpass.compile(model, ratio=8, score="recency")
     report = qfpass.report(compiled)

@@ -18,7 +18,7 @@ from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
 from ..lowering.lower import mark_length
 from ..lowering.replays import Replays
-from ..lowering.weight_guard import CopiedWeights, PackedWeights
+from ..lowering.weight_guard import PackedWeights
 from ..rewriting.rotary import Rotation
 from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, all_equal
@@ -80,7 +80,6 @@ class Decoder:
         self.graphs, self.by_ends = graphs, GraphsByEnds(graphs, other_ends, isinstance(part, Stages))
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
-        self._copied = CopiedWeights(graphs.copied)
         self._packed = PackedWeights(graphs.packed)
         options = config.compile_options.get("options") or {}
         # What another backend runs is called as it is, also what finds the slots that a step overwrites.
@@ -130,13 +129,8 @@ class Decoder:
 
     @property
     def weights(self) -> Sequence[torch.Tensor]:
-        """The tensors that the graphs read in place: weights, constants, and compact copies of weights."""
+        """The tensors that the graphs read in place: weights, constants, and packed copies of weights."""
         return self.graphs.weights
-
-    @property
-    def weights_read(self) -> Sequence[torch.Tensor]:
-        """`weights`, and the weights that compact copies were made of."""
-        return [*self.weights, *self.graphs.copied]
 
     @property
     def graphs_compiled(self) -> int:
@@ -175,7 +169,6 @@ class Decoder:
             wanted: indices of the tokens whose logits are returned.
             call_end: the position of the last token of the call that the chunk is part of.
         """
-        self._copied.check()
         graphs = self.by_ends[tokens.ends]
         position = torch.arange(row.position, row.position + tokens.columns, device=self.device)
         position = position.expand(len(tokens.ids), -1).contiguous()
@@ -205,7 +198,6 @@ class Decoder:
             reading_rows: indices of the rows that really read a token; results of the others are meaningless.
             overwritten: what `watch` found that this step overwrites, with the slots; None if not asked.
         """
-        self._copied.check()
         self._packed.follow_changes()
         read = [rows[i].tokens + 1 for i in reading_rows]
         budgets = [sizes[i] for i in reading_rows]

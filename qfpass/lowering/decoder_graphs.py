@@ -38,10 +38,9 @@ class DecoderGraphs(Protocol):
         rows: the numbers of rows that a call may have; None for any number.
         follows_length: whether a row's logits depend on the position of the last token in any row of a call.
         modules: the graph modules that Dynamo compiles.
-        weights: the parameters and buffers that are read in place, and compact copies of weights.
+        weights: the parameters and buffers that are read in place, and packed copies of weights.
         kinds: the number of kinds of layer.
         own_loops: whether the package's C++ loops are used.
-        copied, copies: the weights that compact copies are read instead of, and these copies.
         packed: the packed copies of quantised weights.
         why_not_piecewise: why chunks and steps aren't run piece by piece; None if they are.
     """
@@ -80,12 +79,6 @@ class DecoderGraphs(Protocol):
     def own_loops(self) -> bool: ...
 
     @property
-    def copied(self) -> Sequence[torch.Tensor]: ...
-
-    @property
-    def copies(self) -> Sequence[torch.Tensor]: ...
-
-    @property
     def packed(self) -> Sequence[PackedCopy]: ...
 
     @property
@@ -103,8 +96,6 @@ class Graphs:
         body, head = outlined.body, outlined.head
         self.outlined, self.longest, self.own_loops = outlined, longest, own_loops
         self.kinds = outlined.kinds
-        self.copied: Sequence[torch.Tensor] = outlined.copied
-        self.copies: Sequence[torch.Tensor] = outlined.copies
         self.packed: Sequence[PackedCopy] = outlined.packed
         self.watch: Callable[..., Any] | None = None
         self.rows: Sequence[int] | None = None

@@ -69,27 +69,6 @@ def refuse_other_forms(known: Sequence[tuple[Any, ...]], weights: Sequence[torch
             )
 
 
-class CopiedWeights:
-    """Weights that compiled code reads copies of: it would not see a change, so a change is refused."""
-
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self._weights, self._known = weights, _states(weights)
-        # Keeps the weights' memory allocated, so that no other tensor gets one of their addresses.
-        self._held = [weight.detach() for weight in weights]
-
-    def check(self) -> None:
-        """Compare each weight's address and version counter; writes to its `.data` aren't noticed.
-
-        Raises:
-            QFPassError: a weight has changed.
-        """
-        if _states(self._weights) != self._known:
-            raise QFPassError(
-                "the model's weights have changed since qfpass.compile, which keeps copies of them for "
-                "compact_weights: compile the model again."
-            )
-
-
 class PackedWeights:
     """Weights of which compiled code reads packed copies: these are written anew after a change."""
 
@@ -97,6 +76,8 @@ class PackedWeights:
         self._copies = [copy for copy in copies if copy.made]
         self._weights = [part for copy in self._copies for part in copy.held if part is not None]
         self._known = _states(self._weights)
+        # Keeps the weights' memory allocated, so that no other tensor gets one of their addresses.
+        self._held = [weight.detach() for weight in self._weights]
 
     def follow_changes(self) -> None:
         """Renew the copies if a weight's address or version counter is another.
@@ -108,7 +89,7 @@ class PackedWeights:
         if now != self._known:
             for copy in self._copies:
                 copy.renew()
-            self._known = now
+            self._known, self._held = now, [weight.detach() for weight in self._weights]
 
 
 def _states(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:

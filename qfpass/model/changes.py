@@ -100,7 +100,7 @@ class DecoderVersions:
 
     def _keep(self, digest: str | None, decoder: Decoder) -> _Kept:
         own = self._tensor_ids()
-        return _Kept(digest, decoder, [weight for weight in decoder.weights_read if id(weight) in own])
+        return _Kept(digest, decoder, [weight for weight in decoder.weights if id(weight) in own])
 
     def _tensor_ids(self) -> set[int]:
         with plain_linears(self._model):

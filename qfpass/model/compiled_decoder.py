@@ -74,7 +74,7 @@ class CompiledDecoder(SharedParameters):
 
         Raises:
             PackageError: it can't be exported: backends other than Inductor, kernels and scores of the
-                caller's own, `compact_weights`, `overflow="rerotate"`, or a folder that isn't new.
+                caller's own, `overflow="rerotate"`, or a folder that isn't new.
         """
         export_decoder(self.qfpass_original, self.follow_changes(), folder, rows, weights)
 

@@ -66,8 +66,6 @@ def _refuse(model: nn.Module, decoder: Decoder, folder: Path, rows: int) -> None
         )
     if not are_plain(decoder.weights) or reads_parts_of_weights(model):
         raise PackageError("quantised weights can't be read from outside a package: export a plain model.")
-    if decoder.graphs.copied:
-        raise PackageError("compact_weights keeps copies that aren't exported: compile without it.")
     if decoder.config.backend != "inductor":
         raise PackageError(f"packages are compiled by Inductor, not by {decoder.config.backend!r}.")
     if decoder.config.kernel is not None:

@@ -40,8 +40,6 @@ class PackagedGraphs:
         self.longest, self._shares, self.follows_length = longest, shares, follows_length
         self.kinds, self.own_loops, self.why_not_piecewise = 0, True, None
         self.modules: list[fx.GraphModule] = []
-        self.copied: Sequence[torch.Tensor] = ()
-        self.copies: Sequence[torch.Tensor] = ()
         self.packed: Sequence[PackedCopy] = ()
         self.weights: Sequence[torch.Tensor] = tuple(tensors.values())
         self._tensors = tensors

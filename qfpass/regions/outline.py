@@ -32,8 +32,6 @@ class Outlined:
         head: hidden [B, T, E] -> logits [B, T, V]; None if the graph isn't cut: body then returns logits.
         kinds: the number of different regions.
         regions: the number of regions in all.
-        copied: the weights of which body or head holds compact copies.
-        copies: these copies, which don't follow a change of the weights.
         packed: packed copies of quantised weights, which body or head holds.
     """
 
@@ -41,8 +39,6 @@ class Outlined:
     head: fx.GraphModule | None
     kinds: int
     regions: int
-    copied: tuple[torch.Tensor, ...] = ()
-    copies: tuple[torch.Tensor, ...] = ()
     packed: tuple[PackedCopy, ...] = ()
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import fx
 
 from ..graph.nodes import args_of
-from ..kernels.cpu.coded_linear.op import coded_linear
 from ..kernels.cpu.grouped_linear.op import grouped_linears
 from ..kernels.cpu.step_linear.op import few_token_linears, fits
 from ..kernels.cpu.tokens import MOST
@@ -130,16 +129,14 @@ def linears(
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
     packed: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = (),
-    compact: Sequence[torch.Tensor] = (),
 ) -> list[torch.Tensor]:
     """The products [..., N] of x [..., K] with each weight [N, K], cast to x's dtype, plus its bias.
 
     If x has one token of each of up to `MOST` rows (S = 1), this package's loops compute them, provided that
-    they take the weights. Instead of these they read the operands that `pack_weights` gave, `packed`, or the
-    copy that `compact_weights` made, `compact`.
+    they take the weights. Instead of these they read the operands that `pack_weights` gave, `packed`.
     """
     is_narrow = x.dtype.itemsize <= torch.float32.itemsize  # sums are in float32
-    if not (_is_step(x) and is_narrow and (packed or compact or _are_streamed(x.dtype, weights))):
+    if not (_is_step(x) and is_narrow and (packed or _are_streamed(x.dtype, weights))):
         return [
             aten.linear.default(x, weight.to(x.dtype), bias)
             for weight, bias in zip(weights, biases, strict=True)
@@ -149,12 +146,9 @@ def linears(
     if packed:
         codes, scales, zeros = map(list, zip(*packed, strict=True))
         together = grouped_linears(read.float(), codes, scales, zeros)
-    elif len(compact) > 1:
-        together = coded_linear(read.float(), *compact)
     else:
-        held = list(compact or weights)
-        is_bfloat16 = all(weight.dtype == x.dtype == torch.bfloat16 for weight in held)
-        together = few_token_linears(read if is_bfloat16 else read.float(), held)
+        is_bfloat16 = all(weight.dtype == x.dtype == torch.bfloat16 for weight in weights)
+        together = few_token_linears(read if is_bfloat16 else read.float(), list(weights))
     return [
         (out if bias is None else out + bias).to(x.dtype).reshape(*x.shape[:-1], -1).contiguous()
         for out, bias in zip(together.split(rows, -1), biases, strict=True)

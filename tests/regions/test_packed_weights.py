@@ -154,7 +154,7 @@ def test_a_models_steps_read_the_copies_which_follow_changes() -> None:
     assert len(copies) == 2 * 7 + 1
     numbers = sum(copy.held.codes.numel() for copy in copies)
     assert report.copied_nbytes == numbers + numbers / 32  # codes and zeros, which are all 0
-    assert report.compact_nbytes == numbers / 2
+    assert report.packed_nbytes == numbers / 2
     assert "MiB of weights as" in " ".join(str(report).split())
 
     copies[-1].operands[0].fill_(0x88)  # the head's codes, twice 0

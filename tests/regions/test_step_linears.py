@@ -10,7 +10,6 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import qfpass
-from qfpass.errors import ConfigError
 from qfpass.kernels.cpu import lowerings
 from qfpass.kernels.cpu.tokens import MOST
 from qfpass.regions.outline import Outlined
@@ -145,16 +144,12 @@ def test_processors_without_vectors_keep_the_librarys_products(monkeypatch: pyte
     asked = {"budget": 16, "score": "recency", "verify": False}
     model = qfpass.compile(FAMILIES["llama"](), **asked)
     assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
-    with pytest.raises(ConfigError, match="vector instructions"):
-        qfpass.compile(FAMILIES["llama"](), **asked, compact_weights=True)
 
 
 def test_own_loops_may_be_turned_off() -> None:
     asked = {"budget": 16, "score": "recency", "verify": False, "switches": qfpass.Switches(own_loops=False)}
     model = qfpass.compile(FAMILIES["llama"](), **asked)
     assert torch.ops.aten.linear.default in targets(model) and linears not in targets(model)
-    with pytest.raises(ConfigError, match="own_loops, which is off"):
-        qfpass.compile(FAMILIES["llama"](), **asked, compact_weights=True)
 
 
 def product_with_cast(dtype: torch.dtype, held: torch.dtype) -> tuple[torch.nn.Module, fx.Graph]:

@@ -20,14 +20,12 @@ def register() -> bool:
 
 def _lowerings() -> Mapping[Any, Lower]:
     """Each operator's lowering; imported here, since these modules import Inductor."""
-    from .coded_linear.lowering import lower_coded_linear
     from .grouped_linear.lowering import lower_grouped_linears
     from .step_attention.lowering import lower_attend_one
     from .step_linear.lowering import lower_few_token_linears
 
     ours = torch.ops.qfpass
     return {
-        ours.coded_linear.default: lower_coded_linear,
         ours.few_token_linears.default: lower_few_token_linears,
         ours.grouped_linears.default: lower_grouped_linears,
         ours.attend_one.default: lower_attend_one,

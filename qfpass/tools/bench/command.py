@@ -12,7 +12,7 @@ from ..evaluate.plots import require_matplotlib
 from ..options import Device, Score
 from .plots import plot
 from .record import Record
-from .run import COMPACT, CONTENDERS, MEASURES, QUICK, Measurements, Workload
+from .run import CONTENDERS, MEASURES, QUICK, Measurements, Workload
 from .setup import Setup
 
 ModelName = Annotated[
@@ -41,9 +41,6 @@ Whole = Annotated[Numbers, typer.Option("--whole", min=2, help="Tokens of the pr
 Without = Annotated[
     list[str] | None, typer.Option("--without", help=f"Left out: {', '.join(CONTENDERS)}; repeatable.")
 ]
-Compact = Annotated[
-    bool, typer.Option(help="Also measure compact weights, if the model's fit into fewer bits.")
-]
 Rounds = Annotated[int | None, typer.Option(min=1, help="The most steps of each.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="Seconds after which no new round begins.")]
 Filters = Annotated[str | None, typer.Option(help="Q-Filters: a folder or hub name; else found or made.")]
@@ -57,7 +54,7 @@ Plot = Annotated[bool, typer.Option("--plot/--no-plot", help="Draw the PNGs.")]
 def run_bench(
     model: ModelName = None, measure: Measures = None, dtype: Dtypes = None, tokens: Tokens = None,
     static: Static = None, slots: Slots = None, batch: Batches = None, whole: Whole = None,
-    without: Without = None, compact_weights: Compact = False, rounds: Rounds = None,
+    without: Without = None, rounds: Rounds = None,
     seconds: Seconds = None, score: Score = "published",
     filters: Filters = None, mode: Mode = None, backend: Backend = "inductor", device: Device = "cpu",
     out: Out = Path("qfpass-bench"), quick: Quick = False, drawn: Plot = True,
@@ -72,11 +69,7 @@ def run_bench(
         QUICK if quick else Workload(), tokens=tokens, static=static, slots=slots, batches=batch, whole=whole,
         rounds=rounds, seconds=seconds,
     )  # fmt: skip
-    if compact_weights and "decode" not in chosen:
-        raise ConfigError("--compact-weights only affects steps: add --measure decode, or leave it out.")
-    kept = tuple(kind for kind in CONTENDERS if kind not in left_out) + (
-        (COMPACT,) if compact_weights else ()
-    )
+    kept = tuple(kind for kind in CONTENDERS if kind not in left_out)
     for each in (dtype or ["float32"]) if model is not None else []:
         assert model is not None
         run = Measurements(Setup(model, each, device, score, filters, backend, mode), sizes, kept)

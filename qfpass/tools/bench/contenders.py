@@ -46,7 +46,7 @@ class Contender(Protocol):
 
     @property
     def unread(self) -> int:
-        """Bytes of weights that a step saves by reading smaller copies."""
+        """Bytes of weights that a step saves by reading packed copies."""
 
     def after(self, tokens: int, batch: int, room: int = 0) -> Context:
         """A context that holds `tokens` tokens of `batch` rows, with room for `room` more."""
@@ -119,7 +119,7 @@ class BoundedContender:
         self.slots = sizes.slots if sizes.slots < sizes.context_length else None
         self.name, self._model = name, model
         told = report(model)
-        self.unread = told.copied_nbytes - told.compact_nbytes
+        self.unread = told.copied_nbytes - told.packed_nbytes
 
     def after(self, tokens: int, batch: int, room: int = 0) -> Context:
         """See `Contender`; the newest tokens are held."""

@@ -56,7 +56,6 @@ QUICK = Workload(
     long=(2048,), memory_tokens=4096, memory_ratio=8.0, rounds=8, seconds=10.0, calls=20,
 )  # fmt: skip
 CONTENDERS = ("eager", "compiled", "static", "full", "bounded", "unevicted")
-COMPACT = "compact"  # not among them, since most models have no compact weights
 
 
 class Measurements:
@@ -148,10 +147,7 @@ class Measurements:
             return self._bounded(self.sizes.slots[0])
         if kind not in self._made:
             context, slots = max(self.sizes.tokens), self.sizes.slots[0]
-            if kind == COMPACT:
-                name = f"qfpass, {slots} slots, compact weights"
-                self._made[kind] = self.setup.bounded(self.model, slots, context, name, compact_weights=True)
-            elif kind == "full":
+            if kind == "full":
                 made = self.setup.compile(self.model, context_length=context + 1024, verify=False)
                 self._made[kind] = BoundedContender(made, "qfpass, ratio 1")
             else:

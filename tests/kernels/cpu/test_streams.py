@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qfpass.kernels.cpu.coded_linear.op import LARGEST, Codes, coded_linear
+from qfpass.kernels.cpu.grouped_linear.op import grouped_linears, pack
 from qfpass.kernels.cpu.step_attention.attend import attend_step, attend_written_out
 from qfpass.kernels.cpu.step_linear.op import DTYPES, few_token_linears
 
@@ -42,12 +42,17 @@ def test_products_of_few_tokens(dtype: torch.dtype, tokens: int) -> None:
     torch.testing.assert_close(out, token @ weight.float().mT, rtol=2e-5, atol=2e-5)
 
 
-def test_products_with_codes() -> None:
+@pytest.mark.parametrize("has_zeros", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_products_with_codes(bits: int, has_zeros: bool) -> None:
     """Every one of them."""
-    codes = torch.arange(LARGEST + 1, dtype=torch.uint8).view(4, 64)
-    weight = Codes(codes, random(4, 2).abs() / LARGEST, random(4, 2) / 2)
+    half = 2 ** (bits - 1)
+    codes = torch.arange(-half, half, dtype=torch.int8).repeat(256 // (2 * half)).view(4, 64)
+    zeros = [random(4, 2).round() if has_zeros else None]
+    operands = [pack(codes) if bits == 4 else codes], [random(4, 2).abs() / half], zeros
     token = random(5, 64)
-    torch.testing.assert_close(compiled(coded_linear, token, *weight), coded_linear(token, *weight))
+    wanted = grouped_linears(token, *operands)
+    torch.testing.assert_close(compiled(grouped_linears, token, *operands), wanted, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int8], ids=str)

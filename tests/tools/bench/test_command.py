@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from qfpass.errors import ConfigError
 from qfpass.tools import cli
-from qfpass.tools.bench.run import CONTENDERS
 from qfpass.tools.bench.setup import Setup
 
 
@@ -41,19 +39,3 @@ def test_it_leaves_records_a_table_and_plots(setup: Setup, tmp_path: Path) -> No
 def test_unknown_names_are_refused(words: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="choose from"):
         run("model", *words, "--out", tmp_path)
-
-
-def test_compact_weights_are_measured_where_asked(setup: Setup, tmp_path: Path) -> None:
-    """Beside the others, and of steps alone."""
-    model = AutoModelForCausalLM.from_pretrained(setup.model)
-    model.bfloat16().float().save_pretrained(tmp_path / "half")
-    words = ["--compact-weights", "--seen", 20, "--slots", 16, "--batch", 1, "--rounds", 1, "--no-plot"]
-    words += ["--score", "recency", "--out", tmp_path]
-    words += [word for name in CONTENDERS if name != "bounded" for word in ("--without", name)]
-    run(tmp_path / "half", *words, "--measure", "decode")
-    figures = json.loads((tmp_path / "decode-float32.json").read_text())["figures"]
-    bounds = {f["contender"]: f["bound"] for f in figures if f["unit"] == "ms"}
-    assert set(bounds) == {"qfpass, 16 slots", "qfpass, 16 slots, compact weights"}
-    assert bounds["qfpass, 16 slots, compact weights"] < bounds["qfpass, 16 slots"]
-    with pytest.raises(ConfigError, match="--measure decode"):
-        run(tmp_path / "half", *words, "--measure", "steady")
