@@ -161,6 +161,7 @@ class Decoder:
         sizes: Sizes,
         wanted: torch.Tensor,
         call_end: int,
+        may_be_taken_back: bool = False,
     ) -> torch.Tensor | None:
         """Read tokens [B, S], S > 1, into `stores`; logits [B, len(wanted), V], None if nothing is wanted.
 
@@ -168,18 +169,25 @@ class Decoder:
             row: how far all B rows are.
             wanted: indices of the tokens whose logits are returned.
             call_end: the position of the last token of the call that the chunk is part of.
+            may_be_taken_back: these are drafts. Calls of few tokens are frequent then, and so are worth
+                graphs of their own.
         """
         graphs = self.by_ends[tokens.ends]
+        few = graphs.few if may_be_taken_back and len(tokens.ids) == 1 else None
+        few = few if few and tokens.columns <= few.longest else None
+        longest = few.longest if few else graphs.longest
         position = torch.arange(row.position, row.position + tokens.columns, device=self.device)
         position = position.expand(len(tokens.ids), -1).contiguous()
         text, *axes = tokens.inputs()
         for tensor, dim in ((text, 1), (position, 1), *((each, 2) for each in axes)):
-            mark_length(tensor, dim, graphs.longest)
+            mark_length(tensor, dim, longest)
         inputs = self.inputs(row.tokens, None, stores, [sizes], call_end)
-        hidden = graphs.chunk(text, position, *axes, *inputs)
+        hidden = (few or graphs).chunk(text, position, *axes, *inputs)
         if len(wanted) == 0:
             return None
         chosen = hidden[:, wanted.to(self.device)]
+        if few:
+            return _logits(few.head, chosen, few.longest)
         return chosen if graphs.head is None else _logits(graphs.head, chosen)
 
     def step(
@@ -230,11 +238,13 @@ class Decoder:
         return prepare()(text, position, *axes)
 
 
-def _logits(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
-    """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that one graph serves every T."""
+def _logits(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, most: int | None = None
+) -> torch.Tensor:
+    """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that a graph serves every T."""
     tokens = hidden.shape[1]
     if tokens == 1:
         hidden = hidden.repeat(1, 2, 1)
     hidden = hidden.contiguous()
-    dynamo.mark_dynamic(hidden, 1)
+    dynamo.mark_dynamic(hidden, 1, *((2, most) if most else ()))
     return head(hidden)[:, :tokens]

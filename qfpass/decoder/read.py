@@ -136,7 +136,8 @@ def _read_chunk_or_token(
     length = tokens.columns
     move_keys_back(decoder, session, affected, length)
     rows = [session.rows[i] for i in affected]
-    if left <= session.take_back:
+    may_be_taken_back = left <= session.take_back
+    if may_be_taken_back:
         overwritten = _note_overwritten(session, affected, length, overwritten)
     logits: torch.Tensor | None
     if length == 1:
@@ -144,7 +145,8 @@ def _read_chunk_or_token(
         logits = decoder.step(tokens, stores, rows, sizes, range(len(rows)), overwritten)
         logits = logits if len(wanted) else None
     else:
-        logits = decoder.chunk(tokens, stores, rows[0], session.sizes, wanted, rows[0].position + left - 1)
+        end = rows[0].position + left - 1
+        logits = decoder.chunk(tokens, stores, rows[0], session.sizes, wanted, end, may_be_taken_back)
     session.advance(affected, length)
     return logits
 

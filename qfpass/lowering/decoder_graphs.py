@@ -1,15 +1,18 @@
-"""A decoder's graphs as callables: a chunk of any length, a step of one token, and the head."""
+"""A decoder's graphs as callables: a chunk of any length, one of few tokens, a step of one, and the head."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import fx, nn
 
 from ..config import Config
+from ..kernels.cpu.tokens import MOST
 from ..regions.outline import Outlined
 from ..regions.packed_copy import PackedCopy
-from ..regions.pieces import take_apart
+from ..regions.pieces import Pieces, take_apart
+from ..regions.step_linears import for_few_tokens
 from ..upstream.inductor import backend_for_pieces
 from .inductor_backend import compile_wait
 from .lower import lower
@@ -24,6 +27,14 @@ STEP_OPTIONS = {"force_pointwise_cat": True}
 RUNS_NOT_REPORTED = "Inductor doesn't tell of its code's runs"
 
 
+class FewTokens(NamedTuple):
+    """Chunk and head for calls of one row and 2 to `longest` tokens, which read each weight once."""
+
+    chunk: Call
+    head: Call
+    longest: int
+
+
 class DecoderGraphs(Protocol):
     """The callables of a decoder, and the weights that they read.
 
@@ -32,6 +43,7 @@ class DecoderGraphs(Protocol):
             [B, S, V] if there is no head. `rest` are the inputs of `StepInputs`.
         step: (input_ids [B, 1], position_ids [B, 1], *rest) -> logits [B, 1, V].
         head: hidden [B, T, E] -> logits [B, T, V], T > 1; None if chunks return logits.
+        few: the same for few tokens; None if `chunk` and `head` are as good.
         watch: finds what a step will overwrite, see `decoder.overwritten_slots.finder_graph`; None if it
             isn't compiled yet.
         longest: S is at most this.
@@ -53,6 +65,9 @@ class DecoderGraphs(Protocol):
 
     @property
     def head(self) -> Call | None: ...
+
+    @property
+    def few(self) -> FewTokens | None: ...
 
     @property
     def watch(self) -> Callable[..., Any] | None: ...
@@ -121,6 +136,20 @@ class Graphs:
         else:
             self.chunk, self.step = whole_chunk(), whole_step()
         self.head: Call | None = self._compile_whole(head, config, None) if head else None
+        self._config = config
+        self._few: FewTokens | None = None
+
+    @property
+    def few(self) -> FewTokens | None:
+        """See `DecoderGraphs`: there are such graphs where layers run piece by piece, with our loops."""
+        head = self.outlined.head
+        if self._few is None and self.own_loops and self.why_not_piecewise is None and head is not None:
+            most = min(MOST, self.longest)
+            pieces = Piecewise(_for_few_tokens(take_apart(self.outlined)), None, self._config, most)
+            self.modules.extend(piece.module for piece in pieces.pieces)
+            chunk = with_weights_checked(pieces, self.weights)
+            self._few = FewTokens(chunk, self._compile_whole(for_few_tokens(head), self._config, None), most)
+        return self._few
 
     def _compile_whole(
         self, module: fx.GraphModule, config: Config, longest: int | None, **options: Any
@@ -150,6 +179,11 @@ class Graphs:
                 return call(*inputs)
 
         return choose_and_call
+
+
+def _for_few_tokens(pieces: Pieces) -> Pieces:
+    kinds = {name: for_few_tokens(module) for name, module in pieces.kinds.items()}
+    return replace(pieces, prologue=for_few_tokens(pieces.prologue), kinds=kinds)
 
 
 def _why_whole(outlined: Outlined, config: Config) -> str | None:

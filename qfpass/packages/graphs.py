@@ -39,6 +39,7 @@ class PackagedGraphs:
     ) -> None:
         self.longest, self._shares, self.follows_length = longest, shares, follows_length
         self.kinds, self.own_loops, self.why_not_piecewise = 0, True, None
+        self.few = None
         self.modules: list[fx.GraphModule] = []
         self.packed: Sequence[PackedCopy] = ()
         self.weights: Sequence[torch.Tensor] = tuple(tensors.values())

@@ -6,6 +6,7 @@ Linears that read the same input become one call. Weights of eight bits, cast on
 as they lie; `packed_weights` does so for those that are dequantised by groups.
 """
 
+import copy
 import math
 import operator
 from collections import defaultdict
@@ -124,19 +125,31 @@ def _move_before(first: fx.Node, operand: fx.Node) -> None:
         first.prepend(operand)
 
 
+def for_few_tokens(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy for calls of up to `MOST` tokens, whose linears run in this package's loops."""
+    copied = fx.GraphModule(module, copy.deepcopy(module.graph))
+    for node in copied.graph.nodes:
+        if node.target is linears:
+            node.kwargs = {**node.kwargs, "few": True}
+    copied.recompile()
+    return copied
+
+
 def linears(
     x: torch.Tensor,
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None],
     packed: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = (),
+    few: bool = False,
 ) -> list[torch.Tensor]:
     """The products [..., N] of x [..., K] with each weight [N, K], cast to x's dtype, plus its bias.
 
-    If x has one token of each of up to `MOST` rows (S = 1), this package's loops compute them, provided that
-    they take the weights. Instead of these they read the operands that `pack_weights` gave, `packed`.
+    If x has one token of each of up to `MOST` rows (S = 1), or `few` says that it never has more tokens than
+    that, this package's loops compute them, provided that they take the weights. Instead of these they read
+    the operands that `pack_weights` gave, `packed`.
     """
     is_narrow = x.dtype.itemsize <= torch.float32.itemsize  # sums are in float32
-    if not (_is_step(x) and is_narrow and (packed or _are_streamed(x.dtype, weights))):
+    if not ((few or _is_step(x)) and is_narrow and (packed or _are_streamed(x.dtype, weights))):
         return [
             aten.linear.default(x, weight.to(x.dtype), bias)
             for weight, bias in zip(weights, biases, strict=True)
