@@ -12,13 +12,14 @@ from ..serving import Answer, Sampling, Scheduler
 from ..serving.answer_text import AnswerText
 from ..serving.conversation import read_chat
 from ..serving.model_defaults import default_sampling, stop_tokens
-from .compiled_model import load_compiled
+from .compiled_model import load_compiled, options_given
 from .options import Device, Dtype, ModelName
 
 _HELP = "Ctrl-C ends an answer, Ctrl-D or /exit the chat; /new begins another."
 
 
 def run_chat(
+    context: typer.Context,
     model: ModelName,
     ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
@@ -31,8 +32,9 @@ def run_chat(
 ) -> None:  # fmt: skip
     """Chat with a model in the terminal; each turn reads its new tokens alone."""
     compiled, words = load_compiled(
-        model, tokenizer, dtype=dtype, device=device, ratio=ratio, overflow=overflow
-    )
+        model, tokenizer, dtype=dtype, device=device, ratio=ratio, overflow=overflow,
+        given=options_given(context),
+    )  # fmt: skip
     sampling = replace(default_sampling(compiled), seed=seed)
     if temperature is not None:
         sampling = replace(sampling, temperature=temperature)

@@ -8,13 +8,14 @@ import typer
 
 from ..errors import ConfigError
 from ..serving.model_defaults import default_sampling, stop_tokens
-from .compiled_model import bytes_of, load_compiled
+from .compiled_model import bytes_of, load_compiled, options_given
 from .options import Device, Dtype, ModelName
 
 _NEEDS = ("prometheus_client", "pydantic", "starlette", "uvicorn")
 
 
 def run_serve(
+    context: typer.Context,
     model: ModelName,
     ratio: Annotated[float, typer.Option(help="How many times fewer bytes of keys and values.")] = 8.0,
     rows: Annotated[int, typer.Option(min=1, help="Requests answered at the same time.")] = 16,
@@ -42,7 +43,7 @@ def run_serve(
 ) -> None:  # fmt: skip
     """Serve a model by OpenAI's API: chats, completions, streams; see docs/serving.md.
 
-    MODEL may be a folder that model.export wrote; --ratio and the like are then those of the export.
+    MODEL may be a folder that model.export wrote, with its own ratio, dtype and the like.
     """
     if missing := [needed for needed in _NEEDS if importlib.util.find_spec(needed) is None]:
         raise ConfigError(f"serving needs {', '.join(missing)}: pip install 'qfpass[serve]'.")
@@ -53,7 +54,7 @@ def run_serve(
     body = bytes_of(max_body)
     compiled, words = load_compiled(
         model, tokenizer, dtype=dtype, device=device, ratio=ratio, context_length=context_length,
-        overflow=overflow,
+        overflow=overflow, given=options_given(context),
     )  # fmt: skip
     served = Served(
         name or model, stop_tokens(compiled, words), default_sampling(compiled), token, body, max_new_tokens,

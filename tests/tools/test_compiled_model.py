@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from served_chat import chat_tokenizer
 from tiny import FAMILIES
+from typer.testing import CliRunner
 
 from qfpass.errors import ConfigError
+from qfpass.tools import cli
 from qfpass.tools.compiled_model import bytes_of, load_compiled
 
 
@@ -36,3 +38,13 @@ def test_an_exported_decoder_needs_a_tokenizer_by_name(tmp_path: Path) -> None:
     (tmp_path / "qfpass.json").write_text("{}")
     with pytest.raises(ConfigError, match="name one by --tokenizer"):
         load_compiled(str(tmp_path), None, dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("command", ["serve", "chat"])
+@pytest.mark.parametrize("option", ["--ratio 4", "--dtype float32", "--overflow continue"])
+def test_an_exported_decoder_has_settled_its_options(command: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "qfpass.json").write_text("{}")
+    arguments = [command, str(tmp_path), "--tokenizer", "any", *option.split()]
+    name = option.split()[0].removeprefix("--")
+    with pytest.raises(ConfigError, match=f"compiled with a {name} of its own: leave --{name} out"):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
