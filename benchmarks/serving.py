@@ -1,7 +1,8 @@
 """Conversations over long documents, by OpenAI's client, on one server after the other: make bench-serving
 
 Each conversation opens with a document of its own and asks turn by turn; all run at once. A table tells the
-time to first token from the second turn on, tokens a second, keys and values, and each server's memory.
+time to first token from the second turn on, seconds and tokens in all, keys and values, and each server's
+memory.
 
 `--start qfpass`, `transformers`, `llama.cpp`, `openvino` or `openvino-eviction` start a server of MODEL. The
 last three want a GGUF by --gguf, and an environment's interpreter that has llama-cpp-python[server] or
@@ -42,7 +43,8 @@ class Measured:
     server: str
     first_token_p50: float
     first_token_p95: float
-    tokens_a_second: float
+    seconds: float
+    tokens: int  # of all answers, which may be of different lengths
     cached_tokens: int
     prompt_tokens: int
     kv_bytes: float | None
@@ -116,7 +118,7 @@ def measure(
     later = sorted(turn.first_token for turn in turns if turn.number) or [float("nan")]
     return Measured(
         server, statistics.median(later), later[min(len(later) - 1, int(0.95 * len(later)))],
-        sum(turn.tokens for turn in turns) / seconds, sum(turn.cached_tokens for turn in turns),
+        seconds, sum(turn.tokens for turn in turns), sum(turn.cached_tokens for turn in turns),
         sum(turn.prompt_tokens for turn in turns), kv_bytes(url), max(memory), failures,
     )  # fmt: skip
 
