@@ -17,7 +17,7 @@ from qfpass.errors import ConfigError
 from qfpass.tools import cli, compiled_model, serve
 
 
-def run(*words: str) -> Any:
+def command(*words: str) -> Any:
     """The result of a command of the command line."""
     return CliRunner().invoke(cli.app, words, catch_exceptions=False)
 
@@ -56,7 +56,7 @@ def test_a_model_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "--max-body": "2KiB", "--dtype": "float32", "--port": 8123,
     }  # fmt: skip
     words = [str(word) for pair in settings.items() for word in pair]
-    result = run("serve", str(folder), *words)
+    result = command("serve", str(folder), *words)
     assert result.exit_code == 0, result.output
     first, large, without_token = seen["answers"]
     assert first.json()["usage"]["completion_tokens"] <= 3 and first.json()["model"] == "mine"
@@ -66,10 +66,12 @@ def test_a_model_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_rows_that_memory_doesnt_hold_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"memory=20000 holds \d+ rows, not 16"):
-        run("serve", str(folder), "--memory", "20000", "--dtype", "float32", "--rows", "16", "--ratio", "2")
+        command(
+            "serve", str(folder), "--memory", "20000", "--dtype", "float32", "--rows", "16", "--ratio", "2"
+        )
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "_NEEDS", ("no_such_package",))
     with pytest.raises(ConfigError, match=r"no_such_package: pip install 'qfpass\[serve\]'"):
-        run("serve", "any")
+        command("serve", "any")

@@ -195,7 +195,7 @@ def test_versions_need_no_extra() -> None:
 def test_hints_keep_their_brackets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(*_: object, **__: object) -> None:
         raise QFPassError("pip install 'qfpass[evaluate]'")
 
     monkeypatch.setattr(cli, "app", fail)
