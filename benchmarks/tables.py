@@ -78,6 +78,23 @@ def glance() -> str:
         ("one more token after 8,192, ms", *(shown(s, "{:.0f}") for s in step), "", "`make bench`"),
         ("reading 8,192 tokens, tokens/s", *(shown(p, "{:.0f}") for p in prompt), "", "`make bench`"),
         ("facts found, of 100", *(shown(f, "{:.0f}") for f in found.values()), "`quality.py needle`"),
+        (
+            "percent of facts found after `qfpass tune`",
+            *(
+                shown(100 * evaluated("without_data/smollm2/needle", r, "exact")[0], "{:.0f}")
+                for r in (*TUNED_ROWS, "trained 32x int8-int4")
+            ),
+            "`without_data.py`",
+        ),
+        (
+            "the same, Qwen2.5-Coder-0.5B",
+            *(
+                shown(100 * evaluated("without_data/qwen/needle", r, "exact")[0], "{:.0f}")
+                for r in TUNED_ROWS
+            ),
+            "",
+            "`without_data.py`",
+        ),
         ("RULER, mean of eleven tasks", *(shown(r, "{:.2f}") for r in ruler), "", "`quality.py ruler-8x`"),
         ("perplexity after `qfpass tune`", "", over_full("smollm2", TUNED), "", "`same_bytes.py`"),
         ("the same, Qwen2.5-Coder-0.5B", "", over_full("qwen", TUNED), "", "`same_bytes.py`"),
@@ -87,6 +104,7 @@ def glance() -> str:
     return table(("SmolLM2-135M, two cores", "full cache", "8x", "32x", "measured by"), rows)
 
 
+TUNED_ROWS = ("uncompressed", "trained 8x int8-int4")
 NEEDLE_ROWS = ("uncompressed", "trained 8x int8", "trained 32x int8")
 RECENCY, DEFAULT, TUNED = "recency None", "published int8-int4", "tuned int8-int4"
 
