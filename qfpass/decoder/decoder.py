@@ -172,23 +172,22 @@ class Decoder:
             may_be_taken_back: these are drafts. Calls of few tokens are frequent then, and so are worth
                 graphs of their own.
         """
+        self._packed.follow_changes()
         graphs = self.by_ends[tokens.ends]
         few = graphs.few if may_be_taken_back and len(tokens.ids) == 1 else None
-        few = few if few and tokens.columns <= few.longest else None
-        longest = few.longest if few else graphs.longest
+        is_short = few is not None and max(tokens.columns, len(wanted)) <= few.longest
+        reader = few if few and is_short else graphs
         position = torch.arange(row.position, row.position + tokens.columns, device=self.device)
         position = position.expand(len(tokens.ids), -1).contiguous()
         text, *axes = tokens.inputs()
         for tensor, dim in ((text, 1), (position, 1), *((each, 2) for each in axes)):
-            mark_length(tensor, dim, longest)
+            mark_length(tensor, dim, reader.longest)
         inputs = self.inputs(row.tokens, None, stores, [sizes], call_end)
-        hidden = (few or graphs).chunk(text, position, *axes, *inputs)
+        hidden = reader.chunk(text, position, *axes, *inputs)
         if len(wanted) == 0:
             return None
         chosen = hidden[:, wanted.to(self.device)]
-        if few:
-            return _logits(few.head, chosen, few.longest)
-        return chosen if graphs.head is None else _logits(graphs.head, chosen)
+        return chosen if reader.head is None else _logits(reader.head, chosen)
 
     def step(
         self,
@@ -238,13 +237,11 @@ class Decoder:
         return prepare()(text, position, *axes)
 
 
-def _logits(
-    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, most: int | None = None
-) -> torch.Tensor:
-    """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that a graph serves every T."""
+def _logits(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """Logits [B, T, V] of hidden [B, T, E]; one token is doubled, so that one graph serves every T."""
     tokens = hidden.shape[1]
     if tokens == 1:
         hidden = hidden.repeat(1, 2, 1)
     hidden = hidden.contiguous()
-    dynamo.mark_dynamic(hidden, 1, *((2, most) if most else ()))
+    dynamo.mark_dynamic(hidden, 1)
     return head(hidden)[:, :tokens]

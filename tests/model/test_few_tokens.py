@@ -57,3 +57,35 @@ def test_a_session_that_takes_nothing_back_makes_no_such_graphs() -> None:
     with torch.no_grad():
         compiled(input_ids=ids, past_key_values=compiled.session())
     assert compiled.qfpass_decoder.graphs._few is None
+
+
+@torch.no_grad()
+def test_logits_that_are_asked_for_again_and_again(compiled: Any) -> None:
+    """More of them than the graphs for few tokens take."""
+    ids, again = torch.arange(1, 50)[None], torch.arange(2 * MOST) % 4
+    session = compiled.session(take_back=TAKE_BACK)
+    compiled(input_ids=ids[:, :45], past_key_values=session)
+    logits = compiled(input_ids=ids[:, 45:], past_key_values=session, logits_to_keep=again).logits
+    assert logits.shape[1] == 2 * MOST
+    torch.testing.assert_close(logits[:, :4].repeat(1, MOST // 2, 1), logits)
+
+
+@torch.no_grad()
+def test_drafts_follow_changes_of_packed_weights() -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="needs torchao")
+    model = FAMILIES["llama"](layers=2, heads=4, kv_heads=2, head_dim=16)  # whole groups of 32
+    quantization.quantize_(
+        model, quantization.IntxWeightOnlyConfig(torch.int4, granularity=quantization.PerGroup(32))
+    )
+    compiled = qfpass.compile(model, **SETTINGS)
+    eager = qfpass.compile(model, backend="eager", verify=False, **SETTINGS)
+    ids = torch.arange(1, 60)[None]
+    for _ in range(2):
+        read = []
+        for each in (compiled, eager):
+            session = each.session(take_back=4)
+            parts = ids.split([50, 3, 3, 3], dim=1)
+            read.append(torch.cat([each(part, past_key_values=session).logits for part in parts[:3]], 1))
+        torch.testing.assert_close(*read, atol=1e-4, rtol=1e-4)
+        scale = model.lm_head.weight.scale
+        scale.copy_(scale * 1.5)  # seen by the next call, which is no step
