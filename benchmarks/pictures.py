@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from tables import BOUNDED, DEFAULT, DOCS, EAGER, RECENCY, TUNED, evaluated, figure, held, over_full
+from records import BOUNDED, DEFAULT, DOCS, EAGER, RECENCY, TUNED, evaluated, figure, held, over_full
 
 FULL, OURS, OTHER = "#8a8f98", "#2a7de1", "#d9822b"  # grey, blue, orange: told apart without colours too
 rcParams.update({"svg.hashsalt": "qfpass", "svg.fonttype": "none", "font.size": 10})

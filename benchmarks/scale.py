@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tables import DOCS, MARKED, table
+from records import DOCS
+from tables import MARKED, table
 from transformers import LlamaConfig
 
 from qfpass.store.kv_form import KVForm

@@ -14,7 +14,7 @@ import time
 import torch
 import torch.distributed as dist
 from scale import MODELS, RANKS
-from tables import DOCS
+from records import DOCS
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig

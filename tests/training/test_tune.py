@@ -9,7 +9,7 @@ from characters import CharacterTokenizer
 from tiny import FAMILIES, FORMS
 
 import qfpass
-from qfpass.errors import ConfigError, UnsupportedOpError
+from qfpass.errors import ConfigError, FilterFileError, UnsupportedOpError
 from qfpass.training import descent, lessons, self_texts, tune
 
 SETTINGS: dict[str, Any] = {"steps": 12, "lessons": 2, "progress": False}
@@ -92,3 +92,12 @@ def test_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tune, "LENGTHS", (1024,))
     with pytest.raises(ConfigError, match="context of at least"):
         qfpass.tune(model_of(), CharacterTokenizer())
+
+
+def test_lessons_that_find_no_space_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FilterFileError, match=r"lessons can't be written.*QFPASS_CACHE"):
+        qfpass.tune(model_of(), CharacterTokenizer(), **SETTINGS)
