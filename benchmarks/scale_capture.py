@@ -13,8 +13,8 @@ import time
 
 import torch
 import torch.distributed as dist
-from scale import MODELS, RANKS
 from records import DOCS
+from scale import MODELS, RANKS
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
