@@ -67,7 +67,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> CompiledDecoder:
 
 def _saved_model(folder: Path, manifest: Manifest) -> Any:
     if not manifest.has_own_model:
-        raise PackageError(f"{folder} was exported without weights: give the {manifest.model}, model=.")
+        raise PackageError(f"{folder} was exported without weights: pass the {manifest.model} as model=.")
     from transformers import AutoModelForCausalLM
 
     dtype = manifest.torch_dtype
@@ -95,7 +95,7 @@ def _weights(model: nn.Module, manifest: Manifest, folder: Path) -> Mapping[str,
         if (form := entry_of(known["name"], weight)["form"]) != known["form"]:
             raise PackageError(
                 f"{known['name']} is {form}, and {folder} was exported from a model where it is "
-                f"{known['form']}: load or cast the model so."
+                f"{known['form']}: load or cast the model to that."
             )
         found[name] = weight
     return found
@@ -103,6 +103,6 @@ def _weights(model: nn.Module, manifest: Manifest, folder: Path) -> Mapping[str,
 
 def _refuse_change() -> Decoder:
     raise PackageError(
-        "the model has changed since its packages were loaded, and they can't follow: undo the change, or "
-        "compile the model as it is now."
+        "the model has changed since its export was loaded, and exported graphs can't follow a change: undo "
+        "it, or compile the model as it is now."
     )

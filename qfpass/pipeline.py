@@ -81,33 +81,36 @@ def compile(
 
     Args:
         model: any causal decoder (input_ids [B, S], position_ids [B, S]) -> logits or .logits, in eval
-            mode; of transformers' also one without a head, or for sequence classification. It is left as it
-            was; its parameters are shared. Of a compiled one, the original is taken.
-        ratio: how many times fewer bytes than all keys and values of `context_length` tokens take: so many
-            times fewer slots, or as many more as fit in these bytes if `store_dtype` or `store` makes a slot
-            smaller; 1, the default, keeps every key.
+            mode. Models of transformers may lack a head, or be for sequence classification. The model is left
+            as it was, and shares its parameters. If it is a compiled model, its original is compiled.
+        ratio: how many times smaller, in bytes, the store is than all keys and values of `context_length`
+            tokens. If `store_dtype` or `store` makes a slot smaller, more slots fit. 1, the default, keeps
+            every key.
         budget: slots per key/value head, instead of `ratio`.
         context_length: tokens a session may see; by default the model's own.
-        recent: newest tokens never evicted; by default a half of the slots for the published score, an
-            eighth of up to 256 growing to half of 1,024 and more for the trained, a quarter for the others.
+        recent: how many of the newest tokens are never evicted. By default half of the slots for the
+            published score; for the trained score an eighth of up to 256 slots, growing to half of 1,024 or
+            more; a quarter for the others.
         sinks: first tokens never evicted.
         score: which key goes first, a `qfpass.Score` of your own or a name: "published" (Godey et al. 2025,
             arXiv 2503.02812), "trained" (by `qfpass.train`), "recency", "knorm" or "random"; by default what
             the filters are for.
-        store_dtype: of the stored keys and values: None for the model's own; torch.int8, which holds some 3.6
-            times as many tokens in the bytes of float32, 1.8 times in those of bfloat16; "int8-int4", keys in
-            eight bits and values in four, 4.6 and 2.4 times; or "auto", which with a `ratio` on a processor
-            takes the fewest bits that change nothing it can measure on this model, and else the model's own.
-            Windows and `skip_layers` stay in the model's.
+        store_dtype: how keys and values are stored. None: in the model's dtype. torch.int8: in eight bits,
+            which holds some 3.6 times as many tokens as float32 in the same bytes, and 1.8 times as many as
+            bfloat16. "int8-int4": keys in eight bits and values in four, 4.6 and 2.4 times as many. "auto":
+            with a `ratio` and on a processor, the fewest bits that don't measurably change this model's
+            predictions, otherwise the model's dtype. Layers with a window, and `skip_layers`, always use
+            the model's dtype.
         store: what a slot holds of a token, a `qfpass.StoreKind` of your own, instead of `store_dtype`.
         chunk: tokens of a prompt read at a time; by default 512, on a GPU 2,048, or one less than the slots,
             if fewer.
         filters: Q-Filters or trained filters, a folder or hub repository of them; by default Q-Filters are
             found or made.
         skip_layers: attentions, counted from 0, that keep every key.
-        overflow: past `context_length` tokens, "error" refuses, "continue" lets positions go on, and
-            "rerotate" moves stored keys to earlier positions, if the model's are plain rotary.
-        kernel: attention of your own, in the place of every kernel; its contract is `qfpass.kernels`'.
+        overflow: what happens past `context_length` tokens. "error" refuses the call, "continue" lets
+            positions keep counting, "rerotate" moves stored keys to earlier positions (for plain rotary
+            embeddings).
+        kernel: attention of your own, used instead of every kernel; `qfpass.kernels` has its contract.
         backend: a torch.compile backend by name or callable; "eager" compiles nothing.
         verify: compare the rewritten graph with `model` before returning.
         switches: which optimisations are used; see `qfpass.Switches`.

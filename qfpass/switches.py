@@ -63,8 +63,8 @@ class Switches:
             return Switches(**dict.fromkeys(NAMES, False))
         if unknown := sorted(named - set(NAMES)):
             raise ConfigError(
-                f"the environment variable {VARIABLE} names {', '.join(unknown)}; there are "
-                f"{', '.join(NAMES)}, and all."
+                f"the environment variable {VARIABLE} names {', '.join(unknown)}, which is no switch: give "
+                f"{', '.join(NAMES)}, or all."
             )
         return dataclasses.replace(self, **dict.fromkeys(named, False))
 

@@ -192,8 +192,9 @@ class GraphReader:
                 return model
         if self._module is None or not is_whole:
             raise CaptureError(
-                f"Dynamo made a graph for texts of {traced.length} tokens only, and not of a module's whole "
-                "forward: compile the module, or pass dynamic=True and begin with two tokens or more."
+                f"Dynamo made a graph for texts of {traced.length} tokens only, and qfpass can't trace "
+                "another, since the graph isn't a module's whole forward: compile the module, or pass "
+                "dynamic=True and begin with two tokens or more."
             )
         return build(self._module, config)
 
@@ -219,8 +220,8 @@ class GraphReader:
         actual = logits_of(call_decoder(traced.module, ids[:, :tokens], positions[:, :tokens]))
         if not relative_difference(actual, expected) <= tolerance_of(expected.dtype):
             raise VerificationError(
-                "this call doesn't compute what the session's first call did, or what the model does by "
-                "default: call it alike in all of a session, without flags that change its logits."
+                "this call computes something else than the session's first call, or than the model does by "
+                "default: make all calls of a session alike, without flags that change the logits."
             )
         self._proved.append((traced, model))
 

@@ -138,7 +138,7 @@ def what_is_refused(rank: int, folder: Path) -> None:
     split, _ = split_and_whole("llama", rank, folder)
     if rank == 0:
         split.config.hidden_size = 33
-    with pytest.raises((CaptureError, RanksError), match="32 numbers where its config says 33"):
+    with pytest.raises((CaptureError, RanksError), match="32 numbers, while its config says 33"):
         compiled(split)
     split.config.hidden_size = 32
     weight = split.model.layers[own_layers(rank)[0]].mlp.up_proj

@@ -122,7 +122,7 @@ def test_another_computation_in_the_same_session_is_refused() -> None:
     reader, ids = compiled(Scaled(causal).eval()), text(20)
     with qfpass.session() as session:
         reader(ids, position_ids=places(ids))
-        with pytest.raises(VerificationError, match="call it alike"):
+        with pytest.raises(VerificationError, match="make all calls of a session alike"):
             reader(ids, position_ids=places(ids) + 20, twice=True)
     assert session.tokens_seen == 20
 

@@ -128,8 +128,9 @@ def _below_sum(logits: LogitTerms, node: fx.Node) -> fx.Node:
         left, right = right, left
     if right in logits.text:
         raise UnsupportedOpError(
-            f"{logits.site}: numbers that depend on the tokens are added to its logits ({node.name}), such "
-            "as a second product or a bias that a query chooses; the pass keeps no more than keys and values."
+            f"{logits.site}: numbers that depend on the tokens are added to its logits ({node.name}), "
+            "for example a second product or a bias that depends on the query. A store holds keys and values "
+            "only."
         )
     if not isinstance(right, fx.Node) or node.kwargs.get("alpha", 1) != 1:
         raise unknown_operator_error(logits.site, node)
@@ -234,7 +235,7 @@ def _number(module: fx.GraphModule, argument: object) -> float | None:
 def unknown_operator_error(site: str, node: fx.Node) -> UnsupportedOpError:
     """The error for an operator, `node`'s, that isn't understood in the attention named `site`."""
     return UnsupportedOpError(
-        f"{site}: its attention is written out with {node.target} ({node.name}), which the pass doesn't "
-        "understand there: only products over heads, scaling by a constant, a tanh soft cap, masks that are "
-        "added or fill, a learned sink, casts."
+        f"{site}: its attention uses {node.target} ({node.name}), which the pass doesn't understand there. "
+        "It understands products over heads, scaling by a constant, a tanh soft cap, masks that are added "
+        "or filled in, a learned sink, and casts."
     )

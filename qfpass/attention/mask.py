@@ -38,8 +38,8 @@ class MaskProgram:
         text = text_dependent(masks[0].graph, SHAPE_ONLY)
         if any(mask in text for mask in masks):
             raise UnsupportedOpError(
-                f"{site}: its mask depends on the tokens themselves, not on their positions alone, so "
-                "which keys it will show isn't known when one is evicted."
+                f"{site}: its mask depends on the tokens themselves, not only on their positions, so "
+                "nobody knows at eviction which keys later tokens will see."
             )
         self._program = cut_out(module, [*masks, *factors])
         self.numbers = integers_in(self._program)
@@ -74,7 +74,7 @@ class MaskProgram:
             mask = mask.reshape(-1, *mask.shape[-2:])
             seen = mask if mask.dtype == torch.bool else _seen(mask)
             if not bool((seen == seen[0]).all()):
-                raise UnsupportedOpError(f"{self.site}: its mask shows other keys to other heads.")
+                raise UnsupportedOpError(f"{self.site}: its mask hides different keys from different heads.")
             shown = shown & seen[0]
             if mask.dtype != torch.bool and bool(((mask != 0) & seen).any()):
                 added = mask.masked_fill(~seen, 0.0).float()

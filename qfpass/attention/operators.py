@@ -65,8 +65,8 @@ def _read_flash_attn(node: fx.Node) -> AttentionCall:
     given = dict(zip(argument_names(node.target), args_of(node), strict=False)) | dict(node.kwargs)
     if any(args_of(user)[1] != 0 and user.users for user in node.users):
         raise UnsupportedOpError(
-            f"{site_name(node)}: flash_attn's log-sum-exps are read too, which would need the "
-            "keys that are gone."
+            f"{site_name(node)}: the model also reads flash_attn's log-sum-exps, which would need the "
+            "evicted keys."
         )
     left = given.get("window_size_left", -1)
     causal = bool(given.get("causal", False)) or given.get("window_size_right", -1) == 0

@@ -105,8 +105,8 @@ def _holds_whole_numbers(node: fx.Node) -> bool:
 def possible_mixing_reason(node: fx.Node) -> str:
     """A clause that says why a decoder with such an operator can't be compiled."""
     return (
-        f"{site_name(node)} passes something from token to token outside attention ({node.target}, "
-        f"{node.name}), for some ids if not for all, which a session doesn't carry"
+        f"{site_name(node)} passes information between tokens outside attention ({node.target}, "
+        f"{node.name}), at least for some ids, and a session doesn't store that"
     )
 
 

@@ -54,8 +54,8 @@ def splits_heads(captured: Captured, attentions: Sequence[Attention]) -> bool:
     if len(set(found.values())) > 1:
         whole = next(f"{what} of {name}" for (name, what), is_part in found.items() if not is_part)
         raise UnsupportedOpError(
-            f"heads are split over {part.size} processes, but each has all {whole}: take a number "
-            "of processes that divides the heads of queries and of keys, and a tp_plan that splits all three."
+            f"heads are split over {part.size} processes, but each has all {whole}: the number of processes "
+            "must divide the query heads and the key heads, and the tp_plan must split query, key and value."
         )
     return next(iter(found.values()))
 

@@ -83,9 +83,9 @@ def mixing_reason(module: fx.GraphModule) -> str | None:
     if layer is None:
         return None
     return (
-        f"{layer} passes something from token to token outside attention that the pass can read (a "
-        "recurrence, a convolution, a linear attention, an attention over hashed or shifted tokens), which a "
-        "session doesn't carry"
+        f"{layer} passes information between tokens by something other than plain attention (a recurrence, "
+        "a convolution, linear attention, or attention over hashed or shifted tokens), and a session doesn't "
+        "store that"
     )
 
 

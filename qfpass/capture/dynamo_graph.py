@@ -147,8 +147,8 @@ def _only_output(output: fx.Node) -> fx.Node:
         return results[0]
     raise CaptureError(
         f"the graph gives {len(results)} values, not logits alone: call the model with use_cache=False, "
-        "without hidden states or attentions. If it gives logits alone, Dynamo broke its forward into "
-        "several graphs, as that of torch 2.11 does at nn.TransformerEncoder."
+        "without hidden states or attentions. If the model itself gives logits alone, Dynamo broke its "
+        "forward into several graphs, which torch 2.11 does at nn.TransformerEncoder."
     )
 
 

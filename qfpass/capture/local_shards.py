@@ -42,8 +42,8 @@ def refuse_unknown_split(model: nn.Module) -> None:
                 continue
             raise CaptureError(
                 f"{name} has weights that are spread over processes, such as {path}.{next(iter(spread))}, a "
-                "DTensor, by other hands than transformers' tensor parallelism: qfpass compiles weights that "
-                "are whole, plain tensors of each process's own heads, or a model loaded with "
+                "DTensor, but not by transformers' tensor parallelism. qfpass compiles whole weights, plain "
+                "tensors that hold each process's own heads, or a model loaded with "
                 'tp_plan="auto".'
             )
         _refuse_module(name, path, module, style)
@@ -83,8 +83,8 @@ def _refuse_module(name: str, path: str, module: nn.Module, style: str) -> None:
     kind = kinds.get(style)
     if kind is not None and not isinstance(module, kind):
         raise CaptureError(
-            f"{name} runs {path}, a {type(module).__name__}, in the parallel style {style!r}; qfpass splits "
-            f"a {kind.__name__} so. Load it unquantised."
+            f"{name} runs {path}, a {type(module).__name__}, in the parallel style {style!r}, in which "
+            f"qfpass can only split a {kind.__name__}. Load the model unquantised."
         )
 
 

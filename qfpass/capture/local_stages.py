@@ -34,8 +34,8 @@ def refuse_unknown_stages(model: nn.Module, stage: Stage) -> None:
     name, base = type(model).__name__, _backbone(model)
     if is_split(model):
         raise CaptureError(
-            f"{name} is split by layers (pp_size) and its weights are spread besides: load it with pp_size "
-            "alone, or with tp_plan alone."
+            f"{name} is split by layers (pp_size) and its weights are also spread in another way: load it "
+            "with pp_size alone, or with tp_plan alone."
         )
     if len(set(stage.ends)) < stage.size or stage.ends[0] == 0:
         raise CaptureError(
@@ -76,8 +76,8 @@ def _refuse_odd_sizes(model: nn.Module, stage: Stage) -> None:
     for words, (found, expected) in sizes.items():
         if found != expected:
             raise CaptureError(
-                f"{type(model).__name__} is split by layers (pp_size), but {words.format(found)} where its "
-                f"config says {expected}, which the other processes go by: set the config to fit."
+                f"{type(model).__name__} is split by layers (pp_size), but {words.format(found)}, while its "
+                f"config says {expected}. The other processes rely on the config: set it to fit."
             )
 
 

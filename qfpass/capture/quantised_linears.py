@@ -143,6 +143,6 @@ def require_alike(model: nn.Module) -> None:
             raise CaptureError(f"{where} doesn't run on random numbers: {describe(error)}. {CURE}") from error
         if not float((own - plain).norm()) <= MOST_ROUNDING * float(own.norm()):
             raise CaptureError(
-                f"{where} computes something else than qfpass reads in it: this version of the library isn't "
-                f"known. {CURE}"
+                f"{where} doesn't compute what qfpass expects of it: qfpass doesn't know this version of the "
+                f"library. {CURE}"
             )

@@ -45,7 +45,7 @@ def refuse_unsuitable(model: nn.Module, needs_numbers: bool = True) -> None:
         if _is_wrapper(module):
             raise CaptureError(
                 f"{type(module).__name__} gathers weights or splits batches around a model: compile the "
-                "model inside it, its attribute module, with all of its weights on one device."
+                "model inside it (its attribute `module`), with all of its weights on one device."
             )
     _refuse_weights(model, needs_numbers)
     if model.training:
@@ -71,8 +71,8 @@ def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
             )
         if weight.is_inference():
             raise CaptureError(
-                f"{name} has weights that were made under torch.inference_mode(), such as {path}, which "
-                "torch lets nobody trace: make or load the model under torch.no_grad() instead."
+                f"{name} has weights that were made under torch.inference_mode(), such as {path}, and "
+                "torch can't trace those: make or load the model under torch.no_grad() instead."
             )
     _refuse_moved_weights(model)
     if stage := stage_of(model):

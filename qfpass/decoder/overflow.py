@@ -52,8 +52,8 @@ def find_rotations(
     chunked = [x.name for x in layers if isinstance(x.rule, RingRule) and x.rule.chunked]
     if chunked:
         raise ConfigError(
-            f"overflow='rerotate' would move the chunks that {', '.join(chunked)} counts from position 0: "
-            "use overflow='continue' or 'error'."
+            f"overflow='rerotate' would move keys between the chunks of {', '.join(chunked)}, which are "
+            "counted from position 0: use overflow='continue' or 'error'."
         )
     if config.store_kind is not Slots:
         raise ConfigError(

@@ -55,8 +55,8 @@ def with_ends(module: fx.GraphModule, cuts: Cuts) -> fx.GraphModule:
         if ids.users:
             place = site_name(next(iter(ids.users)))
             raise InputError(
-                f"this model reads token ids also outside its embedding, at {place}, so that embeddings "
-                "can't stand in their place: give input_ids."
+                f"this model also reads token ids outside its embedding, at {place}, so embeddings can't "
+                "replace them: give input_ids."
             )
         graph.erase_node(ids)
     graph.lint()

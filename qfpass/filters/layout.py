@@ -105,8 +105,8 @@ def _read_tensors(path: Path, only: str | None = None) -> tuple[dict[str, str], 
             metadata, names = file.metadata() or {}, list(file.keys())
             if only is not None and names != [only]:
                 raise FilterFileError(
-                    f"{path} does not hold published Q-Filters, the one parameter {only!r}, but "
-                    f"{len(names)} tensors {names[:3]}: give the folder or repository of the "
+                    f"{path} does not hold published Q-Filters, which are one parameter {only!r}: it has "
+                    f"{len(names)} tensors, such as {names[:3]}. Give the folder or repository of the "
                     "filters, not of the model."
                 )
             tensors = {name: file.get_tensor(name) for name in names}

@@ -67,7 +67,7 @@ def store_cached(filters: QFilters | TrainedFilters) -> Path:
         filters.save(folder)
     except OSError as error:
         raise FilterFileError(
-            f"The cache can't be written ({error}): set QFPASS_CACHE to a folder that can be."
+            f"The cache can't be written ({error}): set QFPASS_CACHE to one that can be written."
         ) from error
     return folder
 
@@ -103,7 +103,7 @@ def find_on_hub(name_or_path: str | None) -> QFilters | None:
 def _entry(fingerprint: object, kind: str = "filters") -> Path:
     if not isinstance(fingerprint, str) or not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint):
         raise FilterFileError(
-            f"Filters are cached by the model's fingerprint, hexadecimal digits, not by "
+            f"Filters are cached under the model's fingerprint, which is hexadecimal digits, not "
             f"{fingerprint!r}: set source['fingerprint'] to what fingerprint() returns."
         )
     return cache_folder() / kind / fingerprint

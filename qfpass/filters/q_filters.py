@@ -197,8 +197,8 @@ class QFilters:
 def _check_ranks(name: str, tensors: Sequence[Tensor], layers: int) -> None:
     if not tensors or len(tensors) != layers:
         raise ConfigError(
-            f"Q-Filters with {len(tensors)} {name} beside {layers} filters: give one tensor a "
-            "layer, and at least one layer."
+            f"Q-Filters of {layers} layers have {len(tensors)} tensors in {name}: give one tensor per layer, "
+            "and at least one layer."
         )
     rank = 1 if name == "kappa" else 2
     for layer, tensor in enumerate(tensors):

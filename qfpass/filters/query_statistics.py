@@ -34,7 +34,7 @@ class QueryStatistics:
             if layer.query_heads % layer.kv_heads:
                 raise InputError(
                     f"Layer {index} has {layer.query_heads} query heads for {layer.kv_heads} "
-                    "key/value heads: Q-Filters need a whole number of query heads to a group."
+                    "key/value heads: Q-Filters need the same number of query heads for each of them."
                 )
         self.layers = tuple(layers)
         self.tokens = [0] * len(self.layers)

@@ -58,8 +58,8 @@ class TrainedFilters:
     def __post_init__(self) -> None:
         if not self.filters or len(self.filters) != len(self.shares):
             raise ConfigError(
-                f"trained filters of {len(self.filters)} layers with {len(self.shares)} shares: "
-                "give one of each a layer."
+                f"trained filters need one filter and one share for each layer, not {len(self.filters)} "
+                f"filters and {len(self.shares)} shares."
             )
         for layer, tensor in enumerate(self.filters):
             if tensor.dtype != torch.float32 or tensor.ndim != 2 or not tensor.isfinite().all():
@@ -69,7 +69,7 @@ class TrainedFilters:
                 )
         mean = sum(self.shares) / len(self.shares)
         if min(self.shares) <= 0 or abs(mean - 1) > 1e-3:
-            raise ConfigError(f"shares must be above 0 and 1 on average; their mean is {mean:g}.")
+            raise ConfigError(f"shares must be greater than 0, and 1 on average, not {mean:g}.")
 
     def check(self, layers: Sequence[TrainedFilterSizes]) -> None:
         """Raise unless the filters have the shapes of a model's layers, given in graph order.
@@ -81,8 +81,8 @@ class TrainedFilters:
         mine = [tuple(tensor.shape) for tensor in self.filters]
         if model != mine:
             raise FilterMismatchError(
-                "the trained filters were made for a model of another shape, by [heads, numbers]: theirs "
-                f"{len(mine)} layers of {sorted(set(mine))}, the model's {len(model)} of "
+                "the trained filters were made for a model of another shape: they have "
+                f"{len(mine)} layers of [heads, numbers] {sorted(set(mine))}, the model {len(model)} of "
                 f"{sorted(set(model))}. Train filters on this model."
             )
 

@@ -78,8 +78,8 @@ class DecoderVersions:
         """
         if any(session.belongs_to(kept.decoder) for kept in self._kept):
             raise SessionError(
-                "the session was read by the model as it was before a change (another adapter, other "
-                "settings or weights): its keys are of that model. Make a new session, or change it back."
+                "the session's keys were made before the model was changed (another adapter, other settings "
+                "or weights). Make a new session, or change the model back."
             )
 
     def _decoder_after_change(self, differences: list[str]) -> _Kept:

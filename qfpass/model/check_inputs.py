@@ -124,9 +124,9 @@ def _spans_of_mask(session: Session, ids: torch.Tensor, mask: torch.Tensor) -> l
     past = mask[:, :-length].sum(1).long().tolist()
     if mask.shape[1] > length and past != list(session.row_tokens):
         raise InputError(
-            f"attention_mask shows {past} earlier tokens in its rows, but the session has read "
-            f"{list(session.row_tokens)}: padding, also after a row's end, is 0; or pass the mask of the new "
-            "tokens alone."
+            f"attention_mask marks {past} earlier tokens in its rows, but the session has read "
+            f"{list(session.row_tokens)}. Set it to 0 at padding and after a row's end, or pass the mask of "
+            "the new tokens alone."
         )
     spans = spans_of(mask[:, -length:].bool())
     if spans is None:
@@ -183,8 +183,8 @@ def _check_positions(
         ):
             return
     raise InputError(
-        f"position_ids must go on from the {session.tokens_seen} tokens seen, row by row and without "
-        "padding; leave them out and they do."
+        f"position_ids must continue from the {session.tokens_seen} tokens seen, in each row and without "
+        "counting padding; if you leave them out, they do."
     )
 
 

@@ -103,8 +103,8 @@ class CompiledDecoder(SharedParameters):
                 the left or the right of a row's tokens and is never stored, attended or counted. Padding
                 on the right has the logits of the row's last token, padding on the left has zeros.
             position_ids: [B, S]; they are only checked: they must continue each row's positions.
-            past_key_values, cache: a session of this model, by transformers' name before and from version
-                5.24; without one the call uses a new session.
+            past_key_values, cache: a session of this model, by either name (transformers 5.24 renamed it);
+                without one the call uses a new session.
             inputs_embeds: [B, S, E], in the place of ids, as the original takes them.
             output_hidden_states: True for all of the original's hidden states, or a list of their numbers,
                 such as [-1]; `hidden_states` then holds these, each [B, S, E].

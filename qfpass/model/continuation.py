@@ -36,17 +36,17 @@ def columns_to_read(session: Session, ids: torch.Tensor, mask: torch.Tensor | No
     for row, (same, text, had) in enumerate(zip(common, texts, read, strict=True)):
         if same < len(had) and had[same] == UNKNOWN_ID:
             raise InputError(
-                f"row {row} begins like what the session has read, which has embeddings from token "
-                f"{same} on: their ids are not known, nor which of these are new. Give what is "
-                f"new alone with an attention_mask [{batch}, {session.columns} + their number], for both."
+                f"row {row} can't be compared with what the session has read, since that has embeddings "
+                f"from token {same} on, and their ids aren't known. Give the new ids alone, with an "
+                f"attention_mask [{batch}, {session.columns} + new ids] for the earlier tokens and the new."
             )
         if same < min(len(text), len(had)):
             raise InputError(
-                f"row {row} begins like the {len(had)} tokens that the session has read and differs at "
-                f"token {same}: {int(text[same])} in the place of {int(had[same])}. Make a new "
-                "session, or take what differs back with crop, or, if these ids are new ones that go on "
-                "after what was read, say so by an attention_mask of "
-                f"[{batch}, {session.columns + length}], for both."
+                f"row {row} begins like the {len(had)} tokens that the session has read, but differs at "
+                f"token {same}: {int(text[same])} instead of {int(had[same])}. Make a new session, or take "
+                "the differing tokens back with crop. If all of these ids are new and continue the text, "
+                f"pass an attention_mask [{batch}, {session.columns + length}] for the earlier tokens and "
+                "the new."
             )
     raise InputError(
         f"the session has read all of these ids already ({session.row_tokens} tokens in its rows): give "

@@ -34,8 +34,8 @@ def refuse_drafts(settings: GenerationConfig, named: Mapping[str, Any]) -> None:
             )
     if settings.guidance_scale not in (None, 1):
         raise InputError(
-            "guidance_scale is not possible with drafts: transformers reads every drafted token into the "
-            "text without the prompt, also those that are taken back. Leave one of them out."
+            "guidance_scale is not possible with drafts: transformers adds every drafted token to the "
+            "text without the prompt, even rejected ones. Leave one of them out."
         )
 
 
@@ -48,8 +48,8 @@ def tokens_kept(decoder: Decoder, session: Session, settings: GenerationConfig) 
     most, bound = most_taken_back(session.sizes, decoder.whole_layers)
     if most < 2:
         raise SessionError(
-            f"drafts need a session that can take tokens back, and this one holds no more than {most} for "
-            f"sure, {bound}: compile with a recent of 8 or more."
+            f"drafts need a session that can take at least 2 tokens back, and this one can take back {most}, "
+            f"{bound}: compile with a recent of 8 or more."
         )
     drafted = settings.prompt_lookup_num_tokens
     return min(most, MOST if drafted is None else drafted + 1)

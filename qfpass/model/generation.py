@@ -94,8 +94,8 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         """
         raise InputError(
             "a compiled decoder's embedding and head are its original's: change them there (its attribute "
-            "qfpass_original). Sampling with two tokenizers cuts those of the assistant_model: give the "
-            "original as that, or write greedily."
+            "qfpass_original). Sampling with two tokenizers changes those of the assistant_model: "
+            "give the original model as the assistant, or decode greedily."
         )
 
     set_output_embeddings = set_input_embeddings

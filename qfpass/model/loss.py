@@ -28,8 +28,8 @@ def check_labels(
     """
     if not _has_causal_loss(model):
         raise InputError(
-            "labels= need a model with transformers' loss for causal language models, which this one hasn't: "
-            "compute its loss from the logits."
+            "labels= need a model with transformers' loss for causal language models, which this one doesn't "
+            "have: compute the loss from the logits."
         )
     if getattr(model.config, "output_router_logits", False):
         raise InputError(

@@ -126,7 +126,7 @@ class Pool:
         """
         with naming(row):
             if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-                raise InputError(f"the number of tokens to take back is a whole one from 0, not {tokens!r}.")
+                raise InputError(f"the tokens to take back must be a whole number from 0, not {tokens!r}.")
             self._rows.take_back(self._row(row), tokens)
 
     def cancel(self, row: int) -> bool:
@@ -225,7 +225,7 @@ class Pool:
         """
         if self._changes.current() is not self._decoder:
             raise SessionError(
-                "the model has changed since this pool was made, whose keys are of the model as it was: make "
+                "the model has changed since this pool was made, so the pool's keys no longer fit it: make "
                 "another pool, or change the model back."
             )
         return self._decoder

@@ -60,8 +60,8 @@ class _Writer:
         for user in list(self._node.users):
             if user.target is not operator.getitem or (args_of(user)[1] != 0 and user.users):
                 raise UnsupportedOpError(
-                    f"{site_name(self._node)}: flex_attention's log-sum-exps are read too ({user.name}), "
-                    "which would need the keys that are gone."
+                    f"{site_name(self._node)}: the model also reads flex_attention's log-sum-exps "
+                    f"({user.name}), which would need the evicted keys."
                 )
             if args_of(user)[1] == 0:
                 user.replace_all_uses_with(output)
@@ -96,8 +96,8 @@ class _Writer:
                 return values[result]
             else:
                 raise UnsupportedOpError(
-                    f"{site_name(self._node)}: a function given to flex_attention holds {inner.op} "
-                    f"{inner.target}, which the pass can't write out."
+                    f"{site_name(self._node)}: a function given to flex_attention contains {inner.op} "
+                    f"{inner.target}, which the pass can't translate."
                 )
         raise AssertionError("a graph without output")
 

@@ -31,9 +31,9 @@ def rewrite_written_buffers(graph: fx.Graph) -> None:
             _use_what_is_written(node, buffer, readers)
         elif node.users or readers & ancestors([graph.output_node()]):
             raise CaptureError(
-                f"the forward writes {buffer.target} while it reads a text ({node.target}), so that what it "
-                "computes depends on earlier calls, which a session doesn't carry. A model's own cache must "
-                "not be set up: a session takes its place."
+                f"the forward writes {buffer.target} while it reads a text ({node.target}), so its results "
+                "depend on earlier calls, and a session doesn't store that. If this is the model's own "
+                "cache, don't set it up: a session takes its place."
             )
         else:
             graph.erase_node(node)

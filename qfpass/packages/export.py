@@ -65,7 +65,7 @@ def _refuse(model: nn.Module, decoder: Decoder, folder: Path, rows: int) -> None
             "overflow='rerotate' moves keys by graphs that aren't exported: use another overflow."
         )
     if not are_plain(decoder.weights) or reads_parts_of_weights(model):
-        raise PackageError("quantised weights can't be read from outside a package: export a plain model.")
+        raise PackageError("a model with quantised weights can't be exported: export a plain one.")
     if decoder.config.backend != "inductor":
         raise PackageError(f"packages are compiled by Inductor, not by {decoder.config.backend!r}.")
     if decoder.config.kernel is not None:

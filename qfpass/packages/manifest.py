@@ -94,7 +94,7 @@ class Manifest:
         for name, now in made_with_now(found.device).items():
             if (then := found.made_with.get(name)) != now:
                 raise PackageError(
-                    f"{folder} was exported with {name} {then}, and this is {now}: export it again here."
+                    f"{folder} was exported with {name} {then}, but here it is {now}: export it again."
                 )
         missing = [name for name in found.packages if not (folder / f"{name}.pt2").is_file()]
         if missing:

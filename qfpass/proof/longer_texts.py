@@ -41,8 +41,8 @@ def verify_lengths(
         name, longest = type(model).__name__, max((n for n in lengths if n < tokens), default=1)
         if tokens < LENGTH:
             raise CaptureError(
-                f"{name} does something else with a text of {tokens} token{'s' * (tokens > 1)} than with one "
-                f"of {LENGTH}: its forward branches on the length, and a session can't know the whole text's."
+                f"{name} treats a text of {tokens} token{'s' * (tokens > 1)} differently from one of "
+                f"{LENGTH}: its forward branches on the length, and a session can't foresee a text's length."
             )
         raise CaptureError(
             f"{name} takes texts of {longest} tokens, but not of {tokens}: its forward does something else "

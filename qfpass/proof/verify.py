@@ -120,8 +120,8 @@ class _Proof:
             return
         shown = " and ".join(f"{rounding:.0%}" for rounding in own.tolist())
         raise VerificationError(
-            f"in {self._captured.dtype} {self._name} is {shown} of its largest logit off what it is in "
-            "float32, on ids by chance and on likely ones, so that nothing can be proven: load it in "
+            f"in {self._captured.dtype} the logits of {self._name} are {shown} of the largest one away from "
+            "those in float32, on random ids and on likely ones, so nothing can be proven: load it in "
             "float32, or pass verify=False."
         )
 
@@ -165,7 +165,7 @@ class _Proof:
         tolerance = float(tolerance_of(torch.float32 if program is self._exact else self._captured.dtype))
         site = _first_different_site(self._captured, self._attentions, program, self._ids, ends, tolerance)
         site = self._ranks.first(site) or "no attention differs, so the difference lies outside of them"
-        return f"; {site}. The model may place tokens by something else than their positions"
+        return f"; {site}. The model may order tokens by something other than their positions"
 
     def _read(self, program: Uncompressed, way: str, ends: Sequence[int]) -> torch.Tensor:
         """The program's logits for the text, read in parts that end at `ends`; `way` is that in words."""

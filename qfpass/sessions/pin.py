@@ -43,7 +43,7 @@ def _places(
     least = min((read[r] for r in rows if r in range(len(read))), default=0)
     if not 0 <= start < stop <= least:
         raise SessionError(
-            f"there are no tokens {start} to {stop - 1} of rows {list(rows)} to pin, of which {least} tokens "
+            f"tokens {start} to {stop - 1} of rows {list(rows)} can't be pinned, since only {least} tokens "
             "have been read: read them first."
         )
     chosen = list[tuple[torch.Tensor, torch.Tensor]]()

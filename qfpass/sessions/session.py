@@ -217,7 +217,7 @@ class Session(CroppableCache):
             )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Replace the batch by one in which each row stands `repeats` times, one after the other."""
+        """Replace each row by `repeats` copies of itself, one after the other."""
         self.batch_select_indices(torch.arange(len(self.rows)).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:

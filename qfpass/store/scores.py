@@ -45,7 +45,7 @@ class Score(ABC):
         """
 
     def recent(self, slots: int) -> int:
-        """How many of so many slots protect the newest tokens, if `recent=` isn't given: a quarter."""
+        """How many of `slots` slots protect the newest tokens, if `recent=` isn't given: a quarter."""
         return max(1, slots // 4)
 
     def over_processes(self, size: int, group_name: str) -> "Score":

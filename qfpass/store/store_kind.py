@@ -11,10 +11,10 @@ from .kv_form import KVForm
 class StoreKind(Protocol):
     """A NamedTuple class whose fields are the tensors [B, Hkv, C] or [B, Hkv, C, n] of one layer's store.
 
-    The last two are `scores` float32 and `positions` int32; the fields before them are the kind's own. An own
-    class is given to `qfpass.compile(model, store=MySlots)`. A token's numbers there may depend on this
-    token alone, since tokens enter and leave a head's store one by one. An empty slot's numbers are zeros, as
-    which `dense` must give something finite: it is read with a weight of 0.
+    The last two are `scores` float32 and `positions` int32; the fields before them are the kind's own. Give a
+    class of yours to `qfpass.compile(model, store=MySlots)`. What is stored for a token may depend on this
+    token alone, since tokens enter and leave a head's store one by one. An empty slot holds zeros. `dense`
+    must turn them into finite numbers, which attention then reads with a weight of 0.
     """
 
     @property

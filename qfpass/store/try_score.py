@@ -41,6 +41,6 @@ def try_score(score: Score, form: KVForm) -> None:
         )
     if not torch.allclose(torch.cat(parts, dim=2).float(), whole.float(), rtol=1e-3, atol=1e-5):
         raise ConfigError(
-            f"the score {score.name} gives a token another number when it is read with others. A score is "
-            "computed once, so it may depend on the token's own key, value and position alone."
+            f"the score {score.name} of a token changes when it is read with others. A score is computed "
+            "once, so it may depend on the token's own key, value and position alone."
         )

@@ -39,17 +39,17 @@ def try_store(kind: type[StoreKind], form: KVForm) -> None:
         one_by_one = torch.cat([part[n] for part in alone], dim=2)
         if (back.shape, back.dtype) != (tensor.shape, tensor.dtype):
             raise ConfigError(
-                f"the store {kind.__name__} reads {name} of shape {list(back.shape)} in {back.dtype}: dense "
-                f"must give {list(tensor.shape)} in the dtype that it is asked for, {tensor.dtype}."
+                f"the store {kind.__name__} reads {name} of shape {list(back.shape)} in {back.dtype}: its "
+                f"dense() must return {list(tensor.shape)} in {tensor.dtype}, the dtype that it is given."
             )
         if not bool(of_empty.isfinite().all()):
             raise ConfigError(
-                f"the store {kind.__name__} reads {name} of an empty slot, whose numbers are zeros, that "
-                "aren't finite: they would make every logit NaN."
+                f"the store {kind.__name__} reads {name} that aren't finite from an empty slot, which holds "
+                "zeros: they would make every logit NaN."
             )
         if bool((back - one_by_one).abs().max() > CLOSE * back.abs().max()):
             raise ConfigError(
-                f"the store {kind.__name__} gives a token other {name} when it is stored with others. Tokens "
+                f"the store {kind.__name__} changes a token's {name} when it is stored with others. Tokens "
                 "enter and leave a store one by one, so what is stored may depend on one token alone."
             )
 

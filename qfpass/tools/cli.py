@@ -71,7 +71,7 @@ def calibrate(
     model: ModelName, data: Data, out: Annotated[Path, typer.Option(help="The filters' folder.")],
     sequences: Annotated[int, typer.Option(min=1, help="Pieces of text.")] = 20,
     tokens: Annotated[int, typer.Option("--length", min=2, help="Tokens of a piece.")] = 2048,
-    context_length: Annotated[int | None, typer.Option(min=2, help="Tokens of texts to come.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=2, help="The longest text to come.")] = None,
     seed: Seed = 0, dtype: Dtype = "float32", device: Device = "cpu", progress: Progress = True,
 ) -> None:  # fmt: skip
     """Make Q-Filters of a model from a text."""

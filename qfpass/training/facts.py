@@ -104,8 +104,8 @@ def insert(tokenizer: Any, text: list[int], facts: list[Fact], random: Random, l
     room = length - sum(map(len, pieces))
     if room < 1 or len(text) < room:
         raise InputError(
-            f"{length} tokens of a text of {len(text)} leave no room for {len(facts)} facts of "
-            f"{sum(map(len, pieces))} tokens: give a larger length, or longer texts."
+            f"{len(facts)} facts of {sum(map(len, pieces))} tokens don't fit into a lesson of {length} "
+            f"tokens from a text of {len(text)}: give a larger length, or longer texts."
         )
     depths = sorted(random.randrange(room + 1) for _ in pieces)
     ids, last = [], 0

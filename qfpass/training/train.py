@@ -43,9 +43,9 @@ def train(
 
     The full model reads pieces of the texts with invented facts in them. It predicts how each piece goes on
     and answers questions about the facts. Then it predicts the same with a gate on every key, open for the
-    keys that the filters score highest. Gradient descent on the Kullback-Leibler divergence between the two
-    next-token distributions learns the filters, the forgetting and the layers' sizes. The model's weights
-    don't change.
+    keys that the filters score highest. Gradient descent lowers the Kullback-Leibler divergence between the
+    two predictions. It learns the filters, how fast scores fall with age, and the layers' sizes. The model's
+    weights don't change.
 
     Args:
         model: a Hugging Face decoder in eval mode, or any that `qfpass.compile` takes; bfloat16 is faster.

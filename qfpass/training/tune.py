@@ -52,15 +52,15 @@ def tune(
 
     The model writes texts of several kinds: prose, lists, code, tables and dialogue. Invented facts are put
     in, and the filters learn which keys the model needs to go on and to answer, as in `qfpass.train`. How
-    long that will take is said before it begins. A tuning that was interrupted goes on where it stood.
+    long that will take is said before it begins. If it is interrupted, the next call continues it.
 
     Args:
         model: a decoder in eval mode, as `train` takes it.
         tokenizer: turns texts into the model's ids.
-        ratio: how many times fewer slots than tokens there will be; a third of the lessons' readings have
-            three times fewer. In few bits a store has some 3.5 times fewer at `compile(ratio=8)`.
+        ratio: tokens for each slot while the filters learn; three times as many in a third of the readings.
+            With few bits, `compile(ratio=8)` leaves a slot for about 3.5 tokens.
         steps: steps of gradient descent.
-        lessons: pieces of text, held in memory with their keys and values.
+        lessons: pieces of text, which lie in the cache folder with their keys and values meanwhile.
         seed: of texts, lessons and training.
         progress: say what is being done, and how far it is.
 
@@ -74,8 +74,8 @@ def tune(
     """
     if not (ratio > 1 and steps >= 1 and lessons >= 1):
         raise ConfigError(
-            f"tune needs a ratio above 1, a step and a lesson, not ratio={ratio!r}, steps={steps!r} and "
-            f"lessons={lessons!r}."
+            f"tune needs a ratio above 1 and at least one step and one lesson, not ratio={ratio!r}, "
+            f"steps={steps!r} and lessons={lessons!r}."
         )
     original = original_of(model)
     with Wait("tracing the model", shown=progress):
@@ -135,7 +135,7 @@ class _Work:
             (self.folder / "texts.json").write_text(json.dumps(texts))
         except OSError as error:
             raise FilterFileError(
-                f"The cache can't be written ({error}): set QFPASS_CACHE to a folder that can be."
+                f"The cache can't be written ({error}): set QFPASS_CACHE to one that can be written."
             ) from error
 
     def clear(self) -> None:

@@ -84,13 +84,13 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
     head = whole.get_output_embeddings()
     if head is None:
         raise CaptureError(
-            f"{type(model).__name__} has no head over its vocabulary that get_output_embeddings() gives: "
-            "compile a model that has one, as most that AutoModelForImageTextToText makes."
+            f"{type(model).__name__} has no language-model head: its get_output_embeddings() returns None. "
+            "Compile a model that has one, such as most that AutoModelForImageTextToText loads."
         )
     if sees_both_ways(text_model):
         raise CaptureError(
-            f"{type(model).__name__} lets the tokens of an image and of the prompt behind it see each other "
-            "in both directions, and those of a compiled decoder see earlier ones alone."
+            f"in {type(model).__name__} the tokens of an image and of the prompt after it see each other in "
+            "both directions, but in a compiled decoder a token sees earlier ones only."
         )
     path = next(name for name, module in model.named_modules() if module is text_model)
     decoder = TextDecoder(text_model, head)

@@ -99,14 +99,14 @@ def _require_causal(mask: Any, in_window: bool) -> None:
     distance = place[keys - tokens :, None] - place
     if bool((shown & (distance < 0)).any()):
         raise InputError(
-            "this model lets the tokens of an image see each other in both directions, and those of a "
-            "compiled decoder see earlier ones alone: use the original for texts with images."
+            "in this model the tokens of an image see each other in both directions, but in a compiled "
+            "decoder a token sees earlier ones only: use the original for texts with images."
         )
     window = int(shown.sum(-1).max()) if in_window else keys
     if not bool((shown == ((distance >= 0) & (distance < window))).all()):
         raise InputError(
-            "attention_mask hides some keys of some tokens: a compiled decoder takes masks of columns, and "
-            "of this model's, which it makes itself, only those of rows without padding."
+            "attention_mask hides keys from some tokens and not from others. A compiled decoder takes masks "
+            "[batch, tokens]; of the masks that this model makes itself, it only takes those without padding."
         )
 
 

@@ -53,11 +53,11 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "positions": (
         lambda: {"input_ids": text(6), "position_ids": torch.arange(1, 7)[None]},
-        "position_ids must go on",
+        "position_ids must continue",
     ),
     "number of positions": (
         lambda: {"input_ids": text(6), "position_ids": torch.arange(5)[None]},
-        "position_ids must go on",
+        "position_ids must continue",
     ),
     "embeddings": (
         lambda: {"input_ids": text(6), "inputs_embeds": torch.ones(1, 6, 32)},
@@ -114,7 +114,7 @@ def test_a_refused_call_leaves_the_session_usable(model: nn.Module) -> None:
         with pytest.raises(InputError):
             model(bad, past_key_values=session)
         assert session.tokens_seen == 12
-    with pytest.raises(InputError, match="go on from the 12 tokens seen"):
+    with pytest.raises(InputError, match="continue from the 12 tokens seen"):
         model(ids[:, 12:], position_ids=torch.arange(8)[None], past_key_values=session)
     after = [model(ids[:, 12:], past_key_values=s).logits for s in (session, untouched)]
     assert torch.equal(*after)

@@ -85,9 +85,7 @@ def test_a_text_that_differs_is_refused_with_the_token(place: int) -> None:
     whole = torch.cat([had, text(5, seed=2)], 1)
     whole[0, place] = int(whole[0, place]) % 50 + 1
     session = read(had)
-    with pytest.raises(
-        InputError, match=rf"differs at token {place}: {int(whole[0, place])} in the place of"
-    ):
+    with pytest.raises(InputError, match=rf"differs at token {place}: {int(whole[0, place])} instead of"):
         written(whole, session)
     with pytest.raises(InputError, match=f"differs at token {place}"):
         written(whole[:, : place + 1], session)

@@ -148,7 +148,7 @@ def test_a_changed_model_is_refused(folder: Path) -> None:
     own = model()
     ours = qfpass.load(folder, own)
     own.model.layers[0].mlp.act_fn = torch.nn.ReLU()
-    with pytest.raises(PackageError, match="has changed since its packages were loaded"):
+    with pytest.raises(PackageError, match="has changed since its export was loaded"):
         ours(text(5))
 
 

@@ -111,5 +111,5 @@ def test_a_model_that_amplifies_rounding_is_told_from_a_wrong_graph() -> None:
 
 def test_a_model_that_is_all_rounding_cannot_be_proven() -> None:
     model = loud(torch.bfloat16, layers=8)
-    with pytest.raises(VerificationError, match="off what it is in float32"):
+    with pytest.raises(VerificationError, match="away from those in float32"):
         verify(model, *captured_of(model))

@@ -90,7 +90,7 @@ def test_a_good_decoder_passes() -> None:
 def test_state_that_is_not_attention_is_told(kind: type[Decoder]) -> None:
     torch.manual_seed(0)
     model = kind().eval()
-    with pytest.raises(VerificationError, match="from token to token outside attention") as error:
+    with pytest.raises(VerificationError, match="by something other than plain attention") as error:
         qfpass.compile(model, context_length=64, backend="eager")
     assert str(error.value).startswith(f"{kind.__name__} can't be compiled")
 
@@ -102,7 +102,7 @@ def test_places_that_a_session_cannot_follow_are_caught() -> None:
         qfpass.compile(model, context_length=64, backend="eager")
     message = str(error.value)
     assert "differs from CountsBackwards" in message
-    assert "by something else than their positions" in message
+    assert "by something other than their positions" in message
     assert "verify=False" in message
 
 

@@ -133,7 +133,7 @@ def test_a_score_without_a_call_can_not_be_made() -> None:
 @pytest.mark.parametrize(
     ("score", "said"),
     [
-        (OfTheMean(1.0), "another number when it is read with others"),
+        (OfTheMean(1.0), "changes when it is read with others"),
         (OfOneHead(1.0), "one finite number a head and token"),
         (LastPlaces(float("inf")), "one finite number a head and token"),
         (Failing(1.0), "Failing fails for keys .*: no idea"),

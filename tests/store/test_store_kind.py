@@ -135,7 +135,7 @@ FAULTS = {
     "keep scores": broken(of=classmethod(lambda cls, k, v, s, p: cls(k, v, s + 1, p))),
     "empty slot": broken(dense=lambda self, dtype: (self.keys / self.keys.abs(), self.values)),
     "reads keys of shape": broken(dense=lambda self, dtype: (self.keys[..., :2], self.values)),
-    "other keys when it is stored": broken(
+    "changes a token's keys": broken(
         of=classmethod(lambda cls, k, v, s, p: cls(k - k.mean(2, keepdim=True), v, s, p))
     ),
 }

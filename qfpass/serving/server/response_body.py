@@ -66,6 +66,6 @@ class ResponseBody(GenerationBody):
 def _message(item: dict[str, Any], where: str) -> dict[str, Any]:
     kind = item.get("type", "message")
     if kind != "message":
-        raise InputError(f"{where} is of the type {str(kind)[:100]!r}: only messages are read.")
+        raise InputError(f"{where} is of the type {str(kind)[:100]!r}, but only messages are read.")
     message = as_text(item, where, TEXTS)
     return {"role": message["role"], "content": message["content"]}

@@ -39,9 +39,10 @@ Slots = Annotated[Numbers, typer.Option("--slots", min=2, help="Slots a head; th
 Batches = Annotated[Numbers, typer.Option("--batch", min=1, help="Rows; repeatable.")]
 Whole = Annotated[Numbers, typer.Option("--whole", min=2, help="Tokens of the prompts to read; repeatable.")]
 Without = Annotated[
-    list[str] | None, typer.Option("--without", help=f"Left out: {', '.join(CONTENDERS)}; repeatable.")
+    list[str] | None,
+    typer.Option("--without", help=f"Leave one out: {', '.join(CONTENDERS)}; repeatable."),
 ]
-Rounds = Annotated[int | None, typer.Option(min=1, help="The most steps of each.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Measure each at most so often.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="Seconds after which no new round begins.")]
 Filters = Annotated[str | None, typer.Option(help="Q-Filters: a folder or hub name; else found or made.")]
 Mode = Annotated[str | None, typer.Option(help="torch.compile's mode; by default its own.")]

@@ -23,7 +23,7 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help=f"Examine this alone of families that work by the record: {', '.join(COLUMNS)}; repeat it.",
+        help=f"Examine only this in families that work by the record: {', '.join(COLUMNS)}; repeatable.",
     ),
 ]
 Configs = Annotated[
@@ -31,12 +31,12 @@ Configs = Annotated[
 ]
 Record = Annotated[
     Path | None,
-    typer.Option(help="JSON of what was found; what it has of other families and columns stays."),
+    typer.Option(help="JSON of all results; this run replaces only what it examines."),
 ]
 Missing = Annotated[
     bool, typer.Option("--missing", help="Examine only the families and columns that the record lacks.")
 ]
-Out = Annotated[Path | None, typer.Option(help="A Markdown file of the record, or else of the result.")]
+Out = Annotated[Path | None, typer.Option(help="Write all results as Markdown here.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Families at a time.")]
 Limit = Annotated[float, typer.Option(min=1, help="Seconds a family may take.")]
 

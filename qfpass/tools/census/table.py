@@ -20,28 +20,28 @@ TITLES = {"causal": "Language models", "image-text": "Models of images and text"
 
 HOW = """\
 Families of {versions}.
-`make census` builds a tiny random model of each, compiles it with the eager backend and compares it in float32: its logits without eviction (read at once, in chunks, token by
-token, beyond its window), greedy generation, and its logits with small stores, against its own graph
-with the evicted keys masked. Nothing in `qfpass/` names a model family; fields that a tiny
-configuration can't do without are in `docs/tiny_models.json`. What was found is kept in
-`docs/models.json`; `make census CENSUS="llama --column drafts"` examines a part and changes that alone.
+`make census` builds a tiny random model of each, compiles it with the eager backend and compares it with the original
+in float32: the logits without eviction (read at once, in chunks, token by token, and beyond the model's window), the
+tokens of greedy generation, and the logits with small stores, where the original's graph masks the evicted keys.
+Nothing in `qfpass/` names a model family. `docs/tiny_models.json` holds the fields that a tiny configuration needs,
+`docs/models.json` the results. `make census CENSUS="llama --column drafts"` examines one part and leaves the rest.
 
-Where a model works, three things more are tried:
+Where a model works, three more things are tried:
 
 | column | yes means |
 | --- | --- |
-| embeddings | [`inputs_embeds`](embeddings.md) give the original's logits, also in turn with ids on one session |
-| drafts | `prompt_lookup_num_tokens` writes what greedy decoding writes; tokens [taken back](taking_back.md) past a full store leave no trace |
-| int8 | with torchao's `Int8WeightOnlyConfig` it compiles and gives the logits of the [quantised](quantised_weights.md) original |
+| embeddings | [`inputs_embeds`](embeddings.md) give the original's logits, also if a session reads ids and embeddings in turn |
+| drafts | `prompt_lookup_num_tokens` writes what greedy decoding writes, and tokens [taken back](taking_back.md) from a full store leave no trace |
+| int8 | with torchao's `Int8WeightOnlyConfig` the model compiles and gives the logits of the [quantised](quantised_weights.md) original |
 
-No means that it is refused; [why](#why-a-column-says-no) is said below. Anything wrong would stand in bold.
-An empty cell wasn't tried yet.
+"No" means that qfpass refuses it; the reasons are [at the end](#why-a-column-says-no). A wrong result would be printed
+in bold. An empty cell hasn't been tried yet.
 """  # noqa: E501
 OF_IMAGES = """\
-Of these the text decoder is compiled, and compared on texts without images; all before it runs as the
-original's own code. [Vision-language models](vision_language.md) says which were tested with images.
-Families whose model stands above already aren't repeated.
-"""
+Only the text decoder of these models is compiled, and it is compared on texts without images. Everything before the
+decoder runs as the original's own code. [Vision-language models](vision_language.md) lists those tested with images.
+A family whose model stands in the table above isn't repeated.
+"""  # noqa: E501
 
 
 def page(entries: Sequence[Entry]) -> str:
@@ -61,12 +61,12 @@ def page(entries: Sequence[Entry]) -> str:
 
 def _counts(entries: Sequence[Entry]) -> str:
     found = Counter(entry.outcome for entry in entries)
-    says = [f"{found[outcome]} {words}" for outcome, words in OUTCOMES.items() if found[outcome]]
+    says = [f"{outcome} {found[outcome]}" for outcome in OUTCOMES if found[outcome]]
     answers = [(name, answer) for entry in entries for name, answer in entry.answers.items()]
     tried = Counter(name for name, _ in answers)
     yes = Counter(name for name, answer in answers if answer.outcome == "yes")
     columns = ", ".join(f"{name} {yes[name]} of {tried[name]}" for name in COLUMNS)
-    return f"Of {len(entries)} families {', '.join(says)}. Yes is said by: {columns}.\n"
+    return f"Of {len(entries)} families: {', '.join(says)}. Yes in each column: {columns}.\n"
 
 
 def _tables(entries: Sequence[Entry], title: str) -> Iterator[str]:

@@ -112,8 +112,8 @@ class Baseline:
         changed = [a.name for a in self.attentions if not a.form.is_plain]
         if changed:
             raise InputError(
-                f"{score} estimates plain logits, but those of {type(model).__name__} are capped, biased or "
-                f"beside a sink ({changed[0]}): leave it out."
+                f"{score} estimates plain logits, but those of {type(model).__name__} are capped or biased, "
+                f"or have a sink ({changed[0]}): leave it out."
             )
         if sliding or len(self.attentions) != model.config.get_text_config().num_hidden_layers:
             raise InputError(

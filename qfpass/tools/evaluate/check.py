@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -72,6 +73,12 @@ class Check:
             ratio = times.format(part / whole) if whole else ""
             table.add_row(name, form.format(whole), form.format(part), ratio)
         return table
+
+    def __str__(self) -> str:
+        console = Console(width=80)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip()
 
 
 def check(

@@ -32,11 +32,11 @@ Scores = Annotated[
     list[str] | None,
     typer.Option("--score", help=f"{', '.join((*SCORES, *BASELINES))}; repeatable; else published."),
 ]
-Recent = Annotated[int | None, typer.Option(help="Newest tokens kept; by default the score's own part.")]
+Recent = Annotated[int | None, typer.Option(help="Newest tokens never evicted; else the score's own.")]
 Sinks = Annotated[int, typer.Option(help="First tokens kept.")]
 Filters = Annotated[
     list[str] | None,
-    typer.Option(help="A folder or hub name; repeatable: each for its score; else found or made."),
+    typer.Option(help="Filters: a folder or hub name; repeatable; else found or made."),
 ]
 Out = Annotated[Path, typer.Option(help="Where the JSON record and the PNG plot go.")]
 Batch = Annotated[int, typer.Option(min=1, help="Texts run together.")]
@@ -53,7 +53,7 @@ def perplexity(
     model: ModelName, data: Data, ratio: Ratios = None, budget: Budgets = None, score: Scores = None,
     tokens: Annotated[int, typer.Option("--length", help="Tokens of a text.")] = 2048,
     texts: Annotated[int, typer.Option(help="Texts.")] = 8,
-    first: Annotated[int | None, typer.Option(help="Tokens not counted; else the largest budget.")] = None,
+    first: Annotated[int | None, typer.Option(help="First tokens left out; else the largest budget.")] = None,
     recent: Recent = None, sinks: Sinks = 4, store_dtype: StoreDtype = None,
     filters: Filters = None, out: Out = Path("qfpass-results"),
     seed: Seed = 0, batch: Batch = 8, dtype: Dtype = "float32", device: Device = "cpu", plot: Plot = True,
@@ -87,7 +87,7 @@ def needle(
     length: Annotated[
         list[int] | None, typer.Option(help="Tokens of a text; repeatable; else 1024, 2048.")
     ] = None,
-    depths: Annotated[int, typer.Option(min=1, help="Depths, from start to end.")] = 10,
+    depths: Annotated[int, typer.Option(min=1, help="Places in a text, from start to end.")] = 10,
     needles: Annotated[int, typer.Option(min=1, help="Needles at each length and depth.")] = 5,
     kind: Annotated[list[str] | None, typer.Option(help="numbers, words, sentences; repeatable.")] = None,
     recent: Recent = None, sinks: Sinks = 4, store_dtype: StoreDtype = None,

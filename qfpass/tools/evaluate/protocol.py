@@ -56,7 +56,7 @@ class Method:
         if (self.budget is None) == (self.ratio is None):
             raise ConfigError(f"{self.score}: give a budget or a ratio, exactly one of them.")
         if self.store_dtype is not None and self.score in BASELINES:
-            raise ConfigError(f"{self.score} runs on the uncompressed model's cache alone: no store_dtype.")
+            raise ConfigError(f"{self.score} runs on the uncompressed model's cache: leave store_dtype out.")
         if self.ratio is not None and not (math.isfinite(self.ratio) and self.ratio > 1):
             raise ConfigError(f"ratio must be more than 1, not {self.ratio!r}; 1 is the uncompressed row.")
 

@@ -84,8 +84,8 @@ def perplexity(
     one = open_reader(model, length)
     if not one.streams:
         raise InputError(
-            "perplexity needs a store that evicts as it reads; a baseline that compresses one context is for "
-            "needle, ruler and generation."
+            "perplexity needs a store that evicts while it reads. A baseline that compresses one context at "
+            "once only works with needle, ruler and generation."
         )
     if first is None:
         first = min(one.slots or 0, length)

@@ -71,7 +71,7 @@ def test_what_a_response_cannot_be_asked_is_refused_by_name(server: Server) -> N
     create = server.client().responses.create
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):
         create(model=NAME, input=QUESTION, previous_response_id="resp_1")
-    with pytest.raises(openai.BadRequestError, match="'function_call': only messages are read"):
+    with pytest.raises(openai.BadRequestError, match="'function_call', but only messages are read"):
         create(model=NAME, input=[{"type": "function_call", "call_id": "1", "name": "f", "arguments": ""}])
     image = {"type": "input_image", "image_url": "file:///etc/passwd"}
     with pytest.raises(openai.BadRequestError, match="text, which is all that is read"):

@@ -64,7 +64,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_the_page_tells_every_outcome() -> None:
     text = page([LLAMA, LLAVA])
-    assert "Of 1 families 1 work. Yes is said by: embeddings 1 of 1, drafts 0 of 1, int8 0 of 0." in text
+    assert "Of 1 families: works 1. Yes in each column: embeddings 1 of 1, drafts 0 of 1" in text
     assert "| llama | LlamaForCausalLM | 2 | causal | yes | no |  |" in text
     assert "| llama | LlamaForCausalLM | drafts | it's odd |" in text
     assert r"| llava | LlavaForConditionalGeneration | it \| is odd |" in text

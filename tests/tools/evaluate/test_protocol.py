@@ -30,7 +30,7 @@ def test_a_ratio_in_eight_bits_is_of_bytes(model: nn.Module, random_ids: Ids) ->
     reader = evaluate.open_reader(bounded, 96)
     reader.prefill(random_ids(1, 96))
     assert own.slots(96) == 24 < bounded.slots(96) == reader.slots < 96
-    with pytest.raises(ConfigError, match="no store_dtype"):
+    with pytest.raises(ConfigError, match="leave store_dtype out"):
         evaluate.Method("snapkv", ratio=4, store_dtype=torch.int8)
 
 

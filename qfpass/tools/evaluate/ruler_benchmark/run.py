@@ -130,7 +130,9 @@ def make_samples(
     unknown = sorted(set(tasks) - set(TASKS) - set(QA_TASKS))
     if unknown or not tasks or samples < 1:
         known = ", ".join((*TASKS, *QA_TASKS))
-        raise InputError(f"RULER: {samples} samples of {unknown or tasks}; give 1 or more of {known}.")
+        raise InputError(
+            f"RULER: give 1 or more samples of known tasks ({known}), not {samples} of {unknown or tasks}."
+        )
     words = tuple(re.sub(r"\s+", " ", essays).strip().split(" "))
     material = Material(words, length, lambda text: len(asker.plain(text)))
     return [
