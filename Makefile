@@ -160,9 +160,13 @@ docs: venv
 	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 	@echo "open build/docs/index.html"
 
-# Some of them with RECIPES="chat batch".
+# Some of them with RECIPES="chat batch". What some need beyond qfpass stays in an environment of its own.
 recipes: weights
-	$(BIN)/python examples/recipes.py $(RECIPES)
+	$(PYTHON) -m venv build/recipes
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/recipes.pth
+	cp build/recipes.pth "$$(build/recipes/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	build/recipes/bin/pip install --quiet -c constraints.txt langchain-huggingface lm-eval 'ray[serve]' smolagents
+	build/recipes/bin/python examples/recipes.py $(RECIPES)
 
 lint: venv
 	$(BIN)/ruff check .

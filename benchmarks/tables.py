@@ -42,41 +42,40 @@ def shown(value: float | None, form: str = "{:.1f}") -> str:
 
 
 def glance() -> str:
-    """README: what 8x and 32x give and cost."""
-    found = {r: 100 * evaluated("needle/needle", r, "exact")[0] for r in NEEDLE_ROWS}
-    ruler = [evaluated("ruler-8x/ruler", r, "average")[0] for r in ("uncompressed", "trained 8x int8")]
-    mib = [held("far/needle", r) for r in NEEDLE_ROWS]
-    prompt = [figure("prefill-float32", c, 8192, "prefill") for c in (EAGER, BOUNDED)]
-    step = [figure("decode-float32", c, 8192) for c in (EAGER, BOUNDED)]
-    rows = [
-        ("keys and values of 8,192 tokens, MiB", *(shown(m, "{:.0f}") for m in mib), "`quality.py far`"),
-        ("one more token after 8,192, ms", *(shown(s, "{:.0f}") for s in step), "", "`make bench`"),
-        ("reading 8,192 tokens, tokens/s", *(shown(p, "{:.0f}") for p in prompt), "", "`make bench`"),
-        ("facts found, of 100", *(shown(f, "{:.0f}") for f in found.values()), "`quality.py needle`"),
-        (
-            "percent of facts found after `qfpass tune`",
-            *(
-                shown(100 * evaluated("without_data/smollm2/needle", r, "exact")[0], "{:.0f}")
-                for r in (*TUNED_ROWS, "trained 32x int8-int4")
-            ),
-            "`without_data.py`",
-        ),
-        (
-            "the same, Qwen2.5-Coder-0.5B",
-            *(
-                shown(100 * evaluated("without_data/qwen/needle", r, "exact")[0], "{:.0f}")
-                for r in TUNED_ROWS
-            ),
-            "",
-            "`without_data.py`",
-        ),
-        ("RULER, mean of eleven tasks", *(shown(r, "{:.2f}") for r in ruler), "", "`quality.py ruler-8x`"),
-        ("perplexity after `qfpass tune`", "", over_full("smollm2", TUNED), "", "`same_bytes.py`"),
-        ("the same, Qwen2.5-Coder-0.5B", "", over_full("qwen", TUNED), "", "`same_bytes.py`"),
-        ("perplexity as it comes", "", over_full("smollm2", DEFAULT), "", "`same_bytes.py`"),
-        ("the same, Qwen2.5-Coder-0.5B", "", over_full("qwen", DEFAULT), "", "`same_bytes.py`"),
+    """README: what 8x and 32x give and cost, on two models; a dash for what wasn't measured."""
+    mib = [held("far/needle", row) for row in NEEDLE_ROWS]
+    step = [figure("decode-float32", each, 8192) for each in (EAGER, BOUNDED)]
+    prompt = [figure("prefill-float32", each, 8192, "prefill") for each in (EAGER, BOUNDED)]
+    facts = [found_whole("needle/needle", row) for row in NEEDLE_ROWS]
+    tuned = [
+        found_whole("without_data/smollm2/needle", row) for row in (*TUNED_ROWS, "trained 32x int8-int4")
     ]
-    return table(("SmolLM2-135M, two cores", "full cache", "8x", "32x", "measured by"), rows)
+    tuned_qwen = [found_whole("without_data/qwen/needle", row) for row in TUNED_ROWS]
+    ruler = [evaluated("ruler-8x/ruler", row, "average")[0] for row in ("uncompressed", "trained 8x int8")]
+    rows: list[tuple[str, list[str], list[str]]] = [
+        ("cache, MiB", [shown(each, "{:.0f}") for each in mib], []),
+        ("one more token, ms", [shown(each, "{:.0f}") for each in step], []),
+        ("prompt, tokens/s", [shown(each, "{:.0f}") for each in prompt], []),
+        ("facts found, tuned, %", tuned, tuned_qwen),
+        ("facts found, trained, %", facts, []),
+        ("RULER, trained", [shown(each, "{:.2f}") for each in ruler], []),
+        *(
+            (f"perplexity, {when}", ["+0%", over_full("smollm2", row)], ["+0%", over_full("qwen", row)])
+            for when, row in (("tuned", TUNED), ("as it comes", DEFAULT))
+        ),
+    ]
+    heads = ("", "SmolLM2-135M, full", "8x", "32x", "Qwen2.5-Coder-0.5B, full", "8x")
+    return table(heads, [(name, *filled(one, 3), *filled(two, 2)) for name, one, two in rows])
+
+
+def found_whole(name: str, row: str) -> str:
+    """Of a hundred facts, how many a row of a record of needles found whole."""
+    return f"{100 * evaluated(name, row, 'exact')[0]:.0f}"
+
+
+def filled(cells: list[str], columns: int) -> list[str]:
+    """The cells, and dashes for the columns that they lack."""
+    return [*cells, *["-"] * (columns - len(cells))]
 
 
 TUNED_ROWS = ("uncompressed", "trained 8x int8-int4")

@@ -1,8 +1,9 @@
 """Run the recipes of docs/recipes on real weights, and write what they print into their pages.
 
 `python examples/recipes.py` runs all of them, `python examples/recipes.py chat batch` two. A page's Python
-blocks run one after the other in one namespace, in a folder that holds `book.txt`; its commands run as they
-stand. The `text` block behind a block is what it printed.
+blocks run one after the other in one namespace, in a folder that holds `book.txt`; its commands run in a
+shell. A block `sh server` starts a server, which runs until the page's end and is asked by blocks
+`python client`. The `text` block behind a block is what it printed.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
 from assets import essays_text, weights_folder
 from markdown_it import MarkdownIt
@@ -26,6 +29,8 @@ MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # as the pages name it
 VLM = "HuggingFaceTB/SmolVLM-256M-Instruct"  # the same
 NO_WEIGHTS = "% no weights at hand"  # stands in a page that runs on a tiny model alone
 PYTHON, COMMANDS, PRINTED = "python", "sh", "text"  # what the fences of blocks say
+SERVER, CLIENT = "sh server", "python client"  # the same; tests don't run them
+HEALTH = "http://127.0.0.1:8000/health"  # where a server says that it is ready
 
 
 @dataclass(frozen=True)
@@ -59,28 +64,66 @@ def run_python(page: Path, block: Block, text: str, namespace: dict[str, object]
     return printed.getvalue()
 
 
+def command_of(line: str) -> str:
+    """A line for a shell that runs `qfpass` with this interpreter."""
+    return re.sub(r"(^|\| )qfpass ", rf"\1{shlex.quote(sys.executable)} -m qfpass ", line)
+
+
 def run_commands(text: str) -> str:
     """Run each line of a block as a command; returns what they printed."""
     done = [
-        subprocess.run(
-            [sys.executable, "-m", *shlex.split(line)], check=True, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.run(command_of(line), shell=True, check=True, stdout=subprocess.PIPE, text=True)
         for line in text.splitlines()
     ]
     return "".join(each.stdout for each in done)
 
 
-def run_page(page: Path, instead: Mapping[str, str]) -> dict[int, str]:
-    """Run a page's blocks, with texts in the place of others; returns what each printed, by last line."""
-    printed, namespace = dict[int, str](), dict[str, object]({"__name__": page.stem})
-    for block in blocks_of(page):
-        text = block.text
-        for old, new in instead.items():
-            text = text.replace(old, new)
-        if block.kind == PYTHON:
-            printed[block.last] = run_python(page, block, text, namespace)
-        elif block.kind == COMMANDS:
-            printed[block.last] = run_commands(text)
+@contextlib.contextmanager
+def running(command: str) -> Iterator[None]:
+    """A server, from when it is ready on.
+
+    Raises:
+        RuntimeError: the server ended before it was ready.
+    """
+    with subprocess.Popen(f"exec {command_of(command.strip())}", shell=True) as server:
+        try:
+            while not is_ready():
+                if server.poll() is not None:
+                    raise RuntimeError(f"{command.strip()} ended with {server.returncode}")
+                time.sleep(1)
+            yield
+        finally:
+            server.terminate()
+
+
+def is_ready() -> bool:
+    """Whether a server answers."""
+    try:
+        with urlopen(HEALTH):
+            return True
+    except OSError:
+        return False
+
+
+def run_page(
+    page: Path, instead: Mapping[str, str], given: Mapping[str, object] | None = None, serve: bool = False
+) -> dict[int, str]:
+    """Run a page's blocks, with texts in the place of others; returns what each printed, by last line.
+
+    `given` holds the names that the page takes for granted. Servers and clients run only with `serve`.
+    """
+    printed, namespace = dict[int, str](), dict[str, object]({"__name__": page.stem, **(given or {})})
+    with contextlib.ExitStack() as servers:
+        for block in blocks_of(page):
+            text = block.text
+            for old, new in instead.items():
+                text = text.replace(old, new)
+            if block.kind == SERVER and serve:
+                servers.enter_context(running(text))
+            elif block.kind == PYTHON or (block.kind == CLIENT and serve):
+                printed[block.last] = run_python(page, block, text, namespace)
+            elif block.kind == COMMANDS:
+                printed[block.last] = run_commands(text)
     return printed
 
 
@@ -102,7 +145,7 @@ def run_here(name: str) -> None:
         os.chdir(folder)
         Path("book.txt").write_text(essays_text())
         try:
-            printed = run_page(page, {MODEL: str(weights_folder())})
+            printed = run_page(page, {MODEL: str(weights_folder())}, serve=True)
         finally:
             os.chdir(start)
     write_printed(page, {last: text.replace(str(weights_folder()), MODEL) for last, text in printed.items()})

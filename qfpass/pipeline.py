@@ -193,9 +193,9 @@ def warn_of_longer_texts(model: nn.Module, config: Config) -> None:
     own, asked = own_context_length(model), config.context_length
     if own is not None and asked is not None and asked > own and config.overflow != "rerotate":
         warnings.warn(
-            f"qfpass: context_length is {asked:,} tokens, but the model was made for {own:,}: what it writes "
-            'behind those may make no sense. A context_length of its own with overflow="rerotate" keeps to '
-            "positions that it knows.",
+            f"qfpass: context_length is {asked:,} tokens, but the model was made for {own:,}: beyond "
+            'those, it may write nonsense. Without context_length, and with overflow="rerotate", texts may '
+            "be as long at positions that it knows.",
             stacklevel=4,
         )
 

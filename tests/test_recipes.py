@@ -1,6 +1,7 @@
 """Every recipe of docs/recipes runs, on a tiny random model and without a compiler; its commands parse."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def parse_commands(text: str) -> str:
     """Parse each line of a block of commands as the command line does; nothing runs."""
     group = typer.main.get_command(app)
     for line in text.splitlines():
-        program, *arguments = shlex.split(line)
+        program, *arguments = shlex.split(line.rpartition("| ")[2])
         assert program == "qfpass"
         command: Any = group
         while hasattr(command, "commands"):
@@ -118,3 +119,15 @@ def test_what_a_block_printed_is_put_behind_it(tmp_path: Path) -> None:
         assert page.read_text() == (
             "# A\n\n```python\nprint(1)\n```\n\n```text\n1 2\n```\n\nand\n\n```python\nx = 2\n```\n\nend\n"
         )
+
+
+def test_commands_run_with_this_interpreter() -> None:
+    own = f"{shlex.quote(sys.executable)} -m qfpass"
+    assert recipes.command_of("qfpass serve M") == f"{own} serve M"
+    assert recipes.command_of('echo "qfpass?" | qfpass chat M') == f'echo "qfpass?" | {own} chat M'
+
+
+def test_a_server_that_ends_before_it_is_ready_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "is_ready", lambda: False)
+    with pytest.raises(RuntimeError, match="false ended with 1"), recipes.running("false"):
+        pass

@@ -44,7 +44,7 @@ def load_captured(
     try:
         return _read(pickling, file, model, batch)
     except Exception as error:  # a broken file may raise anything
-        on_skip(f"captured anew, since {file} can't be read: {describe(error)}")
+        on_skip(f"the model is traced again, since {file} can't be read: {describe(error)}")
         return None
 
 

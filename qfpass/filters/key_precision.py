@@ -54,7 +54,7 @@ class KeyPrecision:
             save_file(tensors, draft, metadata=header)
             draft.replace(file)
         except (OSError, SafetensorError) as error:
-            log.warning("how many bits keys need is measured again next time: %s", error)
+            log.warning("how many bits keys need couldn't be saved and is measured again: %s", error)
 
 
 def _file(fingerprint: str) -> Path:

@@ -146,7 +146,7 @@ class _Capture:
         try:
             found = Proven(kept, self._prove(kept), self.skipped)
         except Exception as error:  # a graph of another model fails in any way
-            log.warning("captured anew, since the graph in %s doesn't prove: %s", file, error)
+            log.warning("the model is traced again, since the graph in %s can't be proven: %s", file, error)
             return None
         self._skip("trace_layers_once", "the graph was kept by an earlier process, and nothing was traced")
         return found

@@ -90,8 +90,8 @@ def tune(
     work = _Work(model_fingerprint(captured, attentions), plan)
     say = Console(file=sys.stderr, quiet=not progress).print
     say(
-        f"qfpass.tune: about {_minutes(captured, attentions, plan):.0f} minutes on this machine. Lessons and "
-        f"what is done are in {work.folder} until the end, so that an interrupted tuning goes on."
+        f"qfpass.tune: about {_minutes(captured, attentions, plan):.0f} minutes on this machine. If it is "
+        f"interrupted, run it again to continue: until the end, its work is kept in {work.folder}."
     )
     written = work.texts()
     if written is None:
