@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,9 +18,14 @@ pytestmark = [pytest.mark.weights, pytest.mark.slow, needs_gloo]
 PROMPT, NEW_TOKENS = 700, 200
 SETTINGS: dict[str, dict[str, Any]] = {
     "ratio=1, eager": {"ratio": 1, "backend": "eager"},
-    "ratio=8, eager": {"ratio": 8, "backend": "eager"},  # some 590 slots: the prompt fills them
-    "ratio=8, inductor": {"ratio": 8},
+    # 128 slots, which the prompt fills.
+    "ratio=8, eager": {"ratio": 8, "store_dtype": None, "backend": "eager"},
+    "ratio=8, inductor": {"ratio": 8, "store_dtype": None},
+    "ratio=8, few bits, inductor": {"ratio": 8},  # some 590
 }
+# Processes sum in another order than one does. Where the last bit of a sum moves a code of few bits, logits
+# differ by more than rounding, and of two tokens that are nearly as likely each may come first.
+FEW_BITS, MOST_APART = "ratio=8, few bits, inductor", 0.5
 
 
 def same_tokens(rank: int, folder: Path, weights: Path, text: str, how: dict[str, Any]) -> None:
@@ -37,17 +42,39 @@ def same_tokens(rank: int, folder: Path, weights: Path, text: str, how: dict[str
             alone = (
                 whole if settings["ratio"] == 1 else qfpass.compile(whole, context_length=1024, **settings)
             )
-            assert mine == written(alone, ids), name
+            theirs = written(alone, ids)
+            if name == FEW_BITS and mine.tokens != theirs.tokens:
+                require_nearly_as_likely(mine, theirs)
+            else:
+                assert mine.tokens == theirs.tokens, name
             if alone is not whole:
                 assert dist.get_world_size() * report.nbytes == qfpass.report(alone).nbytes
             print(name, "alike", flush=True)
         dist.barrier()
 
 
-def written(model: Any, ids: torch.Tensor) -> list[int]:
+class Written(NamedTuple):
+    """Tokens, and the logits [V] by which each was chosen."""
+
+    tokens: list[int]
+    logits: list[torch.Tensor]
+
+
+def written(model: Any, ids: torch.Tensor) -> Written:
     settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-    tokens: list[int] = model.generate(ids, **settings)[0, PROMPT:].tolist()
-    return tokens
+    given = model.generate(ids, output_logits=True, return_dict_in_generate=True, **settings)
+    return Written(given.sequences[0, PROMPT:].tolist(), [logits[0] for logits in given.logits])
+
+
+def require_nearly_as_likely(mine: Written, theirs: Written) -> None:
+    """Where the tokens part, both find either likeliest but for what their logits differ by."""
+    at = next(i for i, pair in enumerate(zip(mine.tokens, theirs.tokens, strict=True)) if len(set(pair)) > 1)
+    pairs = list(zip(mine.logits, theirs.logits, strict=True))[: at + 1]
+    apart = max(float((own - other).abs().max()) for own, other in pairs)
+    print("the first", at, "tokens alike, logits at most", apart, "apart", flush=True)
+    assert apart < MOST_APART
+    for logits in pairs[-1]:
+        assert logits.max() - logits[[mine.tokens[at], theirs.tokens[at]]].min() <= 2 * apart
 
 
 def test_smollm2_in_three_processes(tmp_path: Path) -> None:
