@@ -124,11 +124,13 @@ class LiveRows:
         request.next_token = None
         text = request.text
         whole_prompt = not request.is_reading and error is None
-        if whole_prompt and self._kept.make_room():
-            digest = digests(text, [len(text)], request.name)[len(text)]
-            self._kept.keep(digest, len(text), self._pool.leave(request.row))
-        else:
-            self._pool.drop(request.row)
-        request.answer.end(reason, error)
+        try:
+            if whole_prompt and self._kept.make_room():
+                digest = digests(text, [len(text)], request.name)[len(text)]
+                self._kept.keep(digest, len(text), self._pool.leave(request.row))
+            else:
+                self._pool.drop(request.row)
+        finally:  # a pool that is broken must not leave an answer waiting
+            request.answer.end(reason, error)
         self.mean_seconds += 0.1 * (request.answer.seconds - self.mean_seconds)
         self._observer.ended(request.answer, len(text))
