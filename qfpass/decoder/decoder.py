@@ -18,7 +18,7 @@ from ..lowering.as_compiled import compile_time_settings
 from ..lowering.decoder_graphs import DecoderGraphs
 from ..lowering.lower import mark_length
 from ..lowering.replays import Replays
-from ..lowering.weight_guard import PackedWeights
+from ..lowering.weight_guard import PackedWeights, read_by_steps
 from ..rewriting.rotary import Rotation
 from ..sessions.overwritten import Overwritten
 from ..sessions.rows import Row, all_equal
@@ -84,8 +84,8 @@ class Decoder:
         options = config.compile_options.get("options") or {}
         # What another backend runs is called as it is, also what finds the slots that a step overwrites.
         wanted = config.switches.replay and config.backend == "inductor"
-        self.replays = Replays(device, graphs.weights, options, wanted)
-        self.watch = OverwriteFinder(config, self.replays, graphs.watch)
+        self.replays = Replays(device, read_by_steps(graphs.weights, graphs.packed), options, wanted)
+        self.watch = OverwriteFinder(config, Replays(device, (), options, wanted), graphs.watch)
         self.whole_layers = tuple(whole_layers or layers)
         self._most_slots = max(layer.rule.slots for layer in self.whole_layers)
         self.most_tokens = max(sizes.context_length, self._most_slots)

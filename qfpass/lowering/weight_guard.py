@@ -69,6 +69,12 @@ def refuse_other_forms(known: Sequence[tuple[Any, ...]], weights: Sequence[torch
             )
 
 
+def read_by_steps(weights: Sequence[torch.Tensor], copies: Sequence[PackedCopy]) -> list[torch.Tensor]:
+    """Those of the weights that a step reads where the model keeps them: no packed copies, no copied ones."""
+    others = {id(tensor) for copy in copies for tensor in (*copy.made, *copy.unread)}
+    return [weight for weight in weights if id(weight) not in others]
+
+
 class PackedWeights:
     """Weights of which compiled code reads packed copies: these are written anew after a change."""
 
@@ -92,5 +98,5 @@ class PackedWeights:
             self._known, self._held = now, [weight.detach() for weight in self._weights]
 
 
-def _states(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
-    return list(zip(addresses_of(weights), version_counters(weights), strict=True))
+def _states(weights: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:
+    return addresses_of(weights), version_counters(weights)

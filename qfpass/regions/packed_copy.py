@@ -76,12 +76,13 @@ class PackedCopy:
 
     def _made(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         codes, scales, zeros = self.held
+        scales = scales.contiguous()
         if self._form.in_pairs:
             codes = pack(codes)
         if not self._form.has_zeros:
-            return codes, scales.float(), None
+            return codes, scales, None
         zeros = torch.zeros_like(scales) if zeros is None else zeros
-        return codes, scales.float(), zeros.float() + (ZERO if self._form.in_pairs else 0)
+        return codes, scales, zeros.float() + (ZERO if self._form.in_pairs else 0)
 
 
 def _others(

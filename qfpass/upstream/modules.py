@@ -8,6 +8,15 @@ from torch import nn
 
 from .entry import Needed, only_fast
 
+UNREAD = frozenset(
+    {
+        "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+        "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+        "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
+    }
+)  # fmt: skip
+"""Names of what modules hold that a forward without gradients doesn't read, or only beside a forward hook."""
+
 
 @only_fast("trace_layers_once", plain=lambda module: True)
 def has_hooks(module: nn.Module) -> bool:

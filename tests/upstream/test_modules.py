@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfpass.upstream.modules import attributes_of, has_hooks, parts_of, version_counters, weight_stores
+from qfpass.upstream.modules import (
+    UNREAD,
+    attributes_of,
+    has_hooks,
+    parts_of,
+    version_counters,
+    weight_stores,
+)
 
 
 class Scaled(torch.Tensor):
@@ -73,6 +80,25 @@ def test_attributes_of_are_all_that_can_be_set_on_a_module_and_change_with_it() 
     assert list(values["_forward_hooks"]) == [hook.id]
     assert values["_parameters"]["weight"] is module.weight
     assert attributes_of(module) is values
+
+
+def test_what_is_unread_matters_to_no_forward_without_gradients() -> None:
+    """Hooks of other calls change no output; what says how to call a forward hook comes with one."""
+    module, x = nn.BatchNorm1d(2).eval(), torch.ones(3, 2)
+    assert vars(module).keys() >= UNREAD
+    before = module(x)
+    module.register_full_backward_hook(lambda *_: None)
+    module.register_full_backward_pre_hook(lambda *_: None)
+    module.register_state_dict_pre_hook(lambda *_: None)
+    module.register_load_state_dict_pre_hook(lambda *_: None)
+    module.register_load_state_dict_post_hook(lambda *_: None)
+    with torch.no_grad():
+        assert torch.equal(module(x), before)
+    held = attributes_of(module)
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        counts = [len(held[name]) for name in ("_forward_hooks", "_forward_pre_hooks")]
+        register(lambda *_: None, with_kwargs=True)
+        assert [len(held[name]) for name in ("_forward_hooks", "_forward_pre_hooks")] != counts
 
 
 def test_weight_stores_hold_what_the_forward_reads() -> None:

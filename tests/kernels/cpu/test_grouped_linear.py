@@ -29,12 +29,18 @@ class Weight(NamedTuple):
 
 
 def weight(
-    rows: int, columns: int, group: int, bits: int = 4, has_zeros: bool = False, seed: int = 0
+    rows: int,
+    columns: int,
+    group: int,
+    bits: int = 4,
+    has_zeros: bool = False,
+    seed: int = 0,
+    scales_dtype: torch.dtype = torch.float32,
 ) -> Weight:
     generator = torch.Generator().manual_seed(seed)
     half = 2 ** (bits - 1)
     codes = torch.randint(-half, half, (rows, columns), generator=generator).to(torch.int8)
-    scales = torch.rand(rows, columns // group, generator=generator) + 0.1
+    scales = (torch.rand(rows, columns // group, generator=generator) + 0.1).to(scales_dtype)
     zeros = torch.randint(-half, half, scales.shape, generator=generator).float()
     groups = codes.double().unflatten(1, (-1, group)) - (zeros.double()[..., None] if has_zeros else 0)
     numbers = (groups * scales.double()[..., None]).flatten(1)
@@ -72,6 +78,16 @@ def test_loops_are_the_products(count: int) -> None:
     torch.testing.assert_close(out, wanted.float(), rtol=2e-5, atol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_scales_are_read_in_their_own_dtype(dtype: torch.dtype) -> None:
+    """As many groups as fill vectors, and more; the last row's end where memory does."""
+    for groups in (1, 16, 18):
+        weights = [weight(6, groups * UNIT, UNIT, bits, scales_dtype=dtype) for bits in (4, 8)]
+        x = tokens(2, groups * UNIT)
+        wanted = torch.cat([x.double() @ each.numbers.mT for each in weights], -1)
+        torch.testing.assert_close(compiled(products, x, weights), wanted.float(), rtol=2e-5, atol=2e-3)
+
+
 def test_tokens_together_are_those_alone_to_the_last_bit() -> None:
     """So rows of a batch get what each would get by itself."""
     x, weights = tokens(MOST, 3 * UNIT), [weight(9, 3 * UNIT, UNIT), weight(4, 3 * UNIT, UNIT, 8, True)]
@@ -105,6 +121,7 @@ def test_what_the_loops_take() -> None:
     codes, scales = torch.zeros(6, 2 * UNIT, dtype=torch.int8), torch.ones(6, 4)
     assert fits(codes, scales[:, :2]) and fits(codes, scales[:, :1])
     assert not fits(codes, scales) and not fits(codes, scales[:5, :1]) and not fits(codes, scales[:, 0])
+    assert not fits(codes, scales[:, :2].double())
     assert not fits(codes.int(), scales[:, :2]) and not fits(codes.mT, torch.ones(64, 1))
 
 

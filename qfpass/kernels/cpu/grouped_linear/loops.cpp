@@ -51,11 +51,24 @@ struct Group<uint8_t> {  // the 16 numbers that codes of this group stand for, i
 };
 #endif
 
+// Writes COUNT numbers as float32.
+template <int64_t COUNT, typename S>
+void widen(const S* numbers, float* out) {
+  constexpr int64_t WHOLE = COUNT / WIDTH * WIDTH;
+  for (int64_t i = 0; i < WHOLE; i += WIDTH) widened(numbers + i).store(out + i);
+  for (int64_t i = WHOLE; i < COUNT; ++i) out[i] = float(numbers[i]);
+}
+
 // Products of M tokens, x [M, K], with ROWS rows, `apart` from each other, of codes of K numbers with scales
 // and zeros [K / GROUP], to out [M, TOTAL].
-template <int64_t M, int64_t ROWS, int64_t K, int64_t GROUP, int64_t TOTAL, typename T>
-void products(const float* x, const T* codes, const float* scales, const float* zeros, int64_t apart, float* out) {
+template <int64_t M, int64_t ROWS, int64_t K, int64_t GROUP, int64_t TOTAL, typename T, typename S>
+void products(const float* x, const T* codes, const S* scales, const float* zeros, int64_t apart, float* out) {
   constexpr int64_t GROUPS = K / GROUP, BYTES = Group<T>::BYTES, UNITS = GROUP / UNIT;
+  alignas(64) float scale[ROWS][GROUPS];
+  for (int64_t n = 0; n < ROWS; ++n) {
+    prefetch<GROUPS>(scales + n * apart * GROUPS);
+    widen<GROUPS>(scales + n * apart * GROUPS, scale[n]);
+  }
   Vec sums[M][ROWS];
   for (auto& token : sums) {
     for (auto& sum : token) sum = Vec(0);
@@ -63,7 +76,7 @@ void products(const float* x, const T* codes, const float* scales, const float* 
   for (int64_t g = 0; g < GROUPS; ++g) {
     for (int64_t n = 0; n < ROWS; ++n) {
       const int64_t at = n * apart * GROUPS + g;
-      const Group<T> group(scales[at], zeros ? zeros[at] : Group<T>::ZERO);
+      const Group<T> group(scale[n][g], zeros ? zeros[at] : Group<T>::ZERO);
       for (int64_t unit = 0; unit < UNITS; ++unit) {
         const T* here = codes + (at * UNITS + unit) * BYTES;
         if ((g * UNITS + unit) % (LINE / BYTES) == 0) prefetch<LINE / sizeof(T)>(here);
@@ -86,8 +99,8 @@ void products(const float* x, const T* codes, const float* scales, const float* 
 }
 
 // The same for `tokens`, at most MOST: as many as SIZE at a time, for which the codes come from the cache.
-template <int64_t SIZE, int64_t MOST, int64_t ROWS, int64_t K, int64_t GROUP, int64_t TOTAL, typename T>
-void all_products(const float* x, const T* codes, const float* scales, const float* zeros, int64_t apart,
+template <int64_t SIZE, int64_t MOST, int64_t ROWS, int64_t K, int64_t GROUP, int64_t TOTAL, typename T, typename S>
+void all_products(const float* x, const T* codes, const S* scales, const float* zeros, int64_t apart,
                   float* out, int64_t tokens) {
   int64_t m = 0;
   if constexpr (SIZE <= MOST) {
@@ -102,8 +115,8 @@ void all_products(const float* x, const T* codes, const float* scales, const flo
 }
 
 // This thread's share of the products [tokens, N] of x [tokens, K] with a weight [N, K].
-template <int64_t MOST, int64_t N, int64_t K, int64_t GROUP, int64_t TOTAL, typename T>
-void linear(const float* x, const T* codes, const float* scales, const float* zeros, float* out, int64_t tokens) {
+template <int64_t MOST, int64_t N, int64_t K, int64_t GROUP, int64_t TOTAL, typename T, typename S>
+void linear(const float* x, const T* codes, const S* scales, const float* zeros, float* out, int64_t tokens) {
   constexpr int64_t APART = N / STREAMS, REST = APART * STREAMS;
   constexpr int64_t GROUPS = K / GROUP, BYTES = K / UNIT * Group<T>::BYTES;
   const auto from = [&](auto rows, int64_t n, int64_t apart) {

@@ -20,6 +20,7 @@ def fits(codes: torch.Tensor, scales: torch.Tensor) -> bool:
     return (
         codes.device.type == "cpu"
         and codes.dtype == torch.int8
+        and scales.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and codes.dim() == scales.dim() == 2
         and codes.shape[0] == scales.shape[0]
         and codes.stride(1) == 1
@@ -55,8 +56,8 @@ def grouped_linears(
 
     Args:
         codes: of each weight, packed uint8 [N, K / 2] or int8 [N, K].
-        scales: float32 [N, K / G], of each weight's groups of G numbers.
-        zeros: the same of what codes mean 0, or None for `ZERO` if codes are packed, else 0.
+        scales: float32, float16 or bfloat16 [N, K / G], of each weight's groups of G numbers.
+        zeros: float32 [N, K / G], the codes that mean 0, or None for `ZERO` if codes are packed, else 0.
     """
     return torch.cat([x @ dequantised(*each).mT for each in zip(codes, scales, zeros, strict=True)], -1)
 
