@@ -91,6 +91,29 @@ def test_prompt_lookup_writes_what_greedy_decoding_writes(
     assert session.tokens_seen == out.shape[1] - 1
 
 
+@pytest.mark.qwen
+@pytest.mark.parametrize("ratio", [1, 8])
+def test_a_small_model_drafts_for_a_larger_one(model: torch.nn.Module, ratio: int) -> None:
+    """With two tokenizers. The stores hold the whole text, so that tokens are those of greedy decoding."""
+    target = qfpass.compile(load(qwen_folder()), ratio=ratio, score="recency", backend="eager", verify=False)
+    draft = qfpass.compile(model, ratio=ratio, score="recency", backend="eager", verify=False)
+    tokenizer = AutoTokenizer.from_pretrained(qwen_folder())
+    ids = tokenizer("for i in range(10):\n    print(i)\n" * 3 + "for i", return_tensors="pt").input_ids
+    settings = {"max_new_tokens": 40, "min_new_tokens": 40, "do_sample": False}
+    wanted, calls = target.generate(ids, **settings), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = target.register_forward_pre_hook(count)
+    drafts = {"tokenizer": tokenizer, "assistant_tokenizer": AutoTokenizer.from_pretrained(weights_folder())}
+    out = target.generate(ids, assistant_model=draft, **drafts, **settings)
+    handle.remove()
+    assert torch.equal(out, wanted)
+    assert calls < 40  # some drafts were confirmed
+
+
 def test_ratio_8_after_8000_tokens(model: torch.nn.Module, text: torch.Tensor) -> None:
     compiled = qfpass.compile(model, ratio=8, score="recency")
     report = qfpass.report(compiled)
