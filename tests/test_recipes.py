@@ -11,7 +11,7 @@ import torch
 import typer.main
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from vision import save_with_processor
+from vision_processors import save_with_processor
 
 from qfpass.tools.cli import app
 

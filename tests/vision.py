@@ -1,19 +1,11 @@
 """Tiny vision-language models with random weights, and texts with images for them."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    CLIPImageProcessor,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 IMAGE, VOCABULARY, CONTEXT, EMBED = 60, 61, 192, 32
 
@@ -127,26 +119,3 @@ def seen(family: str, length: int = 30, seed: int = 0, start: int = 5) -> Seen:
         image |= {"token_type_ids": kinds}
     ids[:, start : start + tokens] = IMAGE
     return Seen(ids, image)
-
-
-TURNS = (
-    "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
-    "{% endfor %}{% endfor %}"
-)
-
-
-def save_with_processor(folder: Path) -> None:
-    """LLaVA and a processor for it; each word of a text is one token, mostly the same."""
-    words = ["<unknown>", *(f"word-{i}" for i in range(1, IMAGE)), "<image>"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<unknown>", extra_special_tokens={"image_token": "<image>"}
-    )
-    pictures = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    LlavaProcessor(
-        pictures, wrapped, patch_size=4, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=TURNS,
-    ).save_pretrained(folder)  # fmt: skip
-    VISION_LANGUAGE["llava"]().save_pretrained(folder)
