@@ -1,7 +1,7 @@
 """transformers' own processors for the tiny models in `vision`, with tokenizers of one token a word.
 
-Those of Qwen2-VL, Pixtral and InternVL ask for torchvision, also where there is no video. Of Qwen2-VL there is
-the image processor.
+Those of Qwen2-VL, Pixtral and InternVL ask for torchvision, even where there is no video. Of Qwen2-VL there
+is the image processor.
 """
 
 from collections.abc import Callable
