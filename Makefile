@@ -138,7 +138,7 @@ formats: venv
 	cp build/formats.pth "$$(build/formats/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
 	build/formats/bin/pip install --quiet --no-deps accelerate bitsandbytes==0.50.2 compressed-tensors==0.20.1 loguru \
 		optimum-quanto==0.2.7 peft==0.21.2
-	build/formats/bin/pip install --quiet --no-deps setuptools wheel datasets defuser device-smi dill logbar \
+	build/formats/bin/pip install --quiet --no-deps 'setuptools>=77' wheel datasets defuser device-smi dill logbar \
 		multiprocess optimum pandas pyarrow pypcre threadpoolctl tokenicer xxhash
 	build/formats/bin/pip install --quiet --no-deps --no-build-isolation gptqmodel==7.7.0
 	build/formats/bin/python -m pytest -q tests/capture/test_library_linears.py \
