@@ -72,7 +72,7 @@ def make_plan(model: nn.Module, config: Config, proven: Proven) -> Plan:
     config = replace(config, score=config.score or score_named(given.score if given else "published"))
     assert config.score is not None
     captured = proven.captured
-    forms = {KVForm.of(a, captured.dtype, captured.device) for a in whole}
+    forms = {KVForm.of(a, captured.dtype, a.device or captured.device) for a in whole}
     if config.score not in SCORES.values():
         for form in forms:
             try_score(config.score, form)
@@ -152,7 +152,7 @@ def layers_of_whole(
         factors = _smoothing(plan, a, rule)
         digest = "" if factors is None else digest_of(factors)
         sizes = a.query_heads, a.kv_heads, a.head_dim, a.value_dim
-        elsewhere = Layer(a.index, a.name, str(a.span), *sizes, rule, "in another process", digest)
+        elsewhere = Layer(a.index, a.name, str(a.span), *sizes, rule, "in another process", digest, None)
         layers.append(own.get(a.index, elsewhere))
     return layers
 

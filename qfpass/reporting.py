@@ -191,7 +191,7 @@ def nbytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _site_report(decoder: Decoder, layer: Layer) -> SiteReport:
-    form = KVForm.of(layer, decoder.dtype, decoder.device)
+    form = KVForm.of(layer, decoder.dtype, layer.device or decoder.device)
     return SiteReport(
         **vars(layer),
         slots=layer.rule.slots,

@@ -8,6 +8,7 @@ from torch import fx
 from ..errors import NoAttentionError, UnsupportedOpError
 from ..graph.captured import Captured
 from ..graph.dependence import SHAPE_ONLY, text_dependent
+from ..graph.devices import device_of
 from ..graph.nodes import args_of, operator_name, site_name
 from ..graph.patterns import SOFTMAX, VIEWS
 from ..kernels.distance_bias import DistanceBias
@@ -36,6 +37,7 @@ class Attention:
         node: its output, the first of a tuple if `heads_last`.
         span: the keys that a query sees.
         sink: the node that holds a learned sink, one more logit per query head, if the form has one.
+        device: where it is computed, if that isn't where the token ids lie.
     """
 
     index: int
@@ -52,6 +54,7 @@ class Attention:
     span: Span
     sink: fx.Node | None = None
     heads_last: bool = False
+    device: torch.device | None = None
 
 
 def find_attentions(
@@ -77,7 +80,7 @@ def find_attentions(
             if call is not None:
                 site = site_name(call.node)
                 meaning = _meaning(captured, call, site, context_length, known)
-                found.append(_describe(len(found), site, call, meaning))
+                found.append(_describe(len(found), site, call, meaning, captured.device))
         except UnsupportedOpError as error:
             if refused is None:
                 raise
@@ -125,8 +128,10 @@ def _meaning(
     return known[masking]
 
 
-def _describe(index: int, site: str, call: AttentionCall, meaning: MaskMeaning) -> Attention:
-    """The `Attention` of a call.
+def _describe(
+    index: int, site: str, call: AttentionCall, meaning: MaskMeaning, ids_device: torch.device
+) -> Attention:
+    """The `Attention` of a call, in a decoder whose token ids lie on `ids_device`.
 
     Raises:
         UnsupportedOpError: its heads don't form groups, its queries and keys differ in length, or its bias
@@ -160,10 +165,11 @@ def _describe(index: int, site: str, call: AttentionCall, meaning: MaskMeaning) 
         bias=_for_each_head(meaning.bias, query_heads, site),
         has_sink=call.sink is not None,
     )
-    value_dim = int(value.meta["val"].shape[3])
+    value_dim, device = int(value.meta["val"].shape[3]), device_of(call.query.meta["val"])
     return Attention(
         index, site, call.node, call.query, key, value, form,
         query_heads, kv_heads, head_dim, value_dim, meaning.span, call.sink, call.heads_last,
+        None if device == ids_device else device,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class MaskProgram:
 
     Attributes:
         site: the attention's name.
-        device: the device of the masks.
+        device: the device of what `evaluate` gives.
         numbers: the whole numbers in the masks' program; the length of a window is one of them.
         table_length: tokens that the shortest table stored in the model covers; None without a table.
 
@@ -34,7 +34,8 @@ class MaskProgram:
     def __init__(
         self, module: fx.GraphModule, masks: Sequence[fx.Node], factors: Sequence[fx.Node], site: str
     ) -> None:
-        self.site, self.device, self._masks = site, device_of(masks[0].meta["val"]), len(masks)
+        ids = next(node for node in masks[0].graph.nodes if node.op == "placeholder").meta["val"]
+        self.site, self.device, self._masks = site, device_of(ids), len(masks)
         text = text_dependent(masks[0].graph, SHAPE_ONLY)
         if any(mask in text for mask in masks):
             raise UnsupportedOpError(
@@ -61,7 +62,7 @@ class MaskProgram:
         ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
         positions = torch.arange(offset, offset + length, device=self.device)[None]
         try:
-            values = self._program(ids, positions)
+            values = [value.to(self.device) for value in self._program(ids, positions)]
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UnsupportedOpError(

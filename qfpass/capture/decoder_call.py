@@ -1,14 +1,18 @@
 """How a decoder is called: its arguments, the logits in what it returns, and its context length."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import CaptureError
+from ..graph.devices import devices_of
+from ..upstream.dispatched import inside_hook
 from ..upstream.heads import backbone_of, is_pretrained, is_sequence_classifier
+from .equal_layers import forwards_replaced
 from .kinds import scores_head
 from .left_behind import put_back
 
@@ -30,7 +34,7 @@ def run_decoder(model: nn.Module, ids: torch.Tensor | None, positions: torch.Ten
 
     Positions are passed as `position_ids`, else as an argument that has no default and "pos" in its name. A
     model with neither argument counts positions itself. Of a sequence classifier it is the scores of every
-    token, where its own forward gives those of one.
+    token, where its own forward gives those of one. A model on several devices gives it where the ids lie.
     """
     if is_pretrained(model) and is_sequence_classifier(model):
         return scores_head(model)(logits_of(run_decoder(backbone_of(model), ids, positions, **asked)))
@@ -39,7 +43,33 @@ def run_decoder(model: nn.Module, ids: torch.Tensor | None, positions: torch.Ten
     name = _positions_argument(accepted)
     if name is not None:
         keywords[name] = positions[0] if name in _ONE_ROW else positions
-    return model(ids, **keywords, **asked)
+    if len(devices_of(model)) < 2:
+        return model(ids, **keywords, **asked)
+    with _inputs_left_in_place(model):
+        return _moved_to(positions.device, model(ids, **keywords, **asked))
+
+
+def _moved_to(device: torch.device, output: Any) -> Any:
+    """A model's output with all tensors on a device."""
+    if isinstance(output, torch.Tensor):
+        return output.to(device)
+    if isinstance(output, (tuple, list)):
+        return type(output)(_moved_to(device, each) for each in output)
+    if isinstance(output, dict):  # as transformers' outputs are
+        for name, value in output.items():
+            output[name] = _moved_to(device, value)
+    return output
+
+
+@contextmanager
+def _inputs_left_in_place(model: nn.Module) -> Iterator[None]:
+    """Inside, accelerate's hook around a whole model leaves its inputs with the embeddings."""
+    own = inside_hook(model)
+    if own is None:
+        yield
+        return
+    with forwards_replaced({"model": model}, lambda *_: lambda *args, **keywords: own(*args, **keywords)):
+        yield
 
 
 def _positions_argument(accepted: Mapping[str, inspect.Parameter]) -> str | None:

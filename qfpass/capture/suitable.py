@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from ..errors import CaptureError
+from ..graph.devices import devices_of
+from ..upstream.dispatched import waiting_elsewhere
 from ..upstream.modules import parts_of, weight_stores
 from ..upstream.pipeline_parallel import stage_of
+from .library_linears import library_of
 from .local_shards import is_split, refuse_unknown_split
 from .local_stages import refuse_unknown_stages
 
@@ -56,12 +59,7 @@ def refuse_unsuitable(model: nn.Module, needs_numbers: bool = True) -> None:
 
 def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
     name = type(model).__name__
-    devices = {parameter.device for parameter in model.parameters()}
-    if len(devices) > 1:
-        raise CaptureError(
-            f"{name} is spread over {', '.join(sorted(map(str, devices)))}: a device map of several devices "
-            "isn't supported, put it on one device, or split it over processes by tp_plan or pp_size."
-        )
+    _refuse_devices(model)
     weights = [*model.named_parameters(), *model.named_buffers()]
     for path, weight in weights:
         if weight.is_meta and needs_numbers:
@@ -79,6 +77,31 @@ def _refuse_weights(model: nn.Module, needs_numbers: bool) -> None:
         refuse_unknown_stages(model, stage)
     elif is_split(model):
         refuse_unknown_split(model)
+
+
+def _refuse_devices(model: nn.Module) -> None:
+    """Raise CaptureError for offloaded weights, and for several devices where one is needed."""
+    name, waiting = type(model).__name__, waiting_elsewhere(model)
+    if waiting is not None:
+        raise CaptureError(
+            f"{name} is offloaded: the weights of {waiting} wait in memory or on disk until they are needed, "
+            "and would be read in every step: give it devices that hold all of it."
+        )
+    devices = [device for device in devices_of(model) if device.type != "meta"]
+    if len(devices) < 2:
+        return
+    where = ", ".join(sorted(map(str, devices)))
+    if len({device.type for device in devices}) > 1:
+        raise CaptureError(f"{name} is spread over {where}: give it devices of one kind, or one device.")
+    if library := library_of(model):
+        raise CaptureError(
+            f"{name} is quantised by {library} and spread over {where}: put it on one device, or load it "
+            "unquantised."
+        )
+    if is_split(model) or stage_of(model):
+        raise CaptureError(
+            f"{name} is split over processes, and in this one spread over {where}: give each process one."
+        )
 
 
 def _refuse_moved_weights(model: nn.Module) -> None:

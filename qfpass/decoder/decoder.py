@@ -7,6 +7,7 @@ overwrite (`watch`). A step whose rows have filled different numbers of slots ne
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -46,6 +47,7 @@ class Decoder:
         inputs: makes the graphs' inputs after ids and positions.
         vocabulary: token ids are below this number; None if the graph doesn't show it.
         most_tokens: a store holds no more tokens than this.
+        lies_on_several: whether layers lie on several devices.
         part: what this process has of the model, if it is split over several.
         whole_layers: the layers of the whole model; `layers` are this process's.
         rotations: for each attention the rotation that moves its stored keys; empty if keys are never moved.
@@ -53,7 +55,7 @@ class Decoder:
     Args:
         skipped: the optimisations that the capture didn't use, by name, each with the reason.
         filters: of all layers and heads of the model.
-        other_ends: makes graphs that take embeddings or give hidden states; None for exports and stages.
+        other_ends: makes graphs that take embeddings or give hidden states; None where there are none.
     """
 
     def __init__(
@@ -77,15 +79,18 @@ class Decoder:
         self.fingerprint, self.vocabulary, self.rotations = fingerprint, vocabulary, tuple(rotations)
         self.layers, self.sizes, self.config = tuple(layers), sizes, config
         self.device, self.dtype, self.filters = device, dtype, filters
-        self.graphs, self.by_ends = graphs, GraphsByEnds(graphs, other_ends, isinstance(part, Stages))
+        self.lies_on_several = any(layer.device for layer in self.layers)
+        self.graphs = graphs
+        self.by_ends = GraphsByEnds(graphs, other_ends, isinstance(part, Stages), self.lies_on_several)
         self._lock = FairLock()
         self._default_dtype = torch.get_default_dtype()
         self._packed = PackedWeights(graphs.packed)
         options = config.compile_options.get("options") or {}
         # What another backend runs is called as it is, also what finds the slots that a step overwrites.
         wanted = config.switches.replay and config.backend == "inductor"
-        self.replays = Replays(device, read_by_steps(graphs.weights, graphs.packed), options, wanted)
-        self.watch = OverwriteFinder(config, Replays(device, (), options, wanted), graphs.watch)
+        replays = partial(Replays, device, options=options, wanted=wanted, on_several=self.lies_on_several)
+        self.replays = replays(read_by_steps(graphs.weights, graphs.packed))
+        self.watch = OverwriteFinder(config, replays(()), graphs.watch)
         self.whole_layers = tuple(whole_layers or layers)
         self._most_slots = max(layer.rule.slots for layer in self.whole_layers)
         self.most_tokens = max(sizes.context_length, self._most_slots)
@@ -186,7 +191,7 @@ class Decoder:
         hidden = reader.chunk(text, position, *axes, *inputs)
         if len(wanted) == 0:
             return None
-        chosen = hidden[:, wanted.to(self.device)]
+        chosen = hidden[:, wanted.to(hidden.device)]
         return chosen if reader.head is None else _logits(reader.head, chosen)
 
     def step(

@@ -24,6 +24,7 @@ class GraphInputs:
     ) -> None:
         self._shares, self._step_inputs = bounded_shares(layers), StepInputs(layers)
         self._filters, self._most_tokens, self._device = filters, most_tokens, device
+        self._devices = {layer.index: layer.device for layer in layers}
         self._filters_by_slots = dict[int, tuple[torch.Tensor, ...]]()
         # Only sizes of its slices are read: they tell the graphs how many tokens are visible.
         self._size_source = torch.empty(most_tokens + 1, device=device)
@@ -57,7 +58,11 @@ class GraphInputs:
     def filters_for(self, slots: int) -> tuple[torch.Tensor, ...]:
         """The filters of every attention for a budget of `slots`; empty without filters."""
         if slots not in self._filters_by_slots:
-            self._filters_by_slots[slots] = self._filters.for_slots(slots) if self._filters else ()
+            found = self._filters.for_slots(slots) if self._filters else ()
+            self._filters_by_slots[slots] = tuple(
+                each if self._devices.get(i) is None else each.to(self._devices[i])
+                for i, each in enumerate(found)
+            )
         return self._filters_by_slots[slots]
 
     def _of_size(self, size: int) -> torch.Tensor:

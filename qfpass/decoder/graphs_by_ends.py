@@ -31,23 +31,35 @@ class GraphsByEnds:
     """The graphs of a decoder that work on the same stores, by their ends.
 
     `plain` take ids and give logits. `others` makes further ones when they are asked for; None for graphs
-    from an export, and for one stage of a pipeline.
+    from an export, for one stage of a pipeline, and for a model on several devices.
     """
 
-    def __init__(self, plain: DecoderGraphs, others: OtherEnds | None, is_stage: bool = False) -> None:
-        self._others, self._made, self._is_stage = others, {Ends(): plain}, is_stage
+    def __init__(
+        self,
+        plain: DecoderGraphs,
+        others: OtherEnds | None,
+        is_stage: bool = False,
+        on_several: bool = False,
+    ) -> None:
+        self._others, self._made = others, {Ends(): plain}
+        self._is_stage, self._on_several = is_stage, on_several
 
     @property
     def others(self) -> OtherEnds:
         """Makes graphs that take embeddings or give hidden states.
 
         Raises:
-            InputError: the graphs were exported, or are a stage's.
+            InputError: the graphs were exported, are a stage's, or lie on several devices.
         """
         if self._is_stage:
             raise InputError(
                 "a model whose layers are split over processes (pp_size) takes ids and gives logits, no "
                 "embeddings and no hidden states: load it whole, or with tp_plan."
+            )
+        if self._on_several:
+            raise InputError(
+                "a model on several devices takes ids and gives logits, no embeddings and no hidden states: "
+                "load it on one device."
             )
         if self._others is None:
             raise InputError(

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from ..config import Config
+from ..graph.devices import HandOvers
 from ..lowering.lower import lower
 from ..lowering.replays import Replays
 from ..sessions.overwritten import Overwritten, SlotContents, contents_at, slots_taken
@@ -26,10 +27,12 @@ def slots_of_next(
     """The slots that the rows' next tokens take, [L * B, Hkv, 1] for each bounded stack; found eagerly."""
     position, recent = positions_of(rows, device), column([own.recent for own in sizes], device)
     return [
-        slots_taken(stack.rule, stack.flat, recent.repeat(layers, 1), position.repeat(layers, 1))
+        slots_taken(
+            stack.rule, stack.flat, recent.to(held).repeat(layers, 1), position.to(held).repeat(layers, 1)
+        )
         for stack in stores.stacks
         if stack.rule.is_bounded
-        for layers in (len(stack.layers),)
+        for layers, held in ((len(stack.layers), stack.device),)
     ]
 
 
@@ -69,7 +72,7 @@ class OverwriteFinder:
             self.module = finder_graph(stores.stacks)
             is_lowered = self._config.backend == "inductor"
             self._find = lower(self.module, self._config) if is_lowered else self.module.forward
-        device = next(iter(stores[0])).device
+        device = stores.stacks[0].device
         position, recent = positions_of(rows, device), column([own.recent for own in sizes], device)
         found = self._replays.run("watch", partial(self._prepare, stores), stores, position, recent)
         held = []
@@ -116,8 +119,13 @@ def finder_graph(stacks: Sequence[Stack]) -> fx.GraphModule:
     graph = fx.Graph()
     position, recent = graph.placeholder("position"), graph.placeholder("recent")
     found = []
-    for name, stack in zip(finders, stacks, strict=True):
-        tensors = [graph.placeholder(f"{field}_{name}") for field in fields_of(type(stack.store))]
-        found.append(graph.call_module(name, (position, recent, *tensors)))
+    hand_over = HandOvers(graph, stacks[0].device)
+    held = {
+        name: [graph.placeholder(f"{field}_{name}") for field in fields_of(type(stack.store))]
+        for name, stack in zip(finders, stacks, strict=True)
+    }
+    for (name, tensors), stack in zip(held.items(), stacks, strict=True):
+        at = [hand_over(node, stack.device) for node in (position, recent)]
+        found.append(graph.call_module(name, (*at, *tensors)))
     graph.output(found)
     return fx.GraphModule(finders, graph)

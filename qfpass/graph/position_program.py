@@ -98,7 +98,7 @@ class PositionProgram(fx.Interpreter):
             "call_end": torch.tensor(call_end, device=self._device),
         }
         shaped = (
-            torch.empty(self.sizes.of(value, tokens), dtype=value.dtype, device=self._device)
+            torch.empty(self.sizes.of(value, tokens), dtype=value.dtype, device=device_of(value))
             for value in self._shaped
         )
         return self.run(*(places[name] for name in POSITION_INPUTS), *shaped, enable_io_processing=False)

@@ -200,7 +200,7 @@ def _why_whole(outlined: Outlined, config: Config) -> str | None:
 def _sequence(body: fx.GraphModule, head: fx.GraphModule) -> fx.GraphModule:
     """One graph that calls body, then head; its inputs are the body's."""
     graph = fx.Graph()
-    inputs = [graph.placeholder(n.name) for n in body.graph.nodes if n.op == "placeholder"]
+    inputs = [graph.node_copy(n) for n in body.graph.nodes if n.op == "placeholder"]
     hidden = graph.call_module("body", tuple(inputs))
     graph.output(graph.call_module("head", (hidden,)))
     return fx.GraphModule(nn.ModuleDict({"body": body, "head": head}), graph)

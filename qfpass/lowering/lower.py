@@ -8,6 +8,7 @@ from torch import fx
 
 from ..config import Config
 from ..upstream import dynamo, inductor
+from .by_device import ByDevice, lies_on_several
 from .inductor_backend import (
     OnRun,
     caches_for_bound,
@@ -31,7 +32,7 @@ def lower(module: fx.GraphModule, config: Config, longest: int | None = None, **
         QFPassError: from the call, if a weight of an Inductor graph has changed (see `weight_guard`).
     """
     if config.backend != "inductor":
-        return _compiled(module, config, backend=config.backend, **config.compile_options)
+        return _compiled(module, config, longest, backend=config.backend, **config.compile_options)
     return with_weights_checked(compiled_by_inductor(module, config, longest, **options), weights_of(module))
 
 
@@ -58,8 +59,9 @@ def compiled_by_inductor(
     elif config.switches.replay:
         backend = recordable_inductor(of_inductor, longest)
     if backend is not None:
-        return _compiled(module, config, backend=backend, options=dynamo_options, **asked)
-    call = _compiled(module, config, backend="inductor", options={**of_inductor, **dynamo_options}, **asked)
+        return _compiled(module, config, longest, backend=backend, options=dynamo_options, **asked)
+    options = {**of_inductor, **dynamo_options}
+    call = _compiled(module, config, longest, backend="inductor", options=options, **asked)
 
     def call_with_own_caches(*inputs: Any) -> Any:
         with caches_for_bound(longest):
@@ -73,7 +75,9 @@ def mark_length(tensor: torch.Tensor, dim: int, longest: int) -> None:
     dynamo.mark_dynamic(tensor, dim, 2, longest)
 
 
-def _compiled(module: fx.GraphModule, config: Config, **asked: Any) -> Call:
+def _compiled(module: fx.GraphModule, config: Config, longest: int | None, **asked: Any) -> Call:
+    if lies_on_several(module):
+        return ByDevice(module, lambda part: _compiled(part, config, longest, **asked), longest)
     compiled = torch.compile(module.forward, fullgraph=True, **asked)
     has_run = False
 

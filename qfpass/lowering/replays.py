@@ -46,6 +46,7 @@ class Replays:
         weights: the tensors that calls read in place; replays are dropped once one has another address.
         options: the user's options of Inductor; `triton.cudagraphs=False` turns replays off on a GPU.
         wanted: whether to replay at all.
+        on_several: whether the calls run on several devices, which no replay takes.
 
     Calls are never replayed on devices other than CPU and CUDA, or if weights are quantised, since their
     addresses don't show where all their data is. Those calls are just made.
@@ -57,9 +58,11 @@ class Replays:
         weights: Sequence[torch.Tensor],
         options: Mapping[str, Any],
         wanted: bool = True,
+        on_several: bool = False,
     ) -> None:
         self._weights = weights
-        self._why_never = _why_never(device, weights, options, wanted)
+        never = "the model lies on several devices" if wanted and on_several else None
+        self._why_never = never or _why_never(device, weights, options, wanted)
         self._why_not = dict[str, str | None]()
         kinds: dict[str, type[Replay]] = {"cpu": RecordedKernels, "cuda": CudaGraph}
         self._make = None if self._why_never else kinds[device.type]

@@ -60,6 +60,8 @@ def _refuse(model: nn.Module, decoder: Decoder, folder: Path, rows: int) -> None
         raise PackageError(
             "a model that is split over processes isn't exported: load it whole, without tp_plan or pp_size."
         )
+    if decoder.lies_on_several:
+        raise PackageError("a model on several devices isn't exported: load it on one.")
     if decoder.rotations:
         raise PackageError(
             "overflow='rerotate' moves keys by graphs that aren't exported: use another overflow."

@@ -113,6 +113,7 @@ def _extract(
     """
     graph, copies, externals = fx.Graph(), {}, [start]
     copies[start] = graph.placeholder("input_0")
+    copies[start].meta = {"val": start.meta.get("val")}
     modules: dict[str, nn.Module] = {}
     trace: list[Any] = [_signature(start)]
 
@@ -221,6 +222,7 @@ def _build_head(module: fx.GraphModule, piece: _Piece) -> fx.GraphModule:
     graph, copies = fx.Graph(), {}
     inputs = [n for n in piece.graph.nodes if n.op == "placeholder"]
     copies[inputs[0]] = graph.placeholder("hidden")
+    copies[inputs[0]].meta = dict(inputs[0].meta)
     for old, external in zip(inputs[1:], piece.externals[1:], strict=True):
         copies[old] = graph.get_attr(str(external.target))
     output = graph.graph_copy(piece.graph, copies)

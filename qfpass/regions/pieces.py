@@ -60,7 +60,7 @@ def take_apart(outlined: Outlined) -> Pieces:
         kinds={layer.kind: graph_module(body, layer.kind) for layer in layers},
         layers=layers,
         weights=tuple(attribute(body, node) for node in weights),
-        with_length=tuple(_dims_of_size(node, length) for node in results),
+        with_length=tuple(dims_of_size(node, length) for node in results),
     )
 
 
@@ -74,6 +74,8 @@ def _prologue(body: fx.GraphModule, nodes: Sequence[fx.Node], results: Sequence[
     return fx.GraphModule(body, graph)
 
 
-def _dims_of_size(node: fx.Node, size: torch.SymInt) -> tuple[int, ...]:
-    shape = node.meta["val"].shape
+def dims_of_size(node: fx.Node, size: torch.SymInt) -> tuple[int, ...]:
+    """The dimensions of a traced value that have this size."""
+    value = node.meta.get("val")  # what was handed over from an input that isn't traced has none
+    shape = value.shape if isinstance(value, torch.Tensor) else ()
     return tuple(i for i, n in enumerate(shape) if isinstance(n, torch.SymInt) and str(n) == str(size))

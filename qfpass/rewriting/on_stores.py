@@ -34,7 +34,8 @@ class OnStores:
         """Empty stores for `batch` rows, one an attention, in the model's dtype or another."""
         dtype = dtype or self.dtype
         return [
-            site.rule.allocate(batch, KVForm.of(site.attention, dtype, self.device)) for site in self.sites
+            site.rule.allocate(batch, KVForm.of(site.attention, dtype, site.attention.device or self.device))
+            for site in self.sites
         ]
 
     @torch.no_grad()
@@ -101,4 +102,6 @@ class OnStores:
 def _slot_for(rule: SlotRule, store: StoreKind, position: torch.Tensor) -> torch.Tensor:
     """The slot [B, Hkv, 1] that a single token at position [B, 1] takes; of a chunk nobody reads it."""
     protection = Protection(rule.recent, rule.sinks)
-    return slot_to_replace(store.scores, store.positions, protection, position[:, -1:])
+    return slot_to_replace(
+        store.scores, store.positions, protection, position[:, -1:].to(store.positions.device)
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ..graph.dependence import SHAPE_ONLY, dependents_of, text_dependent
-from ..graph.devices import device_of
+from ..graph.devices import device_of, handed_to
 from ..graph.nodes import args_of
 from ..graph.subgraph import ancestors, cut_out
 
@@ -31,7 +31,7 @@ def follow_positions(module: fx.GraphModule, position: fx.Node) -> None:
             _replace(node, _position_like(node, position, counting[node]))
         elif node.target is aten.slice.Tensor and _takes_first_rows(node):
             with graph.inserting_before(node):
-                row = graph.call_function(aten.select.int, (position, 0, 0))
+                row = graph.call_function(aten.select.int, (handed_to(node.meta["val"], position), 0, 0))
                 rows = graph.call_function(
                     aten.index_select.default, (args_of(node)[0], args_of(node)[1], row)
                 )
@@ -79,7 +79,7 @@ def _position_like(node: fx.Node, position: fx.Node, first: int) -> fx.Node:
     """A new node: `position` plus `first`, in the shape and dtype of `node`."""
     graph, value = node.graph, node.meta["val"]
     with graph.inserting_before(node):
-        counted = position
+        counted = handed_to(value, position)
         if value.dim() == 1:
             counted = graph.call_function(aten.select.int, (position, 0, 0))
         elif isinstance(value.shape[0], int):

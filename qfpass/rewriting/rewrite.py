@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from ..graph.captured import Captured
+from ..graph.devices import HandOvers, write_hand_overs
 from ..graph.nodes import args_of
 from ..store.layer_inputs import LayerInputs
 from ..store.ring import RingRule
@@ -28,14 +29,16 @@ def rewrite(captured: Captured, sites: Sequence[Site]) -> fx.GraphModule:
     """
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(captured.module.graph, copies))
+    write_hand_overs(graph)
     module = fx.GraphModule(captured.module, graph)
     position = next(n for n in graph.nodes if n.op == "placeholder" and n.name == "position_ids")
     step_inputs, inputs, last = StepInputs(layers_of(sites)), dict[str, fx.Node](), position
     for name in step_inputs.names:
         with graph.inserting_after(last):
             last = inputs[name] = graph.placeholder(name)
+    hand_over = HandOvers(graph, captured.device)
     for site in sites:
-        _replace(module, site, copies, position, step_inputs, inputs)
+        _replace(module, site, copies, position, step_inputs, inputs, hand_over)
     graph.eliminate_dead_code()
     follow_positions(module, position)
     follow_text_length(module, position, inputs["call_end"])
@@ -51,9 +54,10 @@ def _replace(
     position: fx.Node,
     step_inputs: StepInputs,
     inputs: dict[str, fx.Node],
+    hand_over: HandOvers,
 ) -> None:
     """Replace a site's attention by a call of `RingAttention` or `SlotAttention`."""
-    attention = site.attention
+    attention, device = site.attention, site.attention.device
     name = f"attention_{attention.index}"
     module.add_submodule(name, _attention_module(site))
     own = {field: inputs[name] for field, name in step_inputs.names_of(site.layer).items()}
@@ -63,10 +67,10 @@ def _replace(
         if attention.heads_last:
             operands = [graph.call_function(aten.transpose.int, (n, 1, 2)) for n in operands]
         given = LayerInputs(
-            position=position,
-            visible=inputs[step_inputs.visible_name(site.layer)],
-            lengths=inputs["lengths"],
-            recent=inputs["recent"] if site.rule.is_bounded else None,
+            position=hand_over(position, device),
+            visible=hand_over(inputs[step_inputs.visible_name(site.layer)], device, sized=True),
+            lengths=hand_over(inputs["lengths"], device),
+            recent=hand_over(inputs["recent"], device) if site.rule.is_bounded else None,
             filters=own.get("filters"),
             sink=None if attention.sink is None else _flat(graph, copies[attention.sink]),
             smoothing=_held(module, f"smoothing_{attention.index}", site.smoothing),

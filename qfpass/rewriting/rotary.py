@@ -13,6 +13,7 @@ from torch import fx
 
 from ..errors import UnsupportedOpError
 from ..graph.dependence import SHAPE_ONLY, text_dependent
+from ..graph.devices import device_of
 from ..graph.nodes import args_of
 from ..upstream.operators import available_operators
 from .site import Site
@@ -41,13 +42,16 @@ class Rotation:
     Attributes:
         program: (input_ids, position_ids, x) -> rotated x.
         heads_last: whether the program takes x as [B, S, H, D].
+        device: where it takes positions.
     """
 
     program: fx.GraphModule
     heads_last: bool
+    device: torch.device
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        positions = positions.to(self.device)
         ids = torch.zeros_like(positions)
         x = x.transpose(1, 2) if self.heads_last else x
         return self.program(ids, positions, x)
@@ -58,6 +62,8 @@ class RotationFinder:
 
     def __init__(self, module: fx.GraphModule, sites: Sequence[Site]) -> None:
         self._module, self._sites = module, sites
+        ids = next(n for n in module.graph.nodes if n.op == "placeholder")
+        self._device = device_of(ids.meta["val"])
         self._order = {node: i for i, node in enumerate(module.graph.nodes)}
         self._text = text_dependent(module.graph, SHAPE_ONLY)
         position_dependent = text_dependent(module.graph, SHAPE_ONLY, source="position_ids")
@@ -115,7 +121,7 @@ class RotationFinder:
         is_heads = [isinstance(n, int) and n == heads for n in shape]
         if len(shape) != 4 or not (is_heads[1] or is_heads[2]):
             raise _not_rotary(site, f"it starts from {source.name}, which isn't parted into heads")
-        return Rotation(self._program(source, node), heads_last=not is_heads[1]), rotated
+        return Rotation(self._program(source, node), heads_last=not is_heads[1], device=self._device), rotated
 
     def _rotated_nodes(self, node: fx.Node) -> set[fx.Node]:
         """The linear operations above `node` that read positions, and those that follow one that does."""

@@ -30,7 +30,7 @@ class Site:
         a = self.attention
         return Layer(
             a.index, a.name, str(a.span), a.query_heads, a.kv_heads, a.head_dim, a.value_dim, self.rule,
-            self.kernel_call.names, self.smoothing_digest,
+            self.kernel_call.names, self.smoothing_digest, a.device,
         )  # fmt: skip
 
     @property

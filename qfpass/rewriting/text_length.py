@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
+from ..graph.devices import handed_to
 from ..graph.position_program import PositionProgram, position_only_nodes
 from ..graph.subgraph import ancestors
 from .positions import LARGEST_START
@@ -40,10 +41,10 @@ def follow_text_length(module: fx.GraphModule, position: fx.Node, call_end: fx.N
             continue
         with module.graph.inserting_before(node.next):
             call = module.graph.call_function
-            end, more = call_end, offset
+            end, more = handed_to(node.meta["val"], call_end), offset
             if counts_tokens:
-                largest = call(aten.amax.default, (position,))
-                end, more = call(aten.maximum.default, (largest, call_end)), offset + 1
+                largest = call(aten.amax.default, (handed_to(node.meta["val"], position),))
+                end, more = call(aten.maximum.default, (largest, end)), offset + 1
             if more:
                 end = call(aten.add.Tensor, (end, more))
             end = call(aten.to.dtype, (end, node.meta["val"].dtype))

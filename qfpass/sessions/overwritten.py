@@ -65,7 +65,11 @@ class Overwritten(NamedTuple):
 
     def _chosen(self, own: Sequence[int], rows: Sequence[int]) -> Self:
         index = torch.tensor(own, dtype=torch.long, device=self.position.device)
-        held = tuple(SlotContents(h.slot[:, index], tuple(t[:, index] for t in h.tensors)) for h in self.held)
+        held = tuple(
+            SlotContents(h.slot[:, at], tuple(t[:, at] for t in h.tensors))
+            for h in self.held
+            for at in (index.to(h.slot.device),)
+        )
         return type(self)(tuple(rows), self.position[index], held)
 
     def cloned(self) -> Self:
@@ -116,7 +120,8 @@ class Overwritten(NamedTuple):
             store = _of_row(stack, row)
             if isinstance(stack.rule, SlotRule) and stack.rule.is_bounded:
                 protection = Protection(recent, stack.rule.sinks)
-                exchange(store, protection, kept_tokens, position[:, None, -1:])  # type: ignore[arg-type]
+                last = position[:, None, -1:].to(contents.slot.device)
+                exchange(store, protection, kept_tokens, last)  # type: ignore[arg-type]
             else:
                 put(store, contents.slot[:, 0], kept_tokens)
         return before
@@ -130,9 +135,9 @@ def overwritten_by(stores: Stores, rows: Sequence[int], position: torch.Tensor, 
     index = torch.tensor(tuple(rows), device=position.device)
     held = []
     for stack in stores.stacks:
-        layers = len(stack.layers)
-        part = with_tensors(type(stack.store), (t[:, index].flatten(0, 1) for t in stack.store))
-        slot = slots_taken(stack.rule, part, recent, position.repeat(layers, 1))
+        layers, device = len(stack.layers), stack.device
+        part = with_tensors(type(stack.store), (t[:, index.to(device)].flatten(0, 1) for t in stack.store))
+        slot = slots_taken(stack.rule, part, recent, position.to(device).repeat(layers, 1))
         contents = (contents_at(tensor, slot).unflatten(0, (layers, -1)) for tensor in part)
         held.append(SlotContents(slot.unflatten(0, (layers, -1)), tuple(contents)))
     return Overwritten(tuple(rows), position, tuple(held))

@@ -156,7 +156,8 @@ class Session(CroppableCache):
         store = held[layer]
         if not isinstance(store, Ring):
             return store.positions
-        return held_positions(store, torch.tensor([row.position for row in self.rows], device=self.device))
+        ends = torch.tensor([row.position for row in self.rows], device=store.keys.device)
+        return held_positions(store, ends)
 
     def pin(self, start: int, stop: int, row: int | None = None) -> None:
         """Never evict the tokens at positions `start` to `stop` - 1 of a row (of all rows by default).
@@ -205,10 +206,9 @@ class Session(CroppableCache):
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Replace each row i by row `beam_idx[i]`, in place; beam search calls this."""
         with self.in_use():
-            chosen = beam_idx.to(self.device)
             for store in self.stores:
                 for tensor in store:
-                    tensor.copy_(tensor.index_select(0, chosen))
+                    tensor.copy_(tensor.index_select(0, beam_idx.to(tensor.device)))
             rows = beam_idx.tolist()
             self._state = self._state._replace(
                 rows=tuple(self.rows[i] for i in rows),

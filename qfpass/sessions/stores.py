@@ -22,6 +22,11 @@ class Stack(NamedTuple):
     store: Store
 
     @property
+    def device(self) -> torch.device:
+        """Where the stores lie."""
+        return next(iter(self.store)).device
+
+    @property
     def flat(self) -> Store:
         """Views [L * B, Hkv, C, ...]: the layers' rows as one batch, the first layer's rows first."""
         return with_tensors(type(self.store), (tensor.view(-1, *tensor.shape[2:]) for tensor in self.store))
@@ -65,10 +70,10 @@ class Stores(Sequence[Store]):
     @classmethod
     @torch.inference_mode(False)
     def empty(cls, layers: Sequence[Layer], batch: int, dtype: torch.dtype, device: torch.device) -> "Stores":
-        """Stores for `batch` rows, allocated but not yet cleared."""
+        """Stores for `batch` rows, not yet cleared; on `device` where a layer names no other."""
         groups = defaultdict[tuple[Rule, KVForm], list[int]](list)
         for i, layer in enumerate(layers):
-            groups[layer.rule, KVForm.of(layer, dtype, device)].append(i)
+            groups[layer.rule, KVForm.of(layer, dtype, layer.device or device)].append(i)
         stacks = []
         for (rule, form), numbers in groups.items():
             flat = rule.allocate(len(numbers) * batch, form)

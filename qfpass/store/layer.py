@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from .ring import RingRule
 from .slots import SlotRule
 
@@ -19,6 +21,7 @@ class Layer:
         span: the keys that a query sees, in words.
         kernel: the names of the kernels that read the store.
         smoothing: a digest of the factors that its keys are divided by; empty without.
+        device: where its store lies, if that isn't where the token ids do.
     """
 
     index: int
@@ -31,6 +34,7 @@ class Layer:
     rule: Rule
     kernel: str
     smoothing: str
+    device: torch.device | None
 
     @property
     def is_ring(self) -> bool:

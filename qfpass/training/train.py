@@ -16,6 +16,7 @@ from ..errors import InputError, UnsupportedOpError
 from ..filters.calibrate import model_fingerprint
 from ..filters.trained_filters import TrainedFilters
 from ..graph.captured import Captured
+from ..graph.devices import devices_of
 from ..waits import Wait
 from .attend_with import AttendWith
 from .course import LessonsInFiles, lessons_in_memory
@@ -168,6 +169,11 @@ def refuse_without_predictions(captured: Captured) -> None:
         raise UnsupportedOpError(
             "filters are trained in one process, with the whole model: load it without tp_plan or pp_size. "
             "Processes of a split model then find them, or take them by filters=."
+        )
+    if len(devices_of(captured.module)) > 1:
+        raise UnsupportedOpError(
+            "filters are trained on one device: load the model there. On several devices it then finds them, "
+            "or takes them by filters=."
         )
     if not captured.predicts:
         raise UnsupportedOpError(

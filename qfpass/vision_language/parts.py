@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import CaptureError
+from ..graph.devices import devices_of
 from ..upstream.heads import is_pretrained
 from ..upstream.vision_language import counts_positions_by_axes, sees_both_ways, text_model_of
 
@@ -73,7 +74,7 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
     """The parts of a vision-language model; None for any other model.
 
     Raises:
-        CaptureError: it has no head over its vocabulary, or its tokens see later ones.
+        CaptureError: it lies on several devices, has no head over its vocabulary, or tokens see later ones.
     """
     if not is_pretrained(model):
         return None
@@ -91,6 +92,11 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
         raise CaptureError(
             f"in {type(model).__name__} the tokens of an image and of the prompt after it see each other in "
             "both directions, but in a compiled decoder a token sees earlier ones only."
+        )
+    if len(devices := devices_of(model)) > 1:
+        raise CaptureError(
+            f"{type(model).__name__} takes images and is spread over {', '.join(map(str, devices))}: put it "
+            "on one device."
         )
     path = next(name for name, module in model.named_modules() if module is text_model)
     decoder = TextDecoder(text_model, head)

@@ -59,7 +59,7 @@ def in_inference_mode() -> nn.Module:
     [
         (on_meta, "such as .*weight on the meta device: load them first"),
         (a_buffer_on_meta, r"such as layers\.0\.table on the meta device"),
-        (in_inference_mode, r"such as .*weight, which torch .*torch\.no_grad\(\) instead"),
+        (in_inference_mode, r"such as .*weight, and torch .*torch\.no_grad\(\) instead"),
         (lambda: nn.DataParallel(decoder()), "^DataParallel .*compile the model inside it"),
         (lambda: nn.Sequential(nn.DataParallel(decoder())), "^DataParallel "),
         (lambda: decoder().train(), r"training mode: call model\.eval\(\)"),
