@@ -43,17 +43,19 @@ def shown(value: float | None, form: str = "{:.1f}") -> str:
 
 def glance() -> str:
     """README: what 8x and 32x give and cost, on two models; a dash for what wasn't measured."""
-    mib = [held("far/needle", row) for row in NEEDLE_ROWS]
+    own = (*TUNED_ROWS, "trained 32x int8-int4")
+    mib, mib_qwen = (
+        [shown(held(f"without_data/{model}/needle", row)) for row in rows]
+        for model, rows in (("smollm2", own), ("qwen", TUNED_ROWS))
+    )
     step = [figure("decode-float32", each, 8192) for each in (EAGER, BOUNDED)]
     prompt = [figure("prefill-float32", each, 8192, "prefill") for each in (EAGER, BOUNDED)]
     facts = [found_whole("needle/needle", row) for row in NEEDLE_ROWS]
-    tuned = [
-        found_whole("without_data/smollm2/needle", row) for row in (*TUNED_ROWS, "trained 32x int8-int4")
-    ]
+    tuned = [found_whole("without_data/smollm2/needle", row) for row in own]
     tuned_qwen = [found_whole("without_data/qwen/needle", row) for row in TUNED_ROWS]
     ruler = [evaluated("ruler-8x/ruler", row, "average")[0] for row in ("uncompressed", "trained 8x int8")]
     rows: list[tuple[str, list[str], list[str]]] = [
-        ("cache, MiB", [shown(each, "{:.0f}") for each in mib], []),
+        ("cache of 2,048 tokens, MiB", mib, mib_qwen),
         ("one more token, ms", [shown(each, "{:.0f}") for each in step], []),
         ("prompt, tokens/s", [shown(each, "{:.0f}") for each in prompt], []),
         ("facts found, tuned, %", tuned, tuned_qwen),
