@@ -124,7 +124,7 @@ def _rule_for(attention: Attention, rule: Rule | Callable[[Attention], Rule]) ->
     ring = None if span.reach is None else RingRule(span.reach, chunked=span.chunk is not None)
     chosen = rule(attention) if callable(rule) else (ring or rule)
     if ring is not None and chosen != ring:
-        raise ConfigError(f"{attention.name} attends to {span}: its rule must be {ring}, not {chosen}.")
+        raise ConfigError(f"{attention.name} is {span}: its rule must be {ring}, not {chosen}.")
     if isinstance(chosen, RingRule):
         if ring is None:
             raise ConfigError(f"{attention.name} is {span}, so it needs a SlotRule, not {chosen}.")

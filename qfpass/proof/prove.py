@@ -167,7 +167,7 @@ class _Capture:
         except Exception as error:  # a graph with a copy in a wrong place fails in any way
             if not repeats:
                 raise
-            skip(f"a graph with layers traced once doesn't prove: {describe(error)}")
+            skip(f"a graph with layers traced once can't be proven: {describe(error)}")
         captured = self._traced()
         return Proven(captured, self._prove(captured), self.skipped)
 

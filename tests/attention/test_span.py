@@ -154,7 +154,7 @@ def test_a_mask_of_its_own_for_each_head_is_refused() -> None:
         gap = distance(positions).expand(-1, 6, -1, -1)
         return (gap >= 0) & (gap < torch.tensor([8, 8, 8, 8, 8, 9])[:, None, None])
 
-    with pytest.raises(UnsupportedOpError, match="other heads"):
+    with pytest.raises(UnsupportedOpError, match="different keys from different heads"):
         spans(decoder(masked(mask_of), layers=1))
 
 

@@ -70,7 +70,7 @@ def test_the_first_such_layer_is_named(attend: Attend) -> None:
 
 
 def test_a_loop_over_tokens_is_named() -> None:
-    with pytest.raises(CaptureError, match="Hybrid can't be compiled: other passes something"):
+    with pytest.raises(CaptureError, match="Hybrid can't be compiled: other passes information"):
         capture(hybrid(Loop()))
 
 

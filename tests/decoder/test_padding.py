@@ -181,7 +181,7 @@ def test_a_mask_that_forgets_what_was_read_is_refused(model: nn.Module) -> None:
     session = model.session()
     model(**padded(ROWS[:2], "left"), past_key_values=session)
     mask = torch.ones(2, 41, dtype=torch.long)
-    with pytest.raises(InputError, match=r"shows \[40, 40\] earlier tokens.*read \[3, 40\]"):
+    with pytest.raises(InputError, match=r"marks \[40, 40\] earlier tokens.*read \[3, 40\]"):
         model(torch.ones(2, 1, dtype=torch.long), attention_mask=mask, past_key_values=session)
     zeros = torch.zeros(2, 1, dtype=torch.long)
     with pytest.raises(InputError, match="call is nothing but padding"):

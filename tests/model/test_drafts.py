@@ -166,7 +166,7 @@ def test_drafts_that_need_more_than_logits_are_refused(settings: dict[str, Any],
 def test_a_session_that_can_take_nothing_back_is_refused() -> None:
     session = BOUNDED.session()
     session.sizes = dataclasses.replace(session.sizes, recent=1)
-    with pytest.raises(SessionError, match=r"no more than 1 for sure.*recent of 8"):
+    with pytest.raises(SessionError, match=r"can take back 1, .*recent of 8"):
         tokens_kept(BOUNDED.qfpass_decoder, session, ORIGINAL.generation_config)
 
 

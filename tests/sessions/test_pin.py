@@ -83,7 +83,7 @@ def test_moved_keys_stay_pinned() -> None:
         (5, 13, "don't fit in 16 slots beside the first 4 and the newest 4"),
         (3, 3, "read them first"),
         (-1, 3, "read them first"),
-        (10, 21, "of which 14 tokens have been read"),
+        (10, 21, "since only 14 tokens have been read"),
     ],
 )
 def test_refused_with_numbers(model: nn.Module, start: int, stop: int, reason: str) -> None:
