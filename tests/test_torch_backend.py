@@ -159,7 +159,7 @@ class Broken(Decoder):
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "a cache": ({}, {}, CaptureError, "use_cache=False"),
     "a mask": ({}, {"use_cache": False, "attention_mask": torch.ones(1, 20)}, CaptureError, "attention_mask"),
-    "positions that leave a gap": ({}, {"use_cache": False, "shift": 1}, InputError, "must go on from"),
+    "positions that leave a gap": ({}, {"use_cache": False, "shift": 1}, InputError, "must continue from"),
     "an unknown option": ({"ratoi": 8}, {"use_cache": False}, ConfigError, "ratoi"),
     "a bad option": ({"recent": 0}, {"use_cache": False}, ConfigError, "recent"),
 }
