@@ -37,5 +37,5 @@ def test_the_answer_of_a_question_stands_in_its_sentence() -> None:
 
 def test_a_text_without_room_is_refused() -> None:
     tokenizer, random = CharacterTokenizer(), Random(0)
-    with pytest.raises(InputError, match="no room"):
+    with pytest.raises(InputError, match="don't fit into a lesson"):
         insert(tokenizer, [1] * 50, [invent(random)], random, 400)

@@ -44,7 +44,7 @@ def test_text_decoders_of_models_of_images_work() -> None:
 def test_state_outside_attention_is_refused_by_name() -> None:
     entry = examined(lambda: family_model("causal", "rwkv", {}))
     assert entry.outcome == "refused"
-    assert "rwkv.blocks.0" in entry.note and "outside attention" in entry.note
+    assert "rwkv.blocks.0" in entry.note and "other than plain attention" in entry.note
 
 
 def test_every_entry_of_the_mapping_is_listed_once() -> None:

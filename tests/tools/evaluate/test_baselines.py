@@ -182,7 +182,7 @@ def test_a_method_runs_a_baseline(model: nn.Module, random_ids: Ids) -> None:
 
 def test_perplexity_refuses_what_evicts_only_once(model: nn.Module, random_ids: Ids) -> None:
     bounded = evaluate.Bounded(model, evaluate.Method("keydiff", budget=16))
-    with pytest.raises(InputError, match="evicts as it reads"):
+    with pytest.raises(InputError, match="evicts while it reads"):
         evaluate.perplexity(bounded, random_ids(1, 40))
 
 
