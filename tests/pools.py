@@ -15,13 +15,16 @@ from qfpass import Session
 ROWS, CONTEXT, BUDGETS = 3, 70, (None, 8, 11)
 
 
-def made(family: str = "gemma3", head_dim: int = 8, **chosen: Any) -> nn.Module:
+def made(
+    family: str = "gemma3", head_dim: int = 8, dtype: torch.dtype = torch.float32, **chosen: Any
+) -> nn.Module:
     """Rings of 5 beside 12 slots; no ties in the "random" score, so rounding never decides."""
     own: dict[str, Any] = {
         "budget": 12, "chunk": 8, "recent": 3, "sinks": 2, "score": "random", "backend": "eager",
         "context_length": CONTEXT, "verify": False,
     }  # fmt: skip
-    return run_plainly(qfpass.compile(FAMILIES[family](window=5, head_dim=head_dim), **(own | chosen)))
+    model = FAMILIES[family](window=5, head_dim=head_dim).to(dtype)
+    return run_plainly(qfpass.compile(model, **(own | chosen)))
 
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
@@ -30,7 +33,8 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "every key": lambda: made("llama", budget=None, ratio=1, recent=None, score=None),
     "a layer with every key": lambda: made("llama", skip_layers=(1,)),
     "int8": lambda: made("llama", store_dtype=torch.int8),
-    "four bits": lambda: made("llama", store_dtype="int8-int4", head_dim=32),
+    # In float32 a sum's order may decide a code, and with it later logits.
+    "four bits": lambda: made("llama", store_dtype="int8-int4", head_dim=32, dtype=torch.float64),
 }
 MODELS = dict[str, nn.Module]()
 
