@@ -23,8 +23,15 @@ def require_embeddings(model: nn.Module) -> None:
 
 @torch.no_grad()
 def embeddings_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The embeddings [B, S, E] of ids [B, S], as the model takes them for `inputs_embeds`."""
-    embeddings: torch.Tensor = model.get_input_embeddings()(ids)
+    """The embeddings [B, S, E] of ids [B, S], as the model takes them for `inputs_embeds`.
+
+    Raises:
+        InputError: the model has a table for each of several ids of a token.
+    """
+    table = model.get_input_embeddings()
+    if isinstance(table, nn.ModuleList):
+        raise InputError(f"{type(model).__name__} embeds ids by several tables: give input_ids.")
+    embeddings: torch.Tensor = table(ids)
     return embeddings
 
 

@@ -133,12 +133,17 @@ class OnIds(LlamaForCausalLM):
         return super().forward(input_ids=input_ids, position_ids=position_ids, use_cache=False)
 
 
+class WithTables(LlamaForCausalLM):
+    """Embeds ids by several tables, as MusicGen's decoder does."""
+
+    def get_input_embeddings(self) -> Any:
+        return nn.ModuleList([self.model.embed_tokens])
+
+
 def test_what_a_column_refuses_is_told() -> None:
     config = LlamaConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=61
     )
-    answer = examined(lambda: OnIds(config).eval(), "embeddings").answers["embeddings"]
-    assert (answer.outcome, answer.note) == (
-        "refused",
-        "OnIds itself takes no inputs_embeds: give input_ids.",
-    )
+    for kind, why in ((OnIds, "itself takes no inputs_embeds"), (WithTables, "embeds ids by several tables")):
+        answer = examined(lambda kind=kind: kind(config).eval(), "embeddings").answers["embeddings"]
+        assert (answer.outcome, answer.note) == ("refused", f"{kind.__name__} {why}: give input_ids.")
