@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoders import Decoder, text
 from host_device import CARDS, host_device, needs_ninja
 from host_inductor import OPTIONS, host_inductor
 from test_tensor_parallel import IDS, built, filters_by_chance
@@ -174,6 +175,41 @@ def by_inductor(folder: Path) -> None:
     assert written(again) == written(theirs)
 
 
+class CountsElsewhere(Decoder):
+    """Takes ids alone, and counts the positions of its tokens where its layers are."""
+
+    def __init__(self, count: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        hidden = self.tokens(input_ids).to(self.head.weight.device)
+        hidden = hidden + self.places(self.count(hidden))
+        for layer in self.layers:
+            hidden = layer(hidden, input_ids)
+        return self.head(self.norm(hidden)).to(input_ids.device)
+
+
+def positions_counted_elsewhere(folder: Path) -> None:
+    """In every shape; chunk and steps past a full store."""
+    ids, results = text(24), []
+    counts: Sequence[Callable[[torch.Tensor], torch.Tensor]] = (
+        lambda hidden: torch.arange(hidden.shape[1], device=hidden.device),
+        lambda hidden: torch.arange(hidden.shape[1], device=hidden.device)[None],
+        lambda hidden: torch.ones(hidden.shape[:2], device=hidden.device).cumsum(1).long() - 1,
+    )
+    for count in counts:
+        for cards in (("cpu", "cpu"), CARDS):
+            torch.manual_seed(0)
+            model = CountsElsewhere(count).to(cards[1]).eval()
+            model.tokens.to(cards[0])
+            mine = compiled(model, ratio=None, budget=12, score="recency", context_length=64)
+            session = mine.session()
+            pieces = ids.to(cards[0]).split([10, *[1] * 14], 1)
+            results.append(torch.cat([mine(piece, past_key_values=session).cpu() for piece in pieces], 1))
+        torch.testing.assert_close(results[-1], results[-2], atol=1e-4, rtol=1e-4)
+
+
 def what_is_refused(folder: Path) -> None:
     spread, _ = spread_and_whole("llama", folder)
     mine = compiled(spread, score="recency")
@@ -218,7 +254,9 @@ def _run(_: int, scenario: Callable[[Path], None], folder: Path) -> None:
         scenario(folder)
 
 
-SCENARIOS = [operands_of_both_devices, same_tokens, one_device_a_graph, what_is_refused]
+SCENARIOS = [
+    operands_of_both_devices, same_tokens, one_device_a_graph, positions_counted_elsewhere, what_is_refused,
+]  # fmt: skip
 SLOW = [filters, sessions, rows_and_beams, other_settings, by_inductor, same_tokens_of_others]
 
 

@@ -24,7 +24,7 @@ class Snapshot:
     def is_current(self) -> bool:
         """Whether nothing has been set since.
 
-        Takes about 0.3 microseconds per module, since values that are the same objects aren't looked into.
+        Every step asks, so values that are the same objects aren't looked into.
         """
         try:
             return self._now == self._then

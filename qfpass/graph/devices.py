@@ -73,7 +73,7 @@ class HandOvers:
 
     def __init__(self, graph: fx.Graph, source: torch.device) -> None:
         self._graph, self._source = graph, source
-        self._known = dict[tuple[fx.Node, torch.device], fx.Node]()
+        self._known = dict[tuple[fx.Node, torch.device, bool], fx.Node]()
 
     def __call__(self, node: fx.Node, device: torch.device | None, sized: bool = False) -> fx.Node:
         """The value of an input on `device`, None for its own; if `sized`, another tensor of its size.
@@ -82,11 +82,12 @@ class HandOvers:
         """
         if device is None or device == self._source:
             return node
-        if (node, device) not in self._known:
+        key = node, device, sized
+        if key not in self._known:
             target = size_handed_over if sized else handed_over
-            handed = self._known[node, device] = self._graph.call_function(target, (node, device))
-            handed.meta = dict(node.meta)
-        return self._known[node, device]
+            self._known[key] = self._graph.call_function(target, (node, device))
+            self._known[key].meta = dict(node.meta)
+        return self._known[key]
 
 
 def handed_to(value: torch.Tensor, node: fx.Node) -> fx.Node:

@@ -81,9 +81,9 @@ def _position_like(node: fx.Node, position: fx.Node, first: int) -> fx.Node:
     with graph.inserting_before(node):
         counted = handed_to(value, position)
         if value.dim() == 1:
-            counted = graph.call_function(aten.select.int, (position, 0, 0))
+            counted = graph.call_function(aten.select.int, (counted, 0, 0))
         elif isinstance(value.shape[0], int):
-            counted = graph.call_function(aten.slice.Tensor, (position, 0, 0, 1))
+            counted = graph.call_function(aten.slice.Tensor, (counted, 0, 0, 1))
         if first:
             counted = graph.call_function(aten.add.Tensor, (counted, first))
         if value.dtype != torch.int64:

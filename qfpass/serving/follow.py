@@ -8,7 +8,7 @@ import inspect
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
@@ -80,12 +80,11 @@ class Leader:
                 raise RanksError(f"the processes of this model no longer run together: {self._failure!r}.")
             number, dropped = next(self._numbers), tuple(self._dropped)
             del self._dropped[: len(dropped)]
-            given: Any = tuple(_Number(a.qfpass_number) if isinstance(a, _Led) else a for a in args)
-            own = tuple(a.qfpass_own if isinstance(a, _Led) else a for a in args)
-            told = _Told(led.qfpass_number, method, given, keywords, number, dropped)
+            told = _Told(led.qfpass_number, method, *_each(_numbered, args, keywords), number, dropped)
+            own, own_keywords = _each(_own, args, keywords)
             try:
                 dist.broadcast_object_list([told], 0, self._group)
-                result = getattr(led.qfpass_own, method)(*own, **keywords)
+                result = getattr(led.qfpass_own, method)(*own, **own_keywords)
             except BaseException as error:
                 if isinstance(error, QFPassError) and not isinstance(error, RanksError):
                     raise  # it is raised before anything is computed, everywhere
@@ -108,6 +107,21 @@ class _Led:
         return lambda *args, **keywords: self.qfpass_leader.call(self, name, args, keywords)
 
 
+def _each(
+    change: Callable[[Any], Any], args: Sequence[Any], keywords: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, each changed."""
+    return tuple(map(change, args)), {name: change(value) for name, value in keywords.items()}
+
+
+def _numbered(value: Any) -> Any:
+    return _Number(value.qfpass_number) if isinstance(value, _Led) else value
+
+
+def _own(value: Any) -> Any:
+    return value.qfpass_own if isinstance(value, _Led) else value
+
+
 def follow(model: Any, group: Any) -> None:
     """Make the calls that the first process's `Leader` tells of, until it closes.
 
@@ -119,9 +133,11 @@ def follow(model: Any, group: Any) -> None:
     while (told := _heard(group)) is not None:
         for number in told.dropped:
             held.pop(number, None)
-        args = [held[a.value] if isinstance(a, _Number) else a for a in told.args]
+        args, keywords = _each(
+            lambda a: held[a.value] if isinstance(a, _Number) else a, told.args, told.keywords
+        )
         try:
-            result = getattr(held[told.target], told.method)(*args, **told.keywords)
+            result = getattr(held[told.target], told.method)(*args, **keywords)
         except RanksError:
             raise
         except QFPassError:

@@ -53,7 +53,7 @@ def same_answers(rank: int, folder: Path) -> None:
         assert list(turn) == expected[-1] and turn.cached_tokens > 40
         pool = leader.model.pool(rows=1)
         with pytest.raises(InputError, match="ids from 0 to 60"):
-            pool.read(pool.join(), [61])
+            pool.read(pool.join(session=leader.model.session()), [61])
         assert len(pool.read(0, [5])) == 1
     leader.close()
 
