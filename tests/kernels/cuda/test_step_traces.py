@@ -67,7 +67,8 @@ def test_each_layer_is_one_call_on_the_store_as_it_lies(
 ) -> None:
     monkeypatch.setattr(triton_step, "is_installed", lambda: True)
     rule = SlotRule(16, recent=2, sinks=1, score="knorm", store_type=kind)
-    sites = [Site(a, rule, kernel_call_of(captured, a)) for a in find_attentions(captured, 64)]
+    found = [replace(a, device=captured.device) for a in find_attentions(captured, 64)]
+    sites = [Site(a, rule, kernel_call_of(captured, a)) for a in found]
     assert {site.layer.kernel for site in sites} == {"sdpa efficient, steps by triton"}
     with FakeTensorMode(), IndexByOperators():
         on_stores = OnStores(captured, sites)
