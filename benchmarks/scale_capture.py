@@ -1,7 +1,8 @@
 """How long one of eight processes takes to find and rewrite the attentions of a large model without weights.
 
-`python benchmarks/scale_capture.py` writes docs/performance/scale_capture.json, from one process a model. The
-models are on the meta device, and the other seven processes are fake.
+`python benchmarks/scale_capture.py` writes docs/performance/scale_capture.json, from one process a model.
+With a model's name, it prints the record of this model alone. The models are on the meta device, and the
+other seven processes are fake.
 """
 
 import json
@@ -26,9 +27,9 @@ from qfpass.store.slots import SlotRule
 RECORD = DOCS / "performance" / "scale_capture.json"
 
 
-def measure(number: int) -> dict[str, object]:
+def measure(name: str) -> dict[str, object]:
     """The record of one model."""
-    split = MODELS[number]
+    split = next(split for split in MODELS if split.name == name)
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(RANKS)}
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     with torch.device("meta"):
@@ -51,13 +52,13 @@ def measure(number: int) -> dict[str, object]:
 def main() -> None:
     """Measure the models of two bytes a weight, each in a process of its own."""
     if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]))))
+        print(json.dumps(measure(sys.argv[1])))
         return
     records = []
-    for number, split in enumerate(MODELS):
+    for split in MODELS:
         if split.weight_nbytes == 2:
             done = subprocess.run(
-                [sys.executable, __file__, str(number)], check=True, stdout=subprocess.PIPE, text=True
+                [sys.executable, __file__, split.name], check=True, stdout=subprocess.PIPE, text=True
             )
             records.append(json.loads(done.stdout.splitlines()[-1]))
             print(records[-1], flush=True)

@@ -32,6 +32,7 @@ from .machine import require_machine
 from .model.attach import attach
 from .model.changes import DecoderVersions
 from .model.compiled_decoder import CompiledDecoder
+from .model.early_exit import EarlyExits
 from .model.returned import output_maker
 from .plan import (
     compiles_for_processor,
@@ -178,7 +179,8 @@ def build(
         from .vision_language.compiled_model import attach_vision_language
 
         return attach_vision_language(whole, parts, decoder, changes)
-    return attach(model, decoder, changes, output_maker(model, decoder.device))
+    early_exits = EarlyExits(model, lambda first, settings: build(first, settings, batch, choose_rule))
+    return attach(model, decoder, changes, output_maker(model, decoder.device), early_exits)
 
 
 def _refuse(model: nn.Module, config: Config) -> None:

@@ -17,7 +17,7 @@ class OtherEnds(Protocol):
     def graphs(self, ends: Ends) -> DecoderGraphs:
         """The graphs with these ends."""
 
-    def hidden_numbers(self, asked: bool | Sequence[int]) -> tuple[int, ...]:
+    def hidden_numbers(self, asked: bool | int | Sequence[int]) -> tuple[int, ...]:
         """The numbers of the hidden states that are asked for."""
 
     def split(self, values: torch.Tensor, hidden: Sequence[int]) -> list[torch.Tensor]:

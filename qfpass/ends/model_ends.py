@@ -66,7 +66,7 @@ class ModelEnds(Generic[G]):
             )
             return self._make(with_ends(self._rewritten, cuts))
 
-    def hidden_numbers(self, asked: bool | Sequence[int]) -> tuple[int, ...]:
+    def hidden_numbers(self, asked: bool | int | Sequence[int]) -> tuple[int, ...]:
         """The numbers of the hidden states that are asked for: all for True, else those counted from an end.
 
         Raises:
@@ -75,11 +75,10 @@ class ModelEnds(Generic[G]):
         states = len(self._empty_states())
         if asked is True:
             return tuple(range(states))
-        numbers = tuple(asked) if isinstance(asked, (tuple, list, range)) else ()
+        numbers = tuple(asked) if isinstance(asked, (tuple, list, range)) else (asked,)
         if not numbers or not all(type(n) is int and -states <= n < states for n in numbers):
             raise InputError(
-                f"output_hidden_states must be True or a list of numbers of the {states} hidden states, not "
-                f"{asked!r}."
+                f"output_hidden_states must be True or numbers of the {states} hidden states, not {asked!r}."
             )
         return tuple(n % states for n in numbers)
 

@@ -121,6 +121,10 @@ class QFilters:
         """The same filters with every tensor on `device`."""
         return self.map_heads(lambda tensor, _: tensor.to(device))
 
+    def of_first(self, layers: int) -> "QFilters":
+        """The filters of the first layers, for a model of these alone."""
+        return replace(self, **{name: each[:layers] for name, each in self._present().items()})  # type: ignore[arg-type]
+
     def map_heads(self, change: Callable[[Tensor, int], Tensor]) -> "QFilters":
         """Filters of `change(tensor, dim)` of every tensor; `dim` is that of its heads."""
         changed = {name: tuple(change(t, 0) for t in each) for name, each in self._present().items()}

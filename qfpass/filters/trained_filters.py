@@ -90,6 +90,12 @@ class TrainedFilters:
         """The same filters with every tensor on `device`."""
         return self.map_heads(lambda tensor, _: tensor.to(device))
 
+    def of_first(self, layers: int) -> "TrainedFilters":
+        """The filters of the first layers, for a model of these alone, whose mean share is 1."""
+        mean = sum(self.shares[:layers]) / layers
+        shares = tuple(share / mean for share in self.shares[:layers])
+        return TrainedFilters(self.filters[:layers], shares, self.source)
+
     def map_heads(self, change: Callable[[Tensor, int], Tensor]) -> "TrainedFilters":
         """Filters of `change(tensor, dim)` of every tensor; `dim` is that of its heads."""
         return TrainedFilters(tuple(change(t, 0) for t in self.filters), self.shares, self.source)

@@ -12,12 +12,17 @@ from ..errors import InputError
 from ..upstream.module_object import require_moves_in_one_place, shallow_copy
 from .changes import DecoderVersions
 from .compiled_decoder import CompiledDecoder, CompiledPlainModel
+from .early_exit import EarlyExits
 from .headless import BY_KIND
 from .returned import MakeOutput
 
 
 def attach(
-    model: nn.Module, decoder: Decoder, changes: DecoderVersions, returned: MakeOutput | None
+    model: nn.Module,
+    decoder: Decoder,
+    changes: DecoderVersions,
+    returned: MakeOutput | None,
+    early_exits: EarlyExits | None = None,
 ) -> CompiledDecoder:
     """A model that shares `model`'s parameters and runs `decoder`; `model` itself is not changed.
 
@@ -26,15 +31,18 @@ def attach(
     Args:
         changes: follows changes of `model`'s modules, such as another adapter.
         returned: makes the output of a model that isn't transformers'; None for a transformers model.
+        early_exits: the model's first layers, where they can be compiled.
     """
     require_moves_in_one_place()
     if returned is None:
-        return _attach_transformers(model, decoder, changes)
+        return _attach_transformers(model, decoder, changes, early_exits or EarlyExits())
     kind = outside_dynamo(CompiledPlainModel, CompiledPlainModel.__name__)
     return kind(model, decoder, changes, returned)
 
 
-def _attach_transformers(model: Any, decoder: Decoder, changes: DecoderVersions) -> CompiledDecoder:
+def _attach_transformers(
+    model: Any, decoder: Decoder, changes: DecoderVersions, early_exits: EarlyExits
+) -> CompiledDecoder:
     compiled: Any = shallow_copy(model)
     # The class keeps the original's name: transformers' pipelines tell by it what a model can do.
     compiled.__class__ = outside_dynamo(_kind_for(model), type(model).__name__, type(model))
@@ -45,6 +53,7 @@ def _attach_transformers(model: Any, decoder: Decoder, changes: DecoderVersions)
         "qfpass_decoder": decoder,
         "qfpass_original": model,
         "qfpass_changes": changes,
+        "qfpass_early_exits": early_exits,
     }
     backbone = getattr(model, model.base_model_prefix, model)
     if backbone is not model and isinstance(backbone, nn.Module):

@@ -89,7 +89,7 @@ class CompiledDecoder(SharedParameters):
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        output_hidden_states: bool | Sequence[int] | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         **unsupported: Any,
@@ -106,8 +106,8 @@ class CompiledDecoder(SharedParameters):
             past_key_values, cache: a session of this model, by either name (transformers 5.24 renamed it);
                 without one the call uses a new session.
             inputs_embeds: [B, S, E], in the place of ids, as the original takes them.
-            output_hidden_states: True for all of the original's hidden states, or a list of their numbers,
-                such as [-1]; `hidden_states` then holds these, each [B, S, E].
+            output_hidden_states: True for all of the original's hidden states, or the number of one, or a
+                list of numbers, such as [-1]; `hidden_states` then holds these, each [B, S, E].
             logits_to_keep: 0 for every token's logits, n for the last n, or indices in any order.
             labels: [B, S], the ids to be predicted, -100 for none: the output has the original's `loss`.
             num_items_in_batch: what the loss is divided by, instead of the number of labels.
@@ -124,7 +124,9 @@ class CompiledDecoder(SharedParameters):
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
-        hidden = decoder.by_ends.others.hidden_numbers(output_hidden_states) if output_hidden_states else ()
+        hidden: tuple[int, ...] = ()
+        if output_hidden_states is not None and output_hidden_states is not False:
+            hidden = decoder.by_ends.others.hidden_numbers(output_hidden_states)
         with session.in_use():
             tokens, spans = check_inputs(
                 decoder, session, input_ids, attention_mask, position_ids, inputs_embeds

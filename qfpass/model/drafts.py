@@ -12,26 +12,29 @@ from ..errors import InputError, SessionError
 from ..sessions.session import Session
 from .continuation import common_length
 
+_READ_KEYS = ("Gemma4Assistant", "Gemma4UnifiedAssistant")
+
 MOST = 64  # tokens that a session keeps to be taken back, where the number of drafted tokens isn't given
 
 
-def refuse_drafts(settings: GenerationConfig, named: Mapping[str, Any]) -> None:
-    """Refuse drafts that need more of the model than its logits.
+def refuse_drafts(settings: GenerationConfig, named: Mapping[str, Any], session: Session) -> None:
+    """Refuse drafts that need more of the model than its logits and last hidden states.
 
     Raises:
         InputError: settings of generate ask for them.
     """
-    if settings.assistant_early_exit is not None:
+    assistant = type(named.get("assistant_model")).__name__
+    if getattr(settings, "speculation_type", None) or assistant.startswith(_READ_KEYS):
         raise InputError(
-            "assistant_early_exit is not possible on a compiled decoder, which always runs all its layers: "
-            "give a copy of the model with fewer layers as assistant_model, compiled or not."
+            f"{assistant} can't draft for a compiled decoder: it reads hidden states of many layers or all "
+            "the model's keys. Use another assistant_model, use_mtp or prompt_lookup_num_tokens."
         )
-    for name in ("use_mtp", "speculation_type"):
-        if asked := getattr(settings, name, None):
-            raise InputError(
-                f"{name}={asked!r} is not possible on a compiled decoder: such drafts read the model's "
-                "hidden states. Use assistant_model or prompt_lookup_num_tokens."
-            )
+    if getattr(settings, "use_mtp", None) and session.tokens_seen:
+        raise InputError(
+            "use_mtp reads the hidden states of a whole text, and this session has read "
+            f"{session.tokens_seen} tokens before: give the whole text to a new session, or use "
+            "prompt_lookup_num_tokens."
+        )
     if settings.guidance_scale not in (None, 1):
         raise InputError(
             "guidance_scale is not possible with drafts: transformers adds every drafted token to the "

@@ -23,6 +23,7 @@ from .check_inputs import check_session
 from .compiled_decoder import CompiledDecoder
 from .continuation import columns_to_read
 from .drafts import MOST, forget_what_differs, most_drafted, refuse_drafts, tokens_kept
+from .early_exit import EarlyExits
 
 MODES = (
     GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH,
@@ -32,6 +33,8 @@ MODES = (
 
 class CompiledGeneration(GenerationSteps, CompiledDecoder):
     """A compiled transformers model; its `generate` is transformers' own with some steps replaced."""
+
+    qfpass_early_exits = EarlyExits()
 
     def generate(
         self,
@@ -65,6 +68,7 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
             self._write_drafts(session, args, kwargs)
         kept = 0
         if _mode(settings, kwargs) == GenerationMode.ASSISTED_GENERATION:
+            refuse_drafts(settings, kwargs, session)
             kept = tokens_kept(decoder, session, settings)
         kwargs |= self._overrides()
         self._end_with_context(session, settings, args, kwargs)
@@ -100,6 +104,17 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
 
     set_output_embeddings = set_input_embeddings
 
+    def first_layers(self, layers: int) -> Any:
+        """The compiled model of this one's first layers, which drafts as this one's settings say.
+
+        Raises:
+            InputError: it has no such layers, or can't be cut.
+        """
+        made = self.qfpass_early_exits.of(layers, self.qfpass_decoder)
+        made.generation_config = copy.deepcopy(self.generation_config)
+        made.generation_config.assistant_early_exit = None
+        return made
+
     def most_candidates(self, session: Session, input_ids: torch.Tensor) -> int:
         """How many drafted tokens the session can read after input_ids [1, S] and take back."""
         decoder = self.qfpass_decoder
@@ -126,8 +141,6 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
                 f"{mode.value} is not possible on a compiled decoder, which gives logits and nothing from "
                 f"inside the model. What is possible: {possible}."
             )
-        if mode == GenerationMode.ASSISTED_GENERATION:
-            refuse_drafts(settings, named)
         if named.get("use_cache", getattr(given, "use_cache", None)) is False:
             raise InputError("use_cache=False has no meaning for a compiled decoder: leave it out.")
         asked = named.get("cache_implementation", getattr(given, "cache_implementation", None))

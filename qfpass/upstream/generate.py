@@ -57,6 +57,8 @@ class GenerationSteps:
 
     # (session, ids [1, S]) -> how many drafted tokens the session can read after these and take back
     most_candidates: Callable[[Any, torch.Tensor], int]
+    # a number of layers -> the model of these, which drafts
+    first_layers: Callable[[int], Any]
 
     def prepare_inputs_for_generation(
         self,
@@ -100,6 +102,10 @@ class GenerationSteps:
 
     def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
         """The generator of drafts, which gives no more tokens than the session can take back."""
+        settings = kwargs["generation_config"]  # this call's own
+        if settings.assistant_early_exit is not None:
+            kwargs["assistant_model"] = self.first_layers(settings.assistant_early_exit)
+            settings.assistant_early_exit = None
         generator = super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)  # type: ignore[misc]
         session, draft = model_kwargs[cache_name()], generator.get_candidates
 
@@ -107,6 +113,9 @@ class GenerationSteps:
             most = self.most_candidates(session, input_ids)
             if hasattr(generator, "num_assistant_tokens"):  # a draft model writes no more than is read
                 generator.num_assistant_tokens = min(generator.num_assistant_tokens, max(1, most))
+            if getattr(settings, "use_mtp", None):  # its layers count no positions by themselves
+                positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+                named["model_kwargs"] = {**named["model_kwargs"], "position_ids": positions}
             ids, logits = draft(input_ids, *rest, **named)
             if most == 0 or logits is None:
                 return ids[:, : input_ids.shape[1] + most], None

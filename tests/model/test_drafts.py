@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from bounded import run_plainly
+from drafted import Calls, require_choices, with_end
 from rows import text
 from tiny import FAMILIES
 from tokenizers import Tokenizer
@@ -17,17 +18,6 @@ from transformers import PreTrainedTokenizerFast
 import qfpass
 from qfpass.errors import InputError, SessionError
 from qfpass.model.drafts import tokens_kept
-
-END = 0  # older versions can't look drafts up without an end of text
-
-
-def with_end(model: nn.Module) -> nn.Module:
-    model.generation_config.eos_token_id = END
-    model.generation_config.pad_token_id = END
-    # A tiny model is never sure of what it drafts.
-    model.generation_config.assistant_confidence_threshold = 0.0
-    model.generation_config.num_assistant_tokens = 5
-    return model
 
 
 def compiled(model: nn.Module, **settings: Any) -> nn.Module:
@@ -49,22 +39,6 @@ DRAFTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Calls:
-    """The calls of a model: how many columns its session had read before each, and how many ids it got."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.seen: list[tuple[int, int]] = []
-        self._handle = model.register_forward_pre_hook(self._note, with_kwargs=True)
-
-    def _note(self, model: nn.Module, args: Any, named: dict[str, Any]) -> None:
-        session = named.get("cache") or named["past_key_values"]
-        self.seen.append((session.columns, named["input_ids"].shape[1]))
-
-    def end(self) -> list[tuple[int, int]]:
-        self._handle.remove()
-        return self.seen
-
-
 @pytest.mark.parametrize("drafts", DRAFTS.values(), ids=DRAFTS)
 def test_drafts_write_what_greedy_decoding_writes(drafts: dict[str, Any]) -> None:
     wanted = ORIGINAL.generate(IDS, **GREEDY)
@@ -77,9 +51,9 @@ def test_a_compiled_draft_drafts_for_another_model() -> None:
 
 
 def test_what_a_draft_gets_right_is_read_in_one_call() -> None:
-    calls = Calls(MODEL)
-    MODEL.generate(IDS, assistant_model=ORIGINAL, **GREEDY)
-    assert calls.end() == [(0, 40), (40, 6), (46, 6), (52, 6)]
+    with Calls(MODEL) as calls:
+        MODEL.generate(IDS, assistant_model=ORIGINAL, **GREEDY)
+    assert calls.seen == [(0, 40), (40, 6), (46, 6), (52, 6)]
 
 
 @pytest.mark.parametrize("draft", [ORIGINAL, MODEL], ids=["a draft", "a compiled draft"])
@@ -93,20 +67,10 @@ def test_drafts_are_sampled_as_the_original_samples_them(draft: nn.Module) -> No
 
 def test_past_a_full_store_each_token_is_the_models_choice_in_these_pieces() -> None:
     """Tokens that were taken back leave no trace: others in their place give the same choices."""
-    calls = Calls(BOUNDED)
-    out = BOUNDED.generate(IDS, **LOOKUP, **GREEDY)
-    seen = calls.end()
-    take_back = LOOKUP["prompt_lookup_num_tokens"] + 1
-    session = BOUNDED.session(take_back=take_back)
-    ends = [start for start, _ in seen[1:]] + [out.shape[1] - 1]
-    assert ends[-1] > 24 and any(end - start < read for (start, read), end in zip(seen, ends, strict=True))
-    for (start, read), end in zip(seen, ends, strict=True):
-        other = out[:, start:end].new_full((1, read - (end - start)), 7)
-        logits = BOUNDED(torch.cat([out[:, start:end], other], 1), past_key_values=session).logits
-        session.crop(-other.shape[1]) if other.shape[1] else None
-        chosen = logits[:, : end - start].argmax(-1)
-        from_here = max(start, IDS.shape[1] - 1)
-        assert torch.equal(chosen[:, from_here - start :], out[:, from_here + 1 : end + 1])
+    with Calls(BOUNDED) as calls:
+        out = BOUNDED.generate(IDS, **LOOKUP, **GREEDY)
+    assert any(end - start < read for start, read, end in calls.pieces(out))
+    require_choices(BOUNDED, calls.pieces(out), out, IDS.shape[1], LOOKUP["prompt_lookup_num_tokens"] + 1)
 
 
 def test_a_session_goes_on_with_drafts_and_takes_back_what_it_did_before() -> None:
@@ -149,13 +113,14 @@ def test_guidance_is_what_it_is_on_the_original() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"assistant_early_exit": 1}, "assistant_early_exit.*fewer layers as assistant_model"),
-        ({"use_mtp": True}, "use_mtp.*hidden states"),
+        ({"speculation_type": "dflash", "assistant_model": DRAFT}, "can't draft for a compiled decoder"),
         ({"guidance_scale": 2.0, **LOOKUP}, "guidance_scale is not possible with drafts"),
     ],
 )
-def test_drafts_that_need_more_than_logits_are_refused(settings: dict[str, Any], reason: str) -> None:
-    if not all(hasattr(ORIGINAL.generation_config, name) for name in settings):
+def test_drafts_that_need_more_than_a_compiled_decoder_gives_are_refused(
+    settings: dict[str, Any], reason: str
+) -> None:
+    if not all(hasattr(ORIGINAL.generation_config, name) for name in {*settings} - {"assistant_model"}):
         pytest.skip("not in this version of transformers")
     session = MODEL.session()
     with pytest.raises(InputError, match=reason):
@@ -200,7 +165,8 @@ def test_a_draft_with_a_tokenizer_of_its_own() -> None:
 def test_sampling_with_two_tokenizers() -> None:
     """Of many likely tokens: transformers' own rule fails now and then where only one is left."""
     settings = {**TWO_TOKENIZERS, "do_sample": True, "min_new_tokens": 9, "max_new_tokens": 9}
-    session, calls = MODEL.session(), Calls(MODEL)
-    out = MODEL.generate(IDS, past_key_values=session, assistant_model=draft_of_67_words(), **settings)
+    session = MODEL.session()
+    with Calls(MODEL) as calls:
+        out = MODEL.generate(IDS, past_key_values=session, assistant_model=draft_of_67_words(), **settings)
     assert out.shape == (1, 44) and torch.equal(out[:, :35], IDS) and int(out.max()) < 61
-    assert session.columns == 43 and max(read for _, read in calls.end()[1:]) > 1
+    assert session.columns == 43 and max(read for _, read in calls.seen[1:]) > 1
