@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from ..upstream.modules import parts_of
+from .kept_weights import KeepsWeights
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -15,7 +16,7 @@ def can_be_widened(module: fx.GraphModule) -> bool:
     return not any(parts_of(weight) for weight in (*module.parameters(), *module.buffers()))
 
 
-class InFloat32(fx.Interpreter):
+class InFloat32(KeepsWeights):
     """Runs a graph with float32 in the place of bfloat16 and float16.
 
     Each weight is cast when a node reads it, so there is no float32 copy of the whole model. `as_it_is`: run
@@ -25,10 +26,6 @@ class InFloat32(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, as_it_is: bool = False) -> None:
         super().__init__(module)
         self._as_it_is = as_it_is
-
-    @torch.no_grad()
-    def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        return self.run(*inputs, enable_io_processing=False)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The module's attribute `target`, cast to float32 if it is a tensor in half precision."""

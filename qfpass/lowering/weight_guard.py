@@ -80,7 +80,8 @@ class PackedWeights:
 
     def __init__(self, copies: Sequence[PackedCopy]) -> None:
         self._copies = [copy for copy in copies if copy.made]
-        self._weights = [part for copy in self._copies for part in copy.held if part is not None]
+        # Parts that compiled code reads in place are up to date by themselves.
+        self._weights = [part for copy in self._copies for part in copy.unread]
         self._known = _states(self._weights)
         # Keeps the weights' memory allocated, so that no other tensor gets one of their addresses.
         self._held = [weight.detach() for weight in self._weights]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torch import fx
 
+from ..graph.kept_weights import DEQUANTISES
 from ..graph.nodes import args_of, operator_name
 
 
@@ -33,7 +34,7 @@ def group_codes(weight: fx.Node) -> GroupCodes | None:
 
     This reads torchao's operator.
     """
-    if operator_name(weight) != "torchao::dequantize_affine" or weight.kwargs.keys() - {"output_dtype"}:
+    if operator_name(weight) != DEQUANTISES or weight.kwargs.keys() - {"output_dtype"}:
         return None
     codes, block, scales, zeros = args_of(weight)[:4]
     found = GroupCodes(codes, scales, zeros)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 
 from ..attention.find import Attention
 from ..graph.captured import Captured
 from ..graph.in_float32 import InFloat32
+from ..graph.kept_weights import KeepsWeights, is_quantised_weight
 from ..kernels.choose import choose_kernel, choose_step_kernel
 from ..kernels.kernel import Kernel
 from ..store.kernel_call import KernelCall
@@ -45,7 +47,11 @@ class Uncompressed:
         ]
         self._on_stores = OnStores(captured, self.sites)
         self.module = self._on_stores.module
-        self._run = InFloat32(self.module) if in_float32 else self.module
+        self._run: KeepsWeights | fx.GraphModule = self.module
+        if in_float32:
+            self._run = InFloat32(self.module)
+        elif any(map(is_quantised_weight, self.module.graph.nodes)):
+            self._run = KeepsWeights(self.module)
         self.restart()
 
     def restart(self) -> None:
