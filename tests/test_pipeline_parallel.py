@@ -59,7 +59,7 @@ def written(model: Any, tokens: int = 30) -> list[list[int]]:
     return model.generate(IDS, max_new_tokens=tokens, do_sample=False).tolist()
 
 
-def same_tokens(rank: int, folder: Path, names: Sequence[str] = ("llama", "qwen2")) -> None:
+def same_tokens(rank: int, folder: Path, names: Sequence[str] = ("llama",)) -> None:
     """The same tokens as one process, before and past a full store; hand-offs; bytes of its own layers."""
     for name in names:
         split, whole = split_and_whole(name, rank, folder, FOUR)
@@ -174,7 +174,9 @@ def the_original_stays(rank: int, folder: Path) -> None:
 
 def same_tokens_of_others(rank: int, folder: Path) -> None:
     same_tokens(
-        rank, folder, ("qwen3", "gemma2", "gemma3", "phi3", "olmo2", "mixtral", "qwen3_moe", "gpt_oss")
+        rank,
+        folder,
+        ("qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "mixtral", "qwen3_moe", "gpt_oss"),
     )
 
 

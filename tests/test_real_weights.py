@@ -6,6 +6,7 @@ import pytest
 import torch
 from assets import essays_text, qwen_folder, weights_folder
 from bounded import graphs_of_one_batch
+from often import often
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import qfpass
@@ -14,8 +15,8 @@ pytestmark = [
     pytest.mark.weights,
     pytest.mark.skipif(not weights_folder().exists(), reason="run `make weights` first"),
 ]
-PROMPTS = (50, 700, 3000)
-NEW_TOKENS = 200
+PROMPTS = {50: 200, 700: 40, 3000: 20}  # tokens read, and then written
+LONG = dict.fromkeys(PROMPTS, 200)
 
 
 def load(folder: Path) -> torch.nn.Module:
@@ -46,12 +47,15 @@ def each(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, torch.Tensor]
     return load(folder), read_essays(folder)
 
 
-def test_ratio_1_writes_what_transformers_writes(each: tuple[torch.nn.Module, torch.Tensor]) -> None:
+@pytest.mark.parametrize("prompts", often([PROMPTS], [PROMPTS, LONG]), ids=["some tokens", "200 tokens"])
+def test_ratio_1_writes_what_transformers_writes(
+    each: tuple[torch.nn.Module, torch.Tensor], prompts: dict[int, int]
+) -> None:
     model, text = each
     compiled = qfpass.compile(model, ratio=1)
-    for length in PROMPTS:
+    for length, tokens in prompts.items():
         ids = text[:, :length]
-        settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+        settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
         assert compiled.generate(ids, **settings).tolist() == model.generate(ids, **settings).tolist()
     assert qfpass.report(compiled).graphs_compiled <= graphs_of_one_batch(compiled)
 

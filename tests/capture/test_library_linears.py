@@ -84,7 +84,7 @@ def test_tokens_past_full_stores_are_those_of_the_plain_model(name: str, tmp_pat
     assert compiled.qfpass_decoder.graphs.why_not_piecewise is None
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", often([torch.bfloat16], [torch.bfloat16, torch.float16]))
 @pytest.mark.parametrize("kind", [EightBits, FourBits])
 def test_half_precision_is_proven(dtype: torch.dtype, kind: Any) -> None:
     model = with_linears(tiny_llama(), kind).to(dtype)

@@ -133,6 +133,7 @@ def test_nothing_is_compiled_in_a_new_process(folder: Path) -> None:
     assert done.stdout.strip().endswith("{}")
 
 
+@pytest.mark.slow
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     example = Path(__file__).parents[2] / "examples" / "exported.py"
     runpy.run_path(str(example), run_name="__main__")
