@@ -46,11 +46,11 @@ def read(model: Any, ids: torch.Tensor, cuts: tuple[int, ...], **keywords: Any) 
 
 
 @pytest.mark.parametrize(
-    "read", often([("llama", 1), ("gemma3", 3), ("gpt2", 1)], product(["llama", "gemma3", "gpt2"], [1, 3]))
+    "case", often([("llama", 1), ("gemma3", 3), ("gpt2", 1)], product(["llama", "gemma3", "gpt2"], [1, 3]))
 )
 @torch.no_grad()
-def test_a_session_reads_as_one_of_compile_does(read: tuple[str, int]) -> None:
-    family, batch = read
+def test_a_session_reads_as_one_of_compile_does(case: tuple[str, int]) -> None:
+    family, batch = case
     model = FAMILIES[family]()
     ids = torch.randint(50, (batch, 60), generator=torch.Generator().manual_seed(batch))
     expected = qfpass.compile(model, **EVICTING)
