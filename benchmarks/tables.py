@@ -1,4 +1,4 @@
-"""The tables of README.md, docs/performance.md and docs/quality.md, made from the records beside the pages.
+"""The tables of README.md and of pages of the site, made from the records beside the pages.
 
 `python benchmarks/tables.py` writes them anew. A table stands between `<!-- table: NAME -->` and
 `<!-- end of table -->`; what is between is replaced.
@@ -24,7 +24,7 @@ from records import (
     record,
 )  # fmt: skip
 
-PAGES = (ROOT / "README.md", DOCS / "performance.md", DOCS / "quality.md")
+PAGES = (ROOT / "README.md", DOCS / "performance.md", DOCS / "quality.md", DOCS / "quantised_weights.md")
 MARKED = re.compile(r"(<!-- table: ([a-z0-9 ]+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
 
 Rows = Iterable[Sequence[object]]
@@ -136,6 +136,15 @@ def compiling() -> str:
     return table(("seconds to", "`compile` returns", "the first token", "the first step"), rows)
 
 
+def quantised() -> str:
+    """A step of a bfloat16 model with torchao's weights, on a processor."""
+    rows = [
+        (row["weights"], shown(row["step_ms"]), shown(row["of_bfloat16"], "{:.2f}"))
+        for row in record("performance/quantised-bfloat16")["rows"]
+    ]
+    return table(("weights", "ms a step", "of bfloat16's"), rows)
+
+
 def gpu() -> str:
     """A step on an H200."""
     places = [(2048, 1), (8192, 1), (32768, 1), (8192, 16)]
@@ -242,7 +251,7 @@ def bits() -> str:
 MAKERS: dict[str, Callable[[], str]] = {
     "glance": glance, "steps": steps, "prompts": prompts, "batches": batches, "memory": memory,
     "compiling": compiling, "gpu": gpu, "others": others, "equal bytes": equal_bytes, "needles": needles,
-    "ruler": ruler, "perplexity": perplexity, "bits": bits,
+    "quantised": quantised, "ruler": ruler, "perplexity": perplexity, "bits": bits,
 }  # fmt: skip
 
 
