@@ -123,19 +123,22 @@ fuzz: venv
 fuzz-server: venv
 	QFPASS_REQUESTS=10000 $(BIN)/python -m pytest -q -s tests/serving/server/test_crowd.py
 
-# Its many dependencies stay out of the project's environment, which it sees by a path file.
+# An environment in the folder $(1) that also sees the project's packages, and qfpass as it is installed there.
+define beside
+$(PYTHON) -m venv $(1)
+$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > $(1)/ours.pth
+mv $(1)/ours.pth "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+endef
+
+# Its many dependencies stay out of the project's environment.
 lm-eval: venv
-	$(PYTHON) -m venv build/lm-eval
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/lm-eval.pth
-	cp build/lm-eval.pth "$$(build/lm-eval/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	$(call beside,build/lm-eval)
 	build/lm-eval/bin/pip install --quiet -c constraints.txt lm-eval
 	build/lm-eval/bin/python -m pytest -q tests/model/test_integrations.py
 
 # Their packages ask for another torch or many others, so each is named here and takes none along.
 formats: venv
-	$(PYTHON) -m venv build/formats
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/formats.pth
-	cp build/formats.pth "$$(build/formats/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	$(call beside,build/formats)
 	build/formats/bin/pip install --quiet --no-deps accelerate bitsandbytes==0.50.2 compressed-tensors==0.20.1 loguru \
 		optimum-quanto==0.2.7 peft==0.21.2
 	build/formats/bin/pip install --quiet --no-deps 'setuptools>=77' wheel datasets defuser device-smi dill logbar \
@@ -147,9 +150,7 @@ formats: venv
 # Of its own, since it is 700 MB, and since the interpreter is chosen where Triton is imported, for a whole process.
 # The second call is without the interpreter: what Triton compiles, and Inductor's C++ beside it.
 triton: venv
-	$(PYTHON) -m venv build/triton
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/triton.pth
-	cp build/triton.pth "$$(build/triton/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	$(call beside,build/triton)
 	build/triton/bin/pip install --quiet triton==$(TRITON)
 	TRITON_INTERPRET=1 build/triton/bin/python -m pytest -q tests/kernels/cuda/test_step_attention.py
 	build/triton/bin/python -m pytest -q tests/kernels/cuda/test_step_compiles.py tests/kernels/test_compile.py
@@ -162,9 +163,7 @@ docs: venv
 
 # Some of them with RECIPES="chat batch". What some need beyond qfpass stays in an environment of its own.
 recipes: weights
-	$(PYTHON) -m venv build/recipes
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > build/recipes.pth
-	cp build/recipes.pth "$$(build/recipes/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/"
+	$(call beside,build/recipes)
 	build/recipes/bin/pip install --quiet -c constraints.txt langchain-huggingface lm-eval 'ray[serve]' smolagents
 	build/recipes/bin/python examples/recipes.py $(RECIPES)
 
