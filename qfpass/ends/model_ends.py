@@ -89,7 +89,8 @@ class ModelEnds(Generic[G]):
         known = self._empty_states()
         states, start = [], 0
         for like in (known[number] for number in hidden):
-            states.append(values[..., start : start + like.shape[-1]].to(like.dtype))
+            # A copy, which doesn't keep the logits beside it in memory.
+            states.append(values[..., start : start + like.shape[-1]].to(like.dtype).contiguous())
             start += like.shape[-1]
         return [*states, *([values[..., start:]] if start < values.shape[-1] else [])]
 

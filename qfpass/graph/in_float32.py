@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ..upstream.modules import parts_of
-from .kept_weights import KeepsWeights
+from .kept_weights import MOST_KEPT, KeepsWeights
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -23,8 +23,8 @@ class InFloat32(KeepsWeights):
     the graph in its own dtype.
     """
 
-    def __init__(self, module: fx.GraphModule, as_it_is: bool = False) -> None:
-        super().__init__(module)
+    def __init__(self, module: fx.GraphModule, as_it_is: bool = False, most: int = MOST_KEPT) -> None:
+        super().__init__(module, most)
         self._as_it_is = as_it_is
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:

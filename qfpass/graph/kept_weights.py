@@ -12,11 +12,14 @@ MOST_KEPT = 2**30  # bytes; weights beyond these are widened in every run
 
 
 class KeepsWeights(fx.Interpreter):
-    """Runs a graph whose quantised weights don't change; what they stand for is kept from the first run."""
+    """Runs a graph whose quantised weights don't change; what they stand for is kept from the first run.
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    `most`: how many bytes are kept.
+    """
+
+    def __init__(self, module: fx.GraphModule, most: int = MOST_KEPT) -> None:
         super().__init__(module)
-        self._kept, self._nbytes = dict[fx.Node, torch.Tensor](), 0
+        self._kept, self._left = dict[fx.Node, torch.Tensor](), most
 
     @torch.no_grad()
     def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
@@ -27,8 +30,8 @@ class KeepsWeights(fx.Interpreter):
         if n in self._kept:
             return self._kept[n]
         value = super().run_node(n)
-        if is_quantised_weight(n) and self._nbytes + value.nbytes <= MOST_KEPT:
-            self._kept[n], self._nbytes = value, self._nbytes + value.nbytes
+        if is_quantised_weight(n) and value.nbytes <= self._left:
+            self._kept[n], self._left = value, self._left - value.nbytes
         return value
 
 

@@ -79,7 +79,7 @@ class PackedWeights:
     """Weights of which compiled code reads packed copies: these are written anew after a change."""
 
     def __init__(self, copies: Sequence[PackedCopy]) -> None:
-        self._copies = [copy for copy in copies if copy.made]
+        self._copies = [copy for copy in copies if copy.unread]
         # Parts that compiled code reads in place are up to date by themselves.
         self._weights = [part for copy in self._copies for part in copy.unread]
         self._known = _states(self._weights)

@@ -124,9 +124,7 @@ class CompiledDecoder(SharedParameters):
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
-        hidden: tuple[int, ...] = ()
-        if output_hidden_states is not None and output_hidden_states is not False:
-            hidden = decoder.by_ends.others.hidden_numbers(output_hidden_states)
+        hidden = decoder.by_ends.others.hidden_numbers(output_hidden_states) if output_hidden_states else ()
         with session.in_use():
             tokens, spans = check_inputs(
                 decoder, session, input_ids, attention_mask, position_ids, inputs_embeds

@@ -14,31 +14,48 @@ from .continuation import common_length
 
 _READ_KEYS = ("Gemma4Assistant", "Gemma4UnifiedAssistant")
 
+_KINDS = ("assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp")
+
 MOST = 64  # tokens that a session keeps to be taken back, where the number of drafted tokens isn't given
 
 
-def refuse_drafts(settings: GenerationConfig, named: Mapping[str, Any], session: Session) -> None:
-    """Refuse drafts that need more of the model than its logits and last hidden states.
+def refuse_drafts(settings: GenerationConfig, named: Mapping[str, Any]) -> None:
+    """Refuse drafts that need more of the model than its logits and last hidden states, or two kinds at once.
 
     Raises:
         InputError: settings of generate ask for them.
     """
+    kind = getattr(settings, "speculation_type", None)
     assistant = type(named.get("assistant_model")).__name__
-    if getattr(settings, "speculation_type", None) or assistant.startswith(_READ_KEYS):
+    if kind or assistant.startswith(_READ_KEYS):
+        given = f"speculation_type={kind!r}" if kind else assistant
         raise InputError(
-            f"{assistant} can't draft for a compiled decoder: it reads hidden states of many layers or all "
+            f"{given} is not possible on a compiled decoder: it reads hidden states of many layers or all of "
             "the model's keys. Use another assistant_model, use_mtp or prompt_lookup_num_tokens."
         )
-    if getattr(settings, "use_mtp", None) and session.tokens_seen:
-        raise InputError(
-            "use_mtp reads the hidden states of a whole text, and this session has read "
-            f"{session.tokens_seen} tokens before: give the whole text to a new session, or use "
-            "prompt_lookup_num_tokens."
-        )
+    kinds = [name for name in _KINDS if getattr(settings, name, None) not in (None, False)]
+    kinds += ["assistant_model"] if named.get("assistant_model") is not None else []
+    if len(kinds) > 1:
+        raise InputError(f"{' and '.join(kinds)} each draft in their own way: leave all but one out.")
     if settings.guidance_scale not in (None, 1):
         raise InputError(
             "guidance_scale is not possible with drafts: transformers adds every drafted token to the "
             "text without the prompt, even rejected ones. Leave one of them out."
+        )
+
+
+def refuse_multi_token_drafts(decoder: Decoder, session: Session) -> None:
+    """Refuse use_mtp, which reads the last hidden states of a whole text, before its layers are loaded.
+
+    Raises:
+        InputError: the decoder gives no hidden states, or the session has read a part of the text before.
+    """
+    decoder.by_ends.others.hidden_numbers(-1)
+    if session.tokens_seen:
+        raise InputError(
+            "use_mtp reads the hidden states of a whole text, and this session has read "
+            f"{session.tokens_seen} tokens before: give the whole text to a new session, or use "
+            "prompt_lookup_num_tokens."
         )
 
 

@@ -1,22 +1,23 @@
 """Early exit: the first layers of a compiled model draft for it, as a compiled model of their own."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from ..config import Config
 from ..decoder.decoder import Decoder
 from ..errors import InputError
+from ..store.scores import score_named
 from ..upstream.module_object import shallow_copy
 
 _INSTEAD = "Give a copy of the model with fewer layers as assistant_model."
 
 
 class EarlyExits:
-    """The compiled first layers of a model, made when they are asked for and kept.
+    """The compiled first layers of a model, made when they are asked for and kept as long as its decoder.
 
     Args:
         model: the original; None if it can't be cut or compiled here.
@@ -25,7 +26,7 @@ class EarlyExits:
 
     def __init__(self, model: Any = None, build: Callable[[nn.Module, Config], Any] | None = None) -> None:
         self._model, self._build = model, build
-        self._made = dict[int, tuple[Decoder, Any]]()
+        self._made = WeakKeyDictionary[Decoder, dict[int, Any]]()
 
     def of(self, layers: Any, decoder: Decoder) -> Any:
         """The compiled model of the first `layers` layers, in stores and with filters like `decoder`'s.
@@ -39,12 +40,11 @@ class EarlyExits:
                 "assistant_early_exit is not possible on exported models, on vision-language models and on "
                 f"models that are split over processes. {_INSTEAD}"
             )
-        made_for, made = self._made.get(layers, (None, None)) if type(layers) is int else (None, None)
-        if made_for is not decoder:
-            first = first_layers(self._model, layers, len(decoder.whole_layers))
-            made = self._build(first, _settings(decoder, layers))
-            self._made[layers] = decoder, made
-        return made
+        first = first_layers(self._model, layers, len(decoder.whole_layers))
+        made = self._made.setdefault(decoder, {})
+        if layers not in made:
+            made[layers] = self._build(first, _settings(decoder, layers))
+        return made[layers]
 
 
 def first_layers(model: Any, layers: Any, count: int) -> Any:
@@ -53,32 +53,37 @@ def first_layers(model: Any, layers: Any, count: int) -> Any:
     Raises:
         InputError: there are no such layers, or it isn't known where the model's layers stand.
     """
-    backbone = getattr(model, model.base_model_prefix, model)
-    lists = [n for n, m in backbone.named_children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if backbone is model or len(lists) != 1 or getattr(backbone.config, "num_hidden_layers", None) != count:
+    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if len(lists) != 1:
         raise InputError(
-            f"assistant_early_exit is not possible on {type(model).__name__}, which has no list of layers "
-            f"with one attention each. {_INSTEAD}"
+            f"assistant_early_exit is not possible on {type(model).__name__}: {len(lists)} of its lists of "
+            f"modules have as many as there are attentions, {count}, so it isn't known which are its layers. "
+            f"{_INSTEAD}"
         )
     if type(layers) is not int or not 0 < layers < count:
         raise InputError(
             f"assistant_early_exit must be a number of layers from 1 to {count - 1}, fewer than the model's "
             f"{count}, not {layers!r}."
         )
-    twin, first, (name,) = shallow_copy(model), shallow_copy(backbone), lists
-    setattr(first, name, getattr(backbone, name)[:layers])
-    config = copy.deepcopy(backbone.config)
-    config.num_hidden_layers = layers
-    twin.config = first.config = config
-    setattr(twin, model.base_model_prefix, first)
+    twin = part = shallow_copy(model)
+    *parents, name = lists[0].split(".")
+    for parent in parents:
+        setattr(part, parent, shallow_copy(getattr(part, parent)))
+        part = getattr(part, parent)
+    setattr(part, name, getattr(part, name)[:layers])
     return twin
 
 
 def _settings(decoder: Decoder, layers: int) -> Config:
     """The settings of a decoder for its first layers."""
     config, filters = decoder.config, decoder.filters
+    # Where nothing is evicted, a decoder has no filters, also with a score that reads some.
+    is_read = filters is not None or config.score is None or config.score.filters is None
     return replace(
         config,
+        score=config.score if is_read else score_named("recency"),
         filters=None if filters is None else filters.of_first(layers),
+        # Their shares differ, and with them the longest chunk.
+        chunk=None,
         skip_layers=tuple(layer for layer in config.skip_layers if layer < layers),
     )

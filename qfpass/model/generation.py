@@ -22,7 +22,14 @@ from .adapters import refuse_adapter_names
 from .check_inputs import check_session
 from .compiled_decoder import CompiledDecoder
 from .continuation import columns_to_read
-from .drafts import MOST, forget_what_differs, most_drafted, refuse_drafts, tokens_kept
+from .drafts import (
+    MOST,
+    forget_what_differs,
+    most_drafted,
+    refuse_drafts,
+    refuse_multi_token_drafts,
+    tokens_kept,
+)
 from .early_exit import EarlyExits
 
 MODES = (
@@ -64,11 +71,12 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
         if session is None:
             session = decoder.session()
         check_session(decoder, session, self.qfpass_changes)
+        if getattr(settings, "use_mtp", None):
+            refuse_multi_token_drafts(decoder, session)
         if settings.is_assistant:
             self._write_drafts(session, args, kwargs)
         kept = 0
         if _mode(settings, kwargs) == GenerationMode.ASSISTED_GENERATION:
-            refuse_drafts(settings, kwargs, session)
             kept = tokens_kept(decoder, session, settings)
         kwargs |= self._overrides()
         self._end_with_context(session, settings, args, kwargs)
@@ -141,6 +149,8 @@ class CompiledGeneration(GenerationSteps, CompiledDecoder):
                 f"{mode.value} is not possible on a compiled decoder, which gives logits and nothing from "
                 f"inside the model. What is possible: {possible}."
             )
+        if mode == GenerationMode.ASSISTED_GENERATION:
+            refuse_drafts(settings, named)
         if named.get("use_cache", getattr(given, "use_cache", None)) is False:
             raise InputError("use_cache=False has no meaning for a compiled decoder: leave it out.")
         asked = named.get("cache_implementation", getattr(given, "cache_implementation", None))

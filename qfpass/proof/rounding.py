@@ -49,7 +49,7 @@ class _Perturbed(InFloat32):
     """Runs a graph and changes the outputs of some nodes, by name, in a few of their last bits."""
 
     def __init__(self, module: fx.GraphModule, names: set[str], as_it_is: bool) -> None:
-        super().__init__(module, as_it_is)
+        super().__init__(module, as_it_is, most=0)
         self._names = names
         self._generator = torch.Generator().manual_seed(0)
 

@@ -89,9 +89,7 @@ class _Proof:
         self._name, self._captured, self._attentions = name, captured, attentions
         self._ids, self._ranks = ids, ranks
         self.program = Uncompressed(captured, attentions, PROOF_TOKENS, len(ids), kernel=kernel)
-        self._exact: Uncompressed | None = None
-        if ranks.all(captured.dtype in HALF and can_be_widened(captured.module)):
-            self._exact = Uncompressed(captured, attentions, PROOF_TOKENS, len(ids), in_float32=True)
+        self._is_widened = ranks.all(captured.dtype in HALF and can_be_widened(captured.module))
 
     def compare(self, expected: torch.Tensor) -> None:
         """Raise if the rewritten graph's logits differ from `expected`, read at once or in parts.
@@ -105,14 +103,19 @@ class _Proof:
             VerificationError: they differ by more, or nothing can be compared.
         """
         allowed = torch.full((2 * len(self._ids),), tolerance_of(self._captured.dtype))
-        if self._exact is not None:
+        if self._is_widened:
             exact = InFloat32(self._captured.module)(self._ids, positions_of(self._ids))
-            self._compare(self._exact, exact, torch.full_like(allowed, tolerance_of(torch.float32)))
+            self._compare(self._in_float32(), exact, torch.full_like(allowed, tolerance_of(torch.float32)))
             own = _differences(expected, exact)
             self._refuse_rounding(own)
             allowed = allowed.maximum(2 * own).where(own <= MOST_ROUNDING, torch.inf)
             expected = exact
         self._compare(self.program, expected, allowed)
+
+    def _in_float32(self) -> Uncompressed:
+        """The rewritten graph in float32; not kept, since it may hold widened weights."""
+        sizes = PROOF_TOKENS, len(self._ids)
+        return Uncompressed(self._captured, self._attentions, *sizes, in_float32=True)
 
     def _refuse_rounding(self, own: torch.Tensor) -> None:
         """Raise if in every half the original's own rounding, `own` [2 * B], is too large for a proof."""
@@ -137,11 +140,11 @@ class _Proof:
             difference = float(differences.where(~within, 0).max())
             rounding = amplified_rounding(self._captured, self._attentions, ids, program.in_float32)
             is_amplified = self._ranks.all(rounding >= difference / 4)
-            if is_amplified and self._exact not in (None, program):
+            if is_amplified and self._is_widened and not program.in_float32:
                 continue  # last bits choose other experts; in float32 the graphs have agreed
             why = self._explanation(program, ends, rounding if is_amplified else None)
-            in_float32 = ", both in float32," if program is self._exact else ""
-            own = ", which is twice the original's own rounding or the least" if self._exact else ""
+            in_float32 = ", both in float32," if program.in_float32 else ""
+            own = ", which is twice the original's own rounding or the least" if self._is_widened else ""
             raise VerificationError(
                 f"read {way}, the rewritten graph differs from {self._name}{in_float32} by {difference:.1e} "
                 f"of its largest logit (allowed: {allowed[row]:.0e}{own if not in_float32 else ''}){why}. "
@@ -162,7 +165,7 @@ class _Proof:
                 "their last bits: it amplifies rounding, as activations that are quantised on the fly do, so "
                 "that an error can't be told from it"
             )
-        tolerance = float(tolerance_of(torch.float32 if program is self._exact else self._captured.dtype))
+        tolerance = float(tolerance_of(torch.float32 if program.in_float32 else self._captured.dtype))
         site = _first_different_site(self._captured, self._attentions, program, self._ids, ends, tolerance)
         site = self._ranks.first(site) or "no attention differs, so the difference lies outside of them"
         return f"; {site}. The model may order tokens by something other than their positions"
@@ -198,7 +201,7 @@ class _Recorder(InFloat32):
     """Runs a graph and keeps the outputs of some of its nodes by name."""
 
     def __init__(self, module: fx.GraphModule, names: set[str], as_it_is: bool) -> None:
-        super().__init__(module, as_it_is)
+        super().__init__(module, as_it_is, most=0)
         self.names, self.outputs = names, dict[str, torch.Tensor]()
 
     def run_node(self, node: fx.Node) -> object:

@@ -100,20 +100,24 @@ class GenerationSteps:
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """Return no positions: the session knows those of its rows, also after padding on the right."""
 
-    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+    def _get_candidate_generator(
+        self, *args: Any, model_kwargs: dict[str, Any], input_ids: torch.Tensor, **kwargs: Any
+    ) -> Any:
         """The generator of drafts, which gives no more tokens than the session can take back."""
         settings = kwargs["generation_config"]  # this call's own
-        if settings.assistant_early_exit is not None:
+        if settings.assistant_early_exit is not None and len(input_ids) == 1:  # of more, it is refused
             kwargs["assistant_model"] = self.first_layers(settings.assistant_early_exit)
             settings.assistant_early_exit = None
-        generator = super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)  # type: ignore[misc]
+        generator = super()._get_candidate_generator(  # type: ignore[misc]
+            *args, model_kwargs=model_kwargs, input_ids=input_ids, **kwargs
+        )
         session, draft = model_kwargs[cache_name()], generator.get_candidates
 
         def get_candidates(input_ids: torch.Tensor, *rest: Any, **named: Any) -> tuple[torch.Tensor, Any]:
             most = self.most_candidates(session, input_ids)
             if hasattr(generator, "num_assistant_tokens"):  # a draft model writes no more than is read
                 generator.num_assistant_tokens = min(generator.num_assistant_tokens, max(1, most))
-            if getattr(settings, "use_mtp", None):  # its layers count no positions by themselves
+            if "model_kwargs" in named:  # a generator that counts no positions by itself
                 positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
                 named["model_kwargs"] = {**named["model_kwargs"], "position_ids": positions}
             ids, logits = draft(input_ids, *rest, **named)

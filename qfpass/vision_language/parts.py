@@ -1,5 +1,6 @@
 """Find the text decoder inside a vision-language model."""
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -74,7 +75,8 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
     """The parts of a vision-language model; None for any other model.
 
     Raises:
-        CaptureError: it lies on several devices, has no head over its vocabulary, or tokens see later ones.
+        CaptureError: it lies on several devices, has no head over its vocabulary, can't read text alone, or
+            tokens see later ones.
     """
     if not is_pretrained(model):
         return None
@@ -87,6 +89,11 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
         raise CaptureError(
             f"{type(model).__name__} has no language-model head: its get_output_embeddings() returns None. "
             "Compile a model that has one, such as most that AutoModelForImageTextToText loads."
+        )
+    if needed := always_needed(type(model)):
+        raise CaptureError(
+            f"{type(model).__name__} can't read text alone: every call of its forward needs "
+            f"{' and '.join(needed)}. Compile its language model by itself, if that is a decoder."
         )
     if sees_both_ways(text_model):
         raise CaptureError(
@@ -103,3 +110,16 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
     # Errors and waits tell of the model that the caller knows.
     decoder.__class__ = type(type(model).__name__, (TextDecoder,), {"__module__": __name__})
     return VisionLanguageParts(path, decoder, counts_positions_by_axes(model))
+
+
+def always_needed(kind: type) -> list[str]:
+    """The arguments other than ids that every call of a model's forward must be given."""
+    arguments: Any = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        name
+        for name, argument in arguments.items()
+        if argument.kind in positional
+        and argument.default is inspect.Parameter.empty
+        and name not in ("self", "input_ids")
+    ]

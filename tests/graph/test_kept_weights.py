@@ -7,7 +7,6 @@ import torch
 from tiny import FAMILIES
 
 import qfpass
-from qfpass.graph import kept_weights
 from qfpass.graph.in_float32 import InFloat32
 from qfpass.graph.kept_weights import DEQUANTISES, KeepsWeights, is_quantised_weight
 from qfpass.graph.nodes import name_of
@@ -50,8 +49,7 @@ def test_a_second_run_widens_nothing(
 def test_weights_beyond_the_most_that_is_kept_are_widened_again(
     graph: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_weights, "MOST_KEPT", 20_000)
-    whole, again = widened_in(KeepsWeights(graph), monkeypatch)
+    whole, again = widened_in(KeepsWeights(graph, most=20_000), monkeypatch)
     assert 0 < again < whole
 
 

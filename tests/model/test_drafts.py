@@ -113,7 +113,9 @@ def test_guidance_is_what_it_is_on_the_original() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"speculation_type": "dflash", "assistant_model": DRAFT}, "can't draft for a compiled decoder"),
+        ({"speculation_type": "dflash", "assistant_model": DRAFT}, "speculation_type='dflash' is not"),
+        ({"assistant_early_exit": 1, "use_mtp": True}, "assistant_early_exit and use_mtp each draft"),
+        ({"assistant_model": DRAFT, **LOOKUP}, "prompt_lookup_num_tokens and assistant_model each draft"),
         ({"guidance_scale": 2.0, **LOOKUP}, "guidance_scale is not possible with drafts"),
     ],
 )

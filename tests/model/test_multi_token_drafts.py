@@ -21,7 +21,7 @@ if not hasattr(modeling_layers, "MtpModel"):
     pytest.skip("this version of transformers has no use_mtp", allow_module_level=True)
 
 LAYERS = 2
-IDS = text(7).repeat(1, 5)
+IDS = text(7).repeat(1, 5) % 7 + 1  # of few ids, so that random layers draft some rightly
 GREEDY = {"max_new_tokens": 24, "do_sample": False}
 
 
@@ -31,7 +31,7 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     torch.manual_seed(0)
     config = Glm4MoeConfig(
         hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=LAYERS,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=61, first_k_dense_replace=5,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=8, first_k_dense_replace=5,
         max_position_embeddings=256, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1,
         initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None,
         num_mtp_layers=request.param,
@@ -43,7 +43,7 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         # Which layers of a checkpoint are these is known by number, of the released models alone.
         patch.setattr(type(model), "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[23]\."])
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        model.generation_config.eos_token_id = model.generation_config.pad_token_id = 0
+        model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
         yield model
 
 
@@ -72,6 +72,7 @@ def test_it_writes_what_greedy_decoding_writes_with_the_originals_drafts(
     with Calls(model) as mine:
         out = model.generate(IDS, use_mtp=True, **GREEDY)
     assert torch.equal(out, wanted) and torch.equal(out, original.generate(IDS, **GREEDY))
+    calls.require_some_of_each(out)
     assert mine.seen == calls.seen and mine.seen[1] == (35, 1 + original.config.num_mtp_layers)
 
 
@@ -79,6 +80,7 @@ def test_past_a_full_store_each_token_is_the_models_choice_in_these_pieces(origi
     model = compiled(original, budget=24, chunk=8, score="random")
     with Calls(model) as calls:
         out = model.generate(IDS, use_mtp=True, **GREEDY)
+    calls.require_some_of_each(out)
     require_choices(model, calls.pieces(out), out, IDS.shape[1], take_back=6)
 
 

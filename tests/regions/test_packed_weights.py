@@ -12,6 +12,7 @@ from torch import fx, nn
 
 import qfpass
 from qfpass.errors import QFPassError
+from qfpass.lowering.weight_guard import PackedWeights
 from qfpass.regions.group_codes import group_codes
 from qfpass.regions.outline import Outlined
 from qfpass.regions.packed_weights import Known, pack_weights
@@ -167,6 +168,22 @@ def test_a_models_steps_read_the_copies_which_follow_changes() -> None:
     assert (after[1] - before[1]).abs().max() > 0.1
     close(after[1], steps(eager, ids)[1])
 
+    held.scale.mul_(2)  # which is read where it lies
+    scaled = steps(ours, ids)
+    assert (scaled[1] - after[1]).abs().max() > 0.1
+    close(scaled[1], steps(eager, ids)[1])
+
     held.zero_point.fill_(1)
     with pytest.raises(QFPassError, match=r"quantised weight has changed.*compile the model again"):
         steps(ours, ids)
+
+
+def test_zeros_are_watched_also_of_codes_that_are_read_as_they_lie() -> None:
+    _, outlined = products_with(weight(24, bits=8))
+    watched = PackedWeights(outlined.packed)
+    watched.follow_changes()
+    zeros = outlined.packed[0].held.zeros
+    assert zeros is not None
+    zeros.fill_(1)
+    with pytest.raises(QFPassError, match="compile the model again"):
+        watched.follow_changes()

@@ -158,6 +158,20 @@ def test_images_whose_tokens_see_later_ones_are_refused_by_name() -> None:
     torch.testing.assert_close(model(input_ids=plain).logits, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_model_that_reads_no_text_alone_is_refused() -> None:
+    original = VISION_LANGUAGE["llava"]()
+
+    class AlwaysSees(type(original)):  # type: ignore[misc]
+        def forward(self, pixel_values: Any, features: Any, input_ids: Any = None, **named: Any) -> Any:
+            return super().forward(input_ids=input_ids, pixel_values=pixel_values, **named)
+
+    original.__class__ = AlwaysSees
+    with pytest.raises(
+        CaptureError, match=r"AlwaysSees can't read text alone.*needs pixel_values and features"
+    ):
+        qfpass.compile(original, backend="eager")
+
+
 def test_what_cannot_be_is_refused_by_name() -> None:
     _, model = kept("qwen2_vl")
     ids, image = seen("qwen2_vl")
