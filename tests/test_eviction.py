@@ -140,7 +140,9 @@ def test_the_store_is_bounded_and_keeps_what_is_protected(
     assert len(sizes) == 1
 
 
-@pytest.mark.parametrize(("slots", "backend"), [(2, "eager"), (3, "eager"), (2, "inductor")])
+@pytest.mark.parametrize(
+    ("slots", "backend"), [(2, "eager"), (3, "eager"), pytest.param(2, "inductor", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_the_smallest_stores_are_windows_of_as_many_tokens(slots: int, backend: str) -> None:
     smallest = {"budget": slots, "sinks": 0, "recent": 1, "score": "recency", "context_length": CONTEXT}

@@ -57,6 +57,7 @@ def test_every_key_in_eight_bits_changes_little() -> None:
     assert session.nbytes == 2 * LAYERS * KV_HEADS * CONTEXT * INT8_BYTES
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_lowered_by_inductor_it_is_the_same() -> None:
     ids, ends = text(60, 2), (0, 11, 12, 13, 14, 40, 41, 42, 60)

@@ -92,6 +92,7 @@ def test_until_anything_is_evicted_nothing_changes() -> None:
         torch.testing.assert_close(torch.cat(parts, 1), MODEL(ids, places(ids)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_lowered_by_inductor_it_is_the_same_from_a_few_graphs() -> None:
     lowered, ids = compiled(MODEL, "inductor"), text(60, 2)

@@ -164,6 +164,7 @@ def test_replayed_steps_equal_eager_ones(device: str, family: str) -> None:
     assert session.tokens_seen == PROMPT + STEPS
 
 
+@pytest.mark.slow
 @on_every_device
 def test_stores_in_eight_bits_and_rows_of_their_own(device: str) -> None:
     lowered, eager = pair(device, store_dtype=torch.int8)

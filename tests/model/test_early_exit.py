@@ -44,7 +44,7 @@ def test_past_a_full_store_each_token_is_the_models_choice_in_these_pieces() -> 
     model = compiled(ORIGINAL, budget=24, chunk=8, score="random")
     with Calls(model) as calls:
         out = model.generate(IDS, assistant_early_exit=2, **GREEDY)
-    calls.require_some_of_each(out)
+    assert calls.confirms_some(out)
     require_choices(model, calls.pieces(out), out, IDS.shape[1], take_back=6)
 
 

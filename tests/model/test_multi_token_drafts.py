@@ -1,6 +1,7 @@
 """Drafts by a checkpoint's own layers for further tokens, through transformers' use_mtp."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from drafted import Calls, require_choices
 from rows import text
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, Glm4MoeConfig
+from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
 import qfpass
 from qfpass.errors import InputError
@@ -26,25 +27,35 @@ GREEDY = {"max_new_tokens": 24, "do_sample": False}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one layer", "two layers"])
-def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    """A tiny model from a checkpoint that also holds layers for the tokens after the next."""
-    torch.manual_seed(0)
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[nn.Module]:
+    """A tiny model from a checkpoint with layers for further tokens, some of whose drafts are right."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Which layers of a checkpoint are these is known by number, of the released models alone.
+        numbered = [r"model\.layers\.[23]\."]
+        patch.setattr(Glm4MoeForCausalLM, "_keys_to_ignore_on_load_unexpected", numbered)
+        for seed in range(20):  # random layers, so that it is chance whether any is
+            model = saved_and_loaded(request.param, seed, tmp_path_factory.mktemp("checkpoint"))
+            with Calls(model) as calls:
+                out = model.generate(IDS, use_mtp=True, **GREEDY)
+            if calls.confirms_some(out):
+                break
+        yield model
+
+
+def saved_and_loaded(layers: int, seed: int, folder: Path) -> Any:
+    torch.manual_seed(seed)
     config = Glm4MoeConfig(
         hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=LAYERS,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=8, first_k_dense_replace=5,
         max_position_embeddings=256, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1,
-        initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None,
-        num_mtp_layers=request.param,
+        initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None, num_mtp_layers=layers,
     )  # fmt: skip
-    model, folder = AutoModelForCausalLM.from_config(config), tmp_path_factory.mktemp("checkpoint")
+    model: Any = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
-    _add_layers(modeling_layers.MtpModel(model, request.param), folder / "model.safetensors")
-    with pytest.MonkeyPatch.context() as patch:
-        # Which layers of a checkpoint are these is known by number, of the released models alone.
-        patch.setattr(type(model), "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[23]\."])
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
-        yield model
+    _add_layers(modeling_layers.MtpModel(model, layers), folder / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    return model
 
 
 def _add_layers(drafts: nn.Module, path: Path) -> None:
@@ -72,7 +83,7 @@ def test_it_writes_what_greedy_decoding_writes_with_the_originals_drafts(
     with Calls(model) as mine:
         out = model.generate(IDS, use_mtp=True, **GREEDY)
     assert torch.equal(out, wanted) and torch.equal(out, original.generate(IDS, **GREEDY))
-    calls.require_some_of_each(out)
+    assert calls.confirms_some(out)
     assert mine.seen == calls.seen and mine.seen[1] == (35, 1 + original.config.num_mtp_layers)
 
 
@@ -80,7 +91,6 @@ def test_past_a_full_store_each_token_is_the_models_choice_in_these_pieces(origi
     model = compiled(original, budget=24, chunk=8, score="random")
     with Calls(model) as calls:
         out = model.generate(IDS, use_mtp=True, **GREEDY)
-    calls.require_some_of_each(out)
     require_choices(model, calls.pieces(out), out, IDS.shape[1], take_back=6)
 
 

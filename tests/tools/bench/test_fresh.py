@@ -77,6 +77,7 @@ def test_a_process_that_fails_says_why(setup: Setup) -> None:
         memory(replace(setup, model="/no-such-model"), tokens=100, ratio=2)
 
 
+@pytest.mark.slow
 def test_compile_time_is_told_part_by_part(setup: Setup) -> None:
     figures = compile_time(setup, slots=16)
     assert [f.contender.split(": ")[0] for f in figures] == ["cold, default, all layers"] * 3 + [
