@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ VLM = "HuggingFaceTB/SmolVLM-256M-Instruct"  # the same
 NO_WEIGHTS = "% no weights at hand"  # stands in a page that runs on a tiny model alone
 PYTHON, COMMANDS, PRINTED = "python", "sh", "text"  # what the fences of blocks say
 SERVER, CLIENT = "sh server", "python client"  # the same; tests don't run them
+WIDTH = 110  # of a printed line on a page
 HEALTH = "http://127.0.0.1:8000/health"  # where a server says that it is ready
 
 
@@ -133,9 +135,16 @@ def write_printed(page: Path, printed: Mapping[int, str]) -> None:
     old = {b.first: b.last for b in blocks_of(page) if b.kind == PRINTED}
     for last, text in sorted(printed.items(), reverse=True):
         stop = old.get(last + 1, last)  # after the empty line between
-        shown = [line.rstrip() for line in text.strip("\n").splitlines()]
+        # Ray's processes print in colours, of themselves.
+        own = [line.rstrip() for line in text.strip("\n").splitlines() if not line.startswith("\x1b[")]
+        shown = [part for line in own for part in wrapped(line)]
         lines[last:stop] = ["", f"```{PRINTED}", *shown, "```"] if text.strip() else []
     page.write_text("\n".join(lines) + "\n")
+
+
+def wrapped(line: str) -> list[str]:
+    """A printed line as lines of the page's width."""
+    return textwrap.wrap(line, WIDTH) if len(line) > WIDTH else [line]
 
 
 def run_here(name: str) -> None:

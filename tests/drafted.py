@@ -1,4 +1,4 @@
-"""Models that drafts are confirmed by, and what each call of them read."""
+"""What the calls of a model read while it confirms drafts, and whether its tokens are its choices."""
 
 from types import TracebackType
 from typing import Any

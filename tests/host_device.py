@@ -1,6 +1,7 @@
 """A device of two cards in the processor's own memory, whose operators refuse operands of both."""
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -62,3 +63,17 @@ def host_device() -> None:
         return (DLDeviceType.kDLExtDev, tensor.device.index) if tensor.device.type == NAME else known(tensor)
 
     torch.Tensor.__dlpack_device__ = dlpack_device  # type: ignore[method-assign, assignment]
+
+
+def in_a_process(scenarios: Sequence[Callable[[Path], None]], folder: Path) -> None:
+    """Run each scenario, given the folder, in one new process: torch never forgets such a device."""
+    torch.multiprocessing.spawn(_run, (scenarios, folder))
+
+
+def _run(_: int, scenarios: Sequence[Callable[[Path], None]], folder: Path) -> None:
+    torch.set_num_threads(1)
+    host_device()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QFPASS_CACHE", str(folder / "cache"))
+        for scenario in scenarios:
+            scenario(folder)

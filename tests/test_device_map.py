@@ -1,7 +1,6 @@
 """Models that accelerate spreads over two devices of one process: right, each layer's store with its weights.
 
-The devices stand in for GPUs; see `host_device`. Each test runs in a process of its own, since torch takes
-one such device a process and never forgets it.
+The devices stand in for GPUs; see `host_device`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import Decoder, text
-from host_device import CARDS, host_device, needs_ninja
+from host_device import CARDS, in_a_process, needs_ninja
 from host_inductor import OPTIONS, host_inductor
 from test_tensor_parallel import IDS, built, filters_by_chance
 from torch import nn
@@ -178,41 +176,6 @@ def by_inductor(folder: Path) -> None:
     assert written(again) == written(theirs)
 
 
-class CountsElsewhere(Decoder):
-    """Takes ids alone, and counts the positions of its tokens where its layers are."""
-
-    def __init__(self, count: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        hidden = self.tokens(input_ids).to(self.head.weight.device)
-        hidden = hidden + self.places(self.count(hidden))
-        for layer in self.layers:
-            hidden = layer(hidden, input_ids)
-        return self.head(self.norm(hidden)).to(input_ids.device)
-
-
-def positions_counted_elsewhere(folder: Path) -> None:
-    """In every shape; chunk and steps past a full store."""
-    ids, results = text(24), []
-    counts: Sequence[Callable[[torch.Tensor], torch.Tensor]] = (
-        lambda hidden: torch.arange(hidden.shape[1], device=hidden.device),
-        lambda hidden: torch.arange(hidden.shape[1], device=hidden.device)[None],
-        lambda hidden: torch.ones(hidden.shape[:2], device=hidden.device).cumsum(1).long() - 1,
-    )
-    for count in counts:
-        for cards in (("cpu", "cpu"), CARDS):
-            torch.manual_seed(0)
-            model = CountsElsewhere(count).to(cards[1]).eval()
-            model.tokens.to(cards[0])
-            mine = compiled(model, ratio=None, budget=12, score="recency", context_length=64)
-            session = mine.session()
-            pieces = ids.to(cards[0]).split([10, *[1] * 14], 1)
-            results.append(torch.cat([mine(piece, past_key_values=session).cpu() for piece in pieces], 1))
-        torch.testing.assert_close(results[-1], results[-2], atol=1e-4, rtol=1e-4)
-
-
 def what_is_refused(folder: Path) -> None:
     spread, _ = spread_and_whole("llama", folder)
     mine = compiled(spread, score="recency")
@@ -222,6 +185,9 @@ def what_is_refused(folder: Path) -> None:
         mine(IDS, output_hidden_states=True)
     with pytest.raises(InputError, match="several devices"):
         mine(inputs_embeds=torch.zeros(1, 3, 32))
+    for drafts, why in (({"use_mtp": True}, "several devices"), ({"assistant_early_exit": 1}, "or devices")):
+        with pytest.raises(InputError, match=why):
+            mine.generate(IDS[:1].to(CARDS[0]), max_new_tokens=3, do_sample=False, **drafts)
     spread.model.layers[3].to("cpu")
     with pytest.raises(CaptureError, match="devices of one kind"):
         compiled(spread)
@@ -234,44 +200,23 @@ def what_is_refused(folder: Path) -> None:
             compiled(waiting.eval())
 
 
-def operands_of_both_devices(_: Path) -> None:
-    """The stand-in refuses what a GPU refuses, without which these tests would show nothing."""
-    first, second = (torch.ones(2, 2, device=card) for card in CARDS)
-    for mixed in (lambda: first @ second, lambda: torch.cat([first, second]), lambda: first.add_(second)):
-        with pytest.raises(RuntimeError, match="same device"):
-            mixed()
-    assert (first.to(CARDS[1]) @ second).device == second.device
-
-
 def same_tokens_of_others(folder: Path) -> None:
     same_tokens(
         folder, ("qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "mixtral", "gpt_oss"), IN_TURN
     )
 
 
-def _run(_: int, scenarios: Sequence[Callable[[Path], None]], folder: Path) -> None:
-    torch.set_num_threads(1)
-    host_device()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QFPASS_CACHE", str(folder / "cache"))
-        for scenario in scenarios:
-            scenario(folder)
-
-
 SCENARIOS = [same_tokens, one_device_a_graph, what_is_refused]
-SLOW = [
-    operands_of_both_devices, positions_counted_elsewhere, filters, sessions, rows_and_beams, other_settings,
-    by_inductor, same_tokens_of_others,
-]  # fmt: skip
+SLOW = [filters, sessions, rows_and_beams, other_settings, by_inductor, same_tokens_of_others]
 
 
 @needs_ninja
 def test_on_two_devices(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_run, (SCENARIOS, tmp_path))
+    in_a_process(SCENARIOS, tmp_path)
 
 
 @needs_ninja
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SLOW, ids=lambda scenario: scenario.__name__)
 def test_on_two_devices_at_length(scenario: Callable[[Path], None], tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_run, ([scenario], tmp_path))
+    in_a_process([scenario], tmp_path)

@@ -19,7 +19,7 @@ from two_processes import in_two_processes, needs_gloo
 import qfpass
 from qfpass.attention.find import find_attentions
 from qfpass.capture.export import capture
-from qfpass.errors import CaptureError, ConfigError, RanksError, SessionError, UnsupportedOpError
+from qfpass.errors import CaptureError, ConfigError, InputError, RanksError, SessionError, UnsupportedOpError
 
 BUDGET, TOKENS = 16, 60
 WHOLE_HEADS = ("gpt_oss", "deepseek_v3")  # whose experts alone transformers splits
@@ -205,6 +205,10 @@ def what_is_refused(rank: int, folder: Path) -> None:
     split, _ = split_and_whole("llama", rank, folder)
     with pytest.raises(ConfigError, match="all heads"):
         compiled(split, score=OfAllHeads())
+    model = compiled(split, score="recency")
+    for drafts in ({"use_mtp": True}, {"assistant_early_exit": 1}):
+        with pytest.raises(InputError, match="over several processes"):
+            model.generate(IDS[:1], max_new_tokens=3, do_sample=False, **drafts)
 
 
 def the_page(rank: int, folder: Path) -> None:

@@ -12,9 +12,8 @@ from ..errors import InputError, SessionError
 from ..sessions.session import Session
 from .continuation import common_length
 
-_READ_KEYS = ("Gemma4Assistant", "Gemma4UnifiedAssistant")
-
-_KINDS = ("assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp")
+_READ_KEYS = ("Gemma4Assistant", "Gemma4UnifiedAssistant")  # what the names of such assistants begin with
+_KINDS = ("assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp")  # settings that ask for drafts
 
 MOST = 64  # tokens that a session keeps to be taken back, where the number of drafted tokens isn't given
 
@@ -48,8 +47,14 @@ def refuse_multi_token_drafts(decoder: Decoder, session: Session) -> None:
     """Refuse use_mtp, which reads the last hidden states of a whole text, before its layers are loaded.
 
     Raises:
-        InputError: the decoder gives no hidden states, or the session has read a part of the text before.
+        InputError: the decoder gives no hidden states or is a part of one, or the session has read a part of
+            the text before.
     """
+    if decoder.part is not None:
+        raise InputError(
+            "use_mtp is not possible on a model over several processes: use assistant_model or "
+            "prompt_lookup_num_tokens."
+        )
     decoder.by_ends.others.hidden_numbers(-1)
     if session.tokens_seen:
         raise InputError(

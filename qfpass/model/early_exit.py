@@ -35,10 +35,11 @@ class EarlyExits:
             InputError: there are no such layers, or the model can't be cut.
             QFPassError: they can't be compiled.
         """
-        if self._model is None or self._build is None or decoder.part is not None:
+        is_split = decoder.part is not None or decoder.lies_on_several
+        if self._model is None or self._build is None or is_split:
             raise InputError(
                 "assistant_early_exit is not possible on exported models, on vision-language models and on "
-                f"models that are split over processes. {_INSTEAD}"
+                f"models over several processes or devices. {_INSTEAD}"
             )
         first = first_layers(self._model, layers, len(decoder.whole_layers))
         made = self._made.setdefault(decoder, {})

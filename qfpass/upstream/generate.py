@@ -105,7 +105,7 @@ class GenerationSteps:
     ) -> Any:
         """The generator of drafts, which gives no more tokens than the session can take back."""
         settings = kwargs["generation_config"]  # this call's own
-        if settings.assistant_early_exit is not None and len(input_ids) == 1:  # of more, it is refused
+        if settings.assistant_early_exit is not None and len(input_ids) == 1:  # transformers refuses more
             kwargs["assistant_model"] = self.first_layers(settings.assistant_early_exit)
             settings.assistant_early_exit = None
         generator = super()._get_candidate_generator(  # type: ignore[misc]
@@ -117,7 +117,7 @@ class GenerationSteps:
             most = self.most_candidates(session, input_ids)
             if hasattr(generator, "num_assistant_tokens"):  # a draft model writes no more than is read
                 generator.num_assistant_tokens = min(generator.num_assistant_tokens, max(1, most))
-            if "model_kwargs" in named:  # a generator that counts no positions by itself
+            if "model_kwargs" in named:  # multi-token prediction takes its positions from there
                 positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
                 named["model_kwargs"] = {**named["model_kwargs"], "position_ids": positions}
             ids, logits = draft(input_ids, *rest, **named)

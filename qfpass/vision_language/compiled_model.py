@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from ..decoder.decoder import Decoder
 from ..errors import InputError, PackageError
@@ -81,6 +82,16 @@ class CompiledVisionLanguage(ImageSteps, CompiledGeneration):
         if keeps and named.get("return_dict") is not False:
             give_both_names(out)
         return out
+
+    def _refuse(
+        self, settings: GenerationConfig, given: GenerationConfig | None, named: dict[str, Any]
+    ) -> None:
+        if getattr(settings, "use_mtp", None):
+            raise InputError(
+                "use_mtp is not possible on a compiled vision-language model: use assistant_model or "
+                "prompt_lookup_num_tokens."
+            )
+        super()._refuse(settings, given, named)
 
     def _refuse_unplaced_images(self, named: Mapping[str, Any]) -> None:
         """Raise InputError for images without their sizes, by which their positions are counted."""

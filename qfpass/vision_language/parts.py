@@ -90,7 +90,7 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
             f"{type(model).__name__} has no language-model head: its get_output_embeddings() returns None. "
             "Compile a model that has one, such as most that AutoModelForImageTextToText loads."
         )
-    if needed := always_needed(type(model)):
+    if needed := _always_needed(type(model)):
         raise CaptureError(
             f"{type(model).__name__} can't read text alone: every call of its forward needs "
             f"{' and '.join(needed)}. Compile its language model by itself, if that is a decoder."
@@ -112,7 +112,7 @@ def vision_language_parts(model: nn.Module) -> VisionLanguageParts | None:
     return VisionLanguageParts(path, decoder, counts_positions_by_axes(model))
 
 
-def always_needed(kind: type) -> list[str]:
+def _always_needed(kind: type) -> list[str]:
     """The arguments other than ids that every call of a model's forward must be given."""
     arguments: Any = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
     positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

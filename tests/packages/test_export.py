@@ -145,6 +145,12 @@ def test_other_numbers_of_rows_are_refused(loaded: Any) -> None:
         loaded(text(5, batch=3))
 
 
+@pytest.mark.parametrize("drafts", [{"use_mtp": True}, {"assistant_early_exit": 1}], ids=str)
+def test_drafts_that_need_more_than_was_exported_are_refused(loaded: Any, drafts: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="export"):
+        loaded.generate(text(5), max_new_tokens=3, do_sample=False, **drafts)
+
+
 def test_a_changed_model_is_refused(folder: Path) -> None:
     own = model()
     ours = qfpass.load(folder, own)

@@ -181,6 +181,9 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         model(input_ids=ids, pixel_values=image["pixel_values"])
     with pytest.raises(InputError, match="output_attentions"):
         model(input_ids=ids, output_attentions=True)
+    for drafts in ({"use_mtp": True}, {"assistant_early_exit": 1}):
+        with pytest.raises(InputError, match="vision-language"):
+            model.generate(input_ids=ids, **image, max_new_tokens=3, **drafts, **GREEDY)
     with pytest.raises(InputError, match="reads ids alone"):
         model.pool(2)
     with pytest.raises(PackageError, match="isn't exported"):
